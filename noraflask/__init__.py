@@ -1,0 +1,3 @@
+"""noraflask: a self-hosted artifact registry."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,376 @@
+"""OCI Distribution 1.1 over HTTP. Sections named are those of the OCI distribution-spec; the pure part is in `protocol.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from flask import Blueprint, Response, request
+
+from noraflask.digest import Digest
+from noraflask.errors import (
+    BlobUnknown,
+    DigestMismatch,
+    ManifestBlobUnknown,
+    ManifestUnknown,
+    NoraError,
+    NotFound,
+    RangeInvalid,
+    RepositoryUnknown,
+)
+from noraflask.formats.oci import protocol
+from noraflask.formats.oci.protocol import Manifest, StoredManifest
+from noraflask.services.staging import Upload, read_body
+from noraflask.storage import Reader
+from noraflask.web.access import DELETE, PULL, PUSH, access, may
+from noraflask.web.addresses import outside
+from noraflask.web.context import repository, services
+from noraflask.web.responses import send
+
+IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
+JSON = "application/json"
+
+bp = Blueprint("oci", __name__)
+
+
+@bp.after_request
+def name_the_api(response: Response) -> Response:
+    response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+    return response
+
+
+@bp.get("/")
+@access(PULL)
+def ping() -> Response:
+    return Response("{}", content_type=JSON)
+
+
+# Blobs ("Pulling blobs", "Deleting Blobs").
+
+
+@bp.get("/<path:name>/blobs/<digest>")
+@access(PULL)
+def get_blob(name: str, digest: str) -> Response:
+    name, wanted = protocol.parse_name(name), Digest.parse(digest)
+    content = services().content
+    found = content.stat(wanted) if content.exists(protocol.blob_pointer(repository().name, name, wanted)) else None
+    if found is None:
+        raise BlobUnknown(detail={"digest": digest})
+    return send(wanted, found.size, "application/octet-stream", opener(wanted, BlobUnknown), IMMUTABLE)
+
+
+@bp.delete("/<path:name>/blobs/<digest>")
+@access(DELETE)
+def delete_blob(name: str, digest: str) -> Response:
+    """The name forgets the blob; other names that hold it do not."""
+    pointer = protocol.blob_pointer(repository().name, protocol.parse_name(name), Digest.parse(digest))
+    if not services().content.exists(pointer):
+        raise BlobUnknown(detail={"digest": digest})
+    services().content.remove(pointer)
+    return Response(status=202)
+
+
+# Uploads ("Pushing blobs").
+
+
+@bp.post("/<path:name>/blobs/uploads/")
+@access(PUSH)
+def start_upload(name: str) -> Response:
+    """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
+    name = protocol.parse_name(name)
+    if "mount" in request.args and mount(name, Digest.parse(request.args["mount"]), request.args.get("from")):
+        return blob_created(name, Digest.parse(request.args["mount"]))
+    expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
+    staging, scope = services().staging, scope_of(name)
+    session = staging.begin(scope)
+    if expected is None:
+        return upload_state(202, name, session, 0)
+    with staging.resume(scope, session) as upload:
+        try:
+            receive(name, upload)
+            return finish(name, upload, expected)
+        except NoraError:
+            upload.discard()  # nobody knows this session, so nobody can go on with it
+            raise
+
+
+@bp.get("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def get_upload(name: str, session: str) -> Response:
+    name = protocol.parse_name(name)
+    return upload_state(204, name, session, services().staging.offset(scope_of(name), session))
+
+
+@bp.patch("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def patch_upload(name: str, session: str) -> Response:
+    name = protocol.parse_name(name)
+    with services().staging.resume(scope_of(name), session) as upload:
+        receive(name, upload)
+        return upload_state(202, name, session, upload.offset)
+
+
+@bp.put("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def put_upload(name: str, session: str) -> Response:
+    """The last bytes, if any, and the digest of all."""
+    name, expected = protocol.parse_name(name), Digest.parse(request.args.get("digest"))
+    with services().staging.resume(scope_of(name), session) as upload:
+        receive(name, upload)
+        return finish(name, upload, expected)
+
+
+@bp.delete("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def cancel_upload(name: str, session: str) -> Response:
+    services().staging.cancel(scope_of(protocol.parse_name(name)), session)
+    return Response(status=204)
+
+
+def receive(name: str, upload: Upload) -> None:
+    """Append the request's body to an upload. Raises RangeInvalid, with what the client needs to go on, for a chunk that is not the next one."""
+    announced = request.content_length
+    try:
+        protocol.check_chunk(request.headers.get("Content-Range"), announced, upload.offset)
+    except RangeInvalid as problem:
+        problem.headers.update(upload_headers(name, upload.session, upload.offset))
+        raise
+    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, announced)
+
+
+def finish(name: str, upload: Upload, expected: Digest) -> Response:
+    content = services().content
+    content.keep(upload, expected)
+    content.point(protocol.blob_pointer(repository().name, name, expected))
+    return blob_created(name, expected)
+
+
+def mount(name: str, digest: Digest, source: str | None) -> bool:
+    """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob")."""
+    content = services().content
+    if source is None:
+        found = may(PULL, None) and content.stat(digest) is not None
+    else:
+        pointer = protocol.blob_pointer(repository().name, protocol.parse_name(source), digest)
+        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None
+    if found:
+        content.point(protocol.blob_pointer(repository().name, name, digest))
+    return found
+
+
+def scope_of(name: str) -> str:
+    return f"{repository().name}/{name}"
+
+
+def upload_state(status: int, name: str, session: str, offset: int) -> Response:
+    return Response(status=status, headers=upload_headers(name, session, offset))
+
+
+def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
+    headers = {
+        "Location": address(f"{name}/blobs/uploads/{session}"),
+        "Range": protocol.upload_range(offset),
+        "Docker-Upload-UUID": session,
+    }
+    minimum = services().config.docker.chunk_min_bytes
+    if minimum and not offset:
+        headers["OCI-Chunk-Min-Length"] = str(minimum)
+    return headers
+
+
+def blob_created(name: str, digest: Digest) -> Response:
+    return Response(status=201, headers={"Location": address(f"{name}/blobs/{digest}"), "Docker-Content-Digest": str(digest)})
+
+
+# Manifests ("Pulling manifests", "Pushing Manifests", "Deleting Manifests", "Deleting tags").
+
+
+@bp.get("/<path:name>/manifests/<reference>")
+@access(PULL)
+def get_manifest(name: str, reference: str) -> Response:
+    name, wanted = protocol.parse_name(name), protocol.parse_reference(reference)
+    stored = find_manifest(name, wanted)
+    accept = request.environ.get("HTTP_ACCEPT")
+    if isinstance(wanted, str) and not protocol.accepts(accept, stored.media_type):
+        stored = acceptable_child(name, stored, accept)
+    return send(
+        stored.digest,
+        stored.size,
+        stored.media_type,
+        opener(stored.digest, ManifestUnknown),
+        {"Vary": "Accept"} if isinstance(wanted, str) else IMMUTABLE,
+    )
+
+
+@bp.put("/<path:name>/manifests/<reference>")
+@access(PUSH)
+def put_manifest(name: str, reference: str) -> Response:
+    name, target = protocol.parse_name(name), protocol.parse_reference(reference)
+    tags = [protocol.parse_tag(tag) for tag in request.args.getlist("tag")]
+    wanted = Digest.parse(request.args["digest"]) if "digest" in request.args else None
+    if isinstance(target, str):
+        tags.insert(0, target)
+    else:
+        wanted = target
+    data = read_body(request.stream, protocol.MANIFEST_BYTES, request.content_length)
+    digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
+    if wanted and wanted != digest:
+        raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})
+    manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
+    check_references(name, manifest)
+    keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
+    response = Response(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
+    if manifest.subject:
+        response.headers["OCI-Subject"] = str(manifest.subject)
+    for tag in tags:
+        response.headers.add("OCI-Tag", tag)
+    return response
+
+
+@bp.delete("/<path:name>/manifests/<reference>")
+@access(DELETE)
+def delete_manifest(name: str, reference: str) -> Response:
+    """By tag: that tag alone. By digest: the manifest, the tags that lead to it, and its entry among its subject's referrers."""
+    name, wanted = protocol.parse_name(name), protocol.parse_reference(reference)
+    content, here = services().content, repository().name
+    stored = find_manifest(name, wanted)
+    if isinstance(wanted, str):
+        content.remove(protocol.tag_pointer(here, name, wanted))
+        return Response(status=202)
+    for tag in content.names(protocol.tags_folder(here, name)):
+        document = content.document(protocol.tag_pointer(here, name, tag))
+        if document and protocol.parse_pointer(document).digest == wanted:
+            content.remove(protocol.tag_pointer(here, name, tag))
+    subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
+    if subject:
+        content.remove(protocol.referrer_pointer(here, name, subject, wanted))
+    content.remove(protocol.manifest_pointer(here, name, wanted))
+    return Response(status=202)
+
+
+def find_manifest(name: str, reference: Digest | str) -> StoredManifest:
+    """Raises ManifestUnknown, also for a tag whose manifest is gone."""
+    content, here = services().content, repository().name
+    if isinstance(reference, Digest):
+        document = content.document(protocol.manifest_pointer(here, name, reference))
+    else:
+        document = content.document(protocol.tag_pointer(here, name, reference))
+    stored = protocol.parse_pointer(document) if document else None
+    if stored is None or (isinstance(reference, str) and not content.exists(protocol.manifest_pointer(here, name, stored.digest))):
+        raise ManifestUnknown(detail={"name": name, "reference": str(reference)})
+    return stored
+
+
+def read_manifest(stored: StoredManifest) -> bytes:
+    reader = opener(stored.digest, ManifestUnknown)(0, None)
+    try:
+        return reader.read()
+    finally:
+        reader.close()
+
+
+def acceptable_child(name: str, stored: StoredManifest, accept: str | None) -> StoredManifest:
+    """For a client that does not take the type a tag leads to: the index's default image. Raises ManifestUnknown, as other registries do."""
+    if stored.media_type in protocol.INDEXES:
+        child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
+        if child:
+            return find_manifest(name, child)
+    raise ManifestUnknown(f"the manifest is of type {stored.media_type}, which the request's Accept header does not admit", detail={"name": name})
+
+
+def check_references(name: str, manifest: Manifest) -> None:
+    """Raises ManifestBlobUnknown unless config, layers and children are in this name."""
+    content, here = services().content, repository().name
+    for digest in manifest.blobs:
+        if not content.exists(protocol.blob_pointer(here, name, digest)) or content.stat(digest) is None:
+            raise ManifestBlobUnknown(f"the blob {digest} is not in {name}; push it before the manifest", detail={"digest": str(digest)})
+    for digest in manifest.children:
+        if not content.exists(protocol.manifest_pointer(here, name, digest)):
+            raise ManifestBlobUnknown(f"the manifest {digest} is not in {name}; push it before the index", detail={"digest": str(digest)})
+
+
+def keep_manifest(name: str, manifest: Manifest, stored: StoredManifest, data: bytes, tags: list[str]) -> None:
+    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it."""
+    content, here = services().content, repository().name
+    content.keep_bytes(data, stored.digest)
+    document, pointer = protocol.render_pointer(stored), protocol.manifest_pointer(here, name, stored.digest)
+    if content.document(pointer) in (None, document):
+        content.point(pointer, document)
+    else:  # the same bytes under another media type
+        content.repoint(pointer, document)
+    if manifest.subject:
+        entry = protocol.referrer_pointer(here, name, manifest.subject, stored.digest)
+        content.repoint(entry, protocol.render_referrer(manifest, stored))
+    content.point(protocol.name_pointer(here, name))
+    for tag in tags:
+        content.repoint(protocol.tag_pointer(here, name, tag), document)
+
+
+# Listings ("Listing Tags", "Listing Referrers"; the catalog is distribution's own).
+
+
+@bp.get("/<path:name>/tags/list")
+@access(PULL)
+def list_tags(name: str) -> Response:
+    name, size = protocol.parse_name(name), protocol.page_size(request.args.get("n"))
+    content, here = services().content, repository().name
+    if not content.exists(protocol.name_pointer(here, name)):
+        raise RepositoryUnknown(detail={"name": name})
+    page = protocol.take_page(content.names(protocol.tags_folder(here, name), request.args.get("last", "")), size)
+    links = protocol.next_link(address(f"{name}/tags/list"), page, size)
+    return Response(json.dumps({"name": name, "tags": page.entries}), content_type=JSON, headers=links)
+
+
+@bp.get("/_catalog")
+@access(PULL)
+def catalog() -> Response:
+    size, last = protocol.page_size(request.args.get("n")), request.args.get("last", "")
+    pointers = services().content.names(protocol.names_folder(repository().name))
+    names = sorted(name for name in (protocol.name_of_pointer(pointer) for pointer in pointers) if name > last)
+    page = protocol.take_page((name for name in names if may(PULL, name)), size)
+    links = protocol.next_link(address("_catalog"), page, size)
+    return Response(json.dumps({"repositories": page.entries}), content_type=JSON, headers=links)
+
+
+@bp.get("/<path:name>/referrers/<digest>")
+@access(PULL)
+def list_referrers(name: str, digest: str) -> Response:
+    name, subject = protocol.parse_name(name), Digest.parse(digest)
+    size = protocol.page_size(request.args.get("n")) or protocol.REFERRERS_PAGE
+    wanted = request.args.get("artifactType")
+    content, folder = services().content, protocol.referrers_folder(repository().name, name, subject)
+    descriptors = {}
+    for referrer in content.names(folder, request.args.get("last", "")):
+        document = content.document(protocol.referrer_pointer(repository().name, name, subject, Digest.parse(referrer)))
+        descriptor = json.loads(document) if document else None
+        if descriptor and wanted in (None, descriptor.get("artifactType")):
+            descriptors[referrer] = descriptor
+        if len(descriptors) > size:
+            break
+    page = protocol.take_page(descriptors, size)
+    filters = {"artifactType": wanted} if wanted is not None else {}
+    headers = protocol.next_link(address(f"{name}/referrers/{digest}"), page, size, **filters)
+    if wanted is not None:
+        headers["OCI-Filters-Applied"] = "artifactType"
+    body = protocol.render_referrers(descriptors[referrer] for referrer in page.entries)
+    return Response(body, content_type=protocol.OCI_INDEX, headers=headers)
+
+
+# Shared by the views.
+
+
+def address(path: str) -> str:
+    """Of something in this repository, as the client must write it."""
+    return outside(f"{repository().mount}/{path}")
+
+
+def opener(digest: Digest, missing: type[NotFound]) -> Callable[[int, int | None], Reader]:
+    content = services().content
+
+    def open_range(start: int, stop: int | None) -> Reader:
+        try:
+            return content.open(digest, start, stop)
+        except NotFound:
+            raise missing(detail={"digest": str(digest)}) from None
+
+    return open_range

@@ -1,0 +1,93 @@
+"""Content: bytes kept once, under their digest, for all formats; small documents that point to them.
+
+    blobs/<algorithm>/<first two hex digits>/<hex>     verified bytes
+    <repository>/…                                     a format's pointers; each format's `protocol.py` draws its own tree
+
+A pointer is written after its content is durable. So content without a pointer may exist (a crash came between), never the reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from noraflask.digest import Digest
+from noraflask.errors import AlreadyExists, DigestMismatch, NotFound
+from noraflask.keys import Key
+from noraflask.services.staging import Upload
+from noraflask.storage import ObjectInfo, Reader, Storage
+
+
+def content_key(digest: Digest) -> Key:
+    return Key.trusted(f"blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}")
+
+
+class Content:
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    # Bytes.
+
+    def keep(self, upload: Upload, expected: Digest) -> None:
+        """Keep a finished upload and end its session. The same bytes twice is no error.
+
+        Raises DigestMismatch, after which the session is gone as well: its bytes are of no use.
+        """
+        actual = upload.digest(expected.algorithm)
+        if actual != expected:
+            upload.discard()
+            raise DigestMismatch(detail={"expected": str(expected), "received": str(actual), "bytes": upload.offset})
+        try:
+            self._storage.create(content_key(expected), upload.file)
+        except AlreadyExists:
+            pass
+        upload.discard()
+
+    def keep_bytes(self, data: bytes, digest: Digest) -> None:
+        """Keep bytes that the caller has hashed."""
+        try:
+            self._storage.create(content_key(digest), data)
+        except AlreadyExists:
+            pass
+
+    def open(self, digest: Digest, start: int = 0, stop: int | None = None) -> Reader:
+        """Raises NotFound."""
+        return self._storage.open(content_key(digest), start, stop)
+
+    def stat(self, digest: Digest) -> ObjectInfo | None:
+        return self._storage.stat(content_key(digest))
+
+    # Pointers.
+
+    def point(self, key: Key, document: bytes = b"") -> None:
+        """Write a pointer that never changes; writing it again is no error."""
+        try:
+            self._storage.create(key, document)
+        except AlreadyExists:
+            pass
+
+    def repoint(self, key: Key, document: bytes) -> None:
+        """Write a pointer that may change, such as a tag."""
+        self._storage.replace(key, document)
+
+    def document(self, key: Key) -> bytes | None:
+        """What a pointer holds; None when there is none."""
+        try:
+            reader = self._storage.open(key)
+        except NotFound:
+            return None
+        try:
+            return reader.read()
+        finally:
+            reader.close()
+
+    def exists(self, key: Key) -> bool:
+        return self._storage.stat(key) is not None
+
+    def remove(self, key: Key) -> None:
+        self._storage.delete(key)
+
+    def names(self, folder: str, after: str = "") -> Iterator[str]:
+        """Names directly or further below a folder of pointers, in the order of their bytes, without the folder's own part."""
+        prefix = folder + "/"
+        for key in self._storage.list(prefix, prefix + after if after else ""):
+            yield key[len(prefix) :]

@@ -1,0 +1,397 @@
+"""Staging: uploads on their way. An upload is its file: the file's name is the session, its size the offset.
+
+So any worker can go on with an upload, and a restart loses none. The file begins on the tmpfs and moves ("spills") to the data volume before it
+would take more than its share there, or all uploads together more than the budget, or when the tmpfs is full. A writer holds the file's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from noraflask.config import StagingConfig
+from noraflask.digest import Digest, new_hash
+from noraflask.errors import ClientGone, SizeMismatch, TooLarge, TooManyUploads, UploadBusy, UploadUnknown
+from noraflask.storage.disk import explain
+
+PIECE_BYTES = 1024 * 1024
+WRITE_BACK_BYTES = 32 * 1024 * 1024
+"""After so many bytes the kernel is asked to begin writing them to the disk, so that the final sync has little left to wait for."""
+LOCK_WAIT_SECONDS = 5.0
+USAGE_FRESH_SECONDS = 1.0
+HASHES_KEPT = 1024
+
+log = logging.getLogger(__name__)
+
+
+class BodyStream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Staging:
+    def __init__(self, config: StagingConfig, incoming: str, max_sessions: int, clock: Callable[[], float] = time.time) -> None:
+        """`incoming`: a folder on the data volume, to spill to. Raises OSError when no folder can be made."""
+        self._config = config
+        self._incoming = incoming
+        self._max_sessions = max_sessions
+        self._clock = clock
+        self._tmpfs = self._private_folder(config.path, incoming)
+        self._hashes = RunningHashes()
+        self._usage = Usage(self._tmpfs, incoming)
+
+    @staticmethod
+    def _private_folder(path: Path, incoming: str) -> str | None:
+        """A folder of our own below the (shared) temporary one, the same for all processes that serve one storage; None when there can be none."""
+        owner = hashlib.sha256(os.fsencode(os.path.realpath(incoming))).hexdigest()[:12]
+        folder = os.path.join(path, f"noraflask-{owner}")
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            found = os.lstat(folder)
+            if found.st_uid != os.geteuid() or not os.path.isdir(folder) or os.path.islink(folder):
+                raise PermissionError(f"{folder} belongs to somebody else")
+            os.chmod(folder, 0o700)
+        except OSError as problem:
+            log.warning("staging folder cannot be used, uploads go to the data volume at once: %s", problem)
+            return None
+        return folder
+
+    def begin(self, scope: str) -> str:
+        """Start an upload in a scope (a repository and a name); returns its session. Raises TooManyUploads, StorageFull, StorageReadOnly."""
+        if self._usage.sessions() >= self._max_sessions:
+            raise TooManyUploads()
+        self._usage.begun()
+        session = secrets.token_hex(16)
+        name = _file_name(scope, session)
+        if self._tmpfs:
+            try:
+                _create(os.path.join(self._tmpfs, name))
+                return session
+            except OSError as problem:
+                log.warning("staging folder refuses a new upload, it goes to the data volume: %s", problem)
+        try:
+            _create(os.path.join(self._incoming, name))
+        except OSError as problem:
+            raise explain(problem) from problem
+        return session
+
+    def offset(self, scope: str, session: str) -> int:
+        """Bytes received so far, also while somebody writes. Raises UploadUnknown."""
+        return os.stat(self._path(scope, session)).st_size
+
+    @contextlib.contextmanager
+    def resume(self, scope: str, session: str) -> Iterator[Upload]:
+        """Go on with an upload, alone. Raises UploadUnknown, or UploadBusy when another request keeps writing to it for some seconds."""
+        file = self._lock(scope, session)
+        upload = Upload(file, session, self._config, self._incoming, self._usage, self._hashes)
+        try:
+            yield upload
+        finally:
+            upload.close()
+
+    def cancel(self, scope: str, session: str) -> None:
+        """Raises UploadUnknown."""
+        os.unlink(self._path(scope, session))
+        self._hashes.forget(session)
+
+    def sweep(self) -> int:
+        """Remove uploads that nobody has written to for the configured time; returns how many."""
+        removed, oldest = 0, self._clock() - self._config.session_ttl_seconds
+        for folder in filter(None, (self._tmpfs, self._incoming)):
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX):
+                        removed += _remove_if_idle(entry, oldest)
+        return removed
+
+    def probe(self) -> None:
+        """Can an upload begin? Raises what `begin` raises."""
+        self.cancel("probe", self.begin("probe"))
+
+    def _path(self, scope: str, session: str) -> str:
+        if len(session) == 32 and session.isalnum() and session.isascii():
+            name = _file_name(scope, session)
+            for folder in filter(None, (self._tmpfs, self._incoming)):
+                path = os.path.join(folder, name)
+                if os.path.exists(path):
+                    return path
+        raise UploadUnknown()
+
+    def _lock(self, scope: str, session: str) -> BinaryIO:
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                file = open(self._path(scope, session), "r+b", buffering=0)  # noqa: SIM115 - the upload closes it
+            except FileNotFoundError:  # it spilled or ended between two looks
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                if time.monotonic() > deadline:
+                    raise UploadBusy() from None
+                time.sleep(0.05)
+                continue
+            if _is_still(file):
+                return file
+            file.close()
+
+
+def read_body(stream: BodyStream, max_bytes: int, expected_bytes: int | None = None) -> bytes:
+    """A small body, whole, in memory. Raises TooLarge, before reading where the length is announced, SizeMismatch and ClientGone."""
+    if (expected_bytes or 0) > max_bytes:
+        raise TooLarge(detail={"limit_bytes": max_bytes})
+    pieces, received = [], 0
+    while piece := _next_piece(stream):
+        received += len(piece)
+        if received > max_bytes:
+            raise TooLarge(detail={"limit_bytes": max_bytes})
+        pieces.append(piece)
+    if expected_bytes is not None and received != expected_bytes:
+        raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
+    return b"".join(pieces)
+
+
+class Upload:
+    """One upload while one request works on it; made by Staging.resume()."""
+
+    def __init__(self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: RunningHashes) -> None:
+        self.file = file
+        self.session = session
+        self.offset = file.seek(0, os.SEEK_END)
+        self._config = config
+        self._incoming = incoming
+        self._usage = usage
+        self._hashes = hashes
+        self._on_tmpfs = os.path.dirname(file.name) != incoming
+        self._open_files = [file]
+
+    def receive(self, stream: BodyStream, max_bytes: int, expected_bytes: int | None = None) -> int:
+        """Append a request's body; returns the bytes received. The one loop that drains a body to a file.
+
+        `max_bytes` bounds the whole upload (TooLarge); `expected_bytes` is the announced length of this body, for the choice of the place and to
+        notice a body that ended early (SizeMismatch). What came in before a broken connection stays, so that the client can go on.
+        """
+        start = self.offset
+        if self.offset + (expected_bytes or 0) > max_bytes:
+            raise TooLarge(detail={"limit_bytes": max_bytes})
+        running = self._hashes.take(self.session, start)
+        try:
+            self._make_room(expected_bytes or 0)
+            self._drain(stream, max_bytes, running)
+        except TooLarge:
+            self.discard()
+            raise
+        except OSError as problem:
+            self._give_back(start)
+            raise explain(problem) from problem
+        finally:
+            if running is not None and self.offset > start:
+                self._hashes.put(self.session, self.offset, running)
+        received = self.offset - start
+        if expected_bytes is not None and received != expected_bytes:
+            raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
+        return received
+
+    def digest(self, algorithm: str) -> Digest:
+        """Of all bytes; computed while they came in where that was possible, else from the file."""
+        running = self._hashes.take(self.session, self.offset) if algorithm == "sha256" else None
+        if running is None:
+            running = new_hash(algorithm)
+            self.file.seek(0)
+            while piece := self.file.read(PIECE_BYTES):
+                running.update(piece)
+        return Digest(algorithm, running.hexdigest())
+
+    def discard(self) -> None:
+        """End the session; its file's bytes live on where they were linked to."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.file.name)
+        self._hashes.forget(self.session)
+
+    def close(self) -> None:
+        for file in self._open_files:
+            file.close()
+
+    def _drain(self, stream: BodyStream, max_bytes: int, running: Any) -> None:
+        written_back = self.offset
+        while piece := _next_piece(stream):
+            if self.offset + len(piece) > max_bytes:
+                raise TooLarge(detail={"limit_bytes": max_bytes})
+            self._append(piece)
+            if running:
+                running.update(piece)
+            if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
+                os.posix_fadvise(self.file.fileno(), written_back, self.offset - written_back, os.POSIX_FADV_DONTNEED)
+                written_back = self.offset
+
+    def _append(self, piece: bytes) -> None:
+        self._make_room(len(piece))
+        try:
+            _write(self.file, piece)
+        except OSError as problem:
+            if not self._on_tmpfs:
+                raise
+            log.warning("staging folder is full, the upload goes on on the data volume: %s", problem)
+            self._spill()
+            _write(self.file, piece[self.file.tell() - self.offset :])
+        self.offset += len(piece)
+        if self._on_tmpfs:
+            self._usage.grown(len(piece))
+
+    def _make_room(self, more_bytes: int) -> None:
+        if self._on_tmpfs and (self.offset + more_bytes > self._config.share_bytes or self._usage.bytes() + more_bytes > self._config.budget_bytes):
+            self._spill()
+
+    def _spill(self) -> None:
+        """Move to the data volume. Whoever looks for the session finds the old file until all of it is there; its lock is kept to the end, too."""
+        old = self.file
+        file = open(os.path.join(self._incoming, os.path.basename(old.name)), "w+b", buffering=0)  # noqa: SIM115 - close() does
+        self._open_files.append(file)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        old.seek(0)
+        while piece := old.read(PIECE_BYTES):
+            _write(file, piece)
+        os.unlink(old.name)
+        self.file = file
+        self._on_tmpfs = False
+
+    def _give_back(self, start: int) -> None:
+        """After a failed write: free what this request took; no answer has acknowledged it."""
+        with contextlib.suppress(OSError):
+            self.file.truncate(start)
+        self._hashes.forget(self.session)
+
+
+class RunningHashes:
+    """SHA-256 of what has come in, by session and offset, so that the last request of an upload need not read all of it again.
+
+    A cache of this process: cold or stale entries only cost time, as an entry is used only at exactly its offset.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, session: str, offset: int) -> Any:
+        """The hash object of the first `offset` bytes, or None. It is the caller's then."""
+        with self._lock:
+            known, running = self._entries.pop(session, (0, None))
+        if running is not None and known == offset:
+            return running
+        return new_hash("sha256") if offset == 0 else None
+
+    def put(self, session: str, offset: int, running: Any) -> None:
+        with self._lock:
+            self._entries[session] = (offset, running)
+            if len(self._entries) > HASHES_KEPT:
+                self._entries.popitem(last=False)
+
+    def forget(self, session: str) -> None:
+        with self._lock:
+            self._entries.pop(session, None)
+
+
+class Usage:
+    """How much the uploads of all workers take on the tmpfs: a look at the folder once a second, plus what this process wrote since.
+
+    It may be behind by what other workers wrote in that second; a full tmpfs is met by spilling too, so this is a courtesy to /tmp, not the guard.
+    """
+
+    def __init__(self, tmpfs: str | None, incoming: str) -> None:
+        self._folders = [folder for folder in (tmpfs, incoming) if folder]
+        self._tmpfs = tmpfs
+        self._looked = 0.0
+        self._bytes = 0
+        self._sessions = 0
+        self._lock = threading.Lock()
+
+    def bytes(self) -> int:
+        """Taken on the tmpfs."""
+        self._look()
+        return self._bytes
+
+    def sessions(self) -> int:
+        """Open uploads, wherever they are."""
+        self._look()
+        return self._sessions
+
+    def grown(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
+
+    def begun(self) -> None:
+        self._sessions += 1
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now - self._looked < USAGE_FRESH_SECONDS:
+                return
+            self._looked = now
+            taken = sessions = 0
+            for folder in self._folders:
+                with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.name.endswith(SUFFIX):
+                            sessions += 1
+                            taken += _size(entry) if folder == self._tmpfs else 0
+            self._bytes, self._sessions = taken, sessions
+
+
+SUFFIX = ".upload"
+
+
+def _file_name(scope: str, session: str) -> str:
+    """The scope is in the name, so that a session is known only under the name it was started for."""
+    return f"{session}.{hashlib.sha256(scope.encode()).hexdigest()[:16]}{SUFFIX}"
+
+
+def _create(path: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return 0
+
+
+def _write(file: BinaryIO, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _is_still(file: BinaryIO) -> bool:
+    """Does the name still lead to this file? It may have moved, or ended, while we waited for its lock."""
+    try:
+        return os.stat(file.name).st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _next_piece(stream: BodyStream) -> bytes:
+    try:
+        return stream.read(PIECE_BYTES)
+    except Exception as problem:
+        raise ClientGone() from problem
+
+
+def _remove_if_idle(entry: os.DirEntry[str], oldest: float) -> int:
+    try:
+        if entry.stat(follow_symlinks=False).st_mtime >= oldest:
+            return 0
+        os.unlink(entry.path)
+        return 1
+    except OSError:
+        return 0

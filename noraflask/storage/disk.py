@@ -1,0 +1,240 @@
+"""Disk storage: objects as files below one folder; a key is the file's relative path.
+
+    <root>/<key>                 the objects
+    <root>/.incoming/<x>.tmp     objects on their way; gone after a restart
+    <root>/.incoming/…           uploads that outgrew the tmpfs (services/staging.py)
+
+An object appears by `link` or `rename` after its bytes are on the disk, and the verb returns after its folder is: fsync(2), "calling fsync() does not
+necessarily ensure that the entry in the directory containing the file has also reached disk".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from noraflask.errors import AlreadyExists, InvalidName, NotFound, StorageFull, StorageReadOnly, Unavailable
+from noraflask.keys import Key
+from noraflask.storage import ObjectInfo, Source
+
+INCOMING = ".incoming"
+COPY_BYTES = 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class DiskReader(io.FileIO):
+    """A file positioned at `start` that reads no further than `stop`; `fileno()` is real, so that the kernel can send it."""
+
+    def __init__(self, path: str, start: int, stop: int | None) -> None:
+        super().__init__(path, "rb")
+        self.size = os.fstat(self.fileno()).st_size
+        self._left = None if stop is None else max(0, stop - start)
+        if start:
+            self.seek(start)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._left is None:
+            return super().read(-1 if size is None else size) or b""
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        data = super().read(wanted) or b""
+        self._left -= len(data)
+        return data
+
+
+class DiskStorage:
+    backend = "local"
+
+    def __init__(self, root: Path) -> None:
+        """Makes the folders. Raises OSError when that cannot be done."""
+        self.root = os.path.abspath(root)
+        self.incoming = os.path.join(self.root, INCOMING)
+        os.makedirs(self.incoming, mode=0o750, exist_ok=True)
+        self._settled = {self.root}
+        self._lock_file = self._sweep_and_lock()
+
+    def open(self, key: Key, start: int = 0, stop: int | None = None) -> DiskReader:
+        try:
+            return DiskReader(f"{self.root}/{key}", start, stop)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound() from None
+        except OSError as problem:
+            raise explain(problem) from problem
+
+    def stat(self, key: Key) -> ObjectInfo | None:
+        try:
+            found = os.stat(f"{self.root}/{key}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as problem:
+            raise explain(problem) from problem
+        return ObjectInfo(found.st_size, found.st_mtime)
+
+    def create(self, key: Key, source: Source) -> None:
+        path = f"{self.root}/{key}"
+        try:
+            if source == b"":
+                self._in_folder(path, lambda: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)))
+            else:
+                with self._durable_file(source) as name:
+                    self._in_folder(path, lambda: os.link(name, path))
+        except FileExistsError:
+            self._sync_folder(os.path.dirname(path))
+            raise AlreadyExists() from None
+        except OSError as problem:
+            raise explain(problem) from problem
+
+    def replace(self, key: Key, source: Source) -> None:
+        path = f"{self.root}/{key}"
+        try:
+            with self._durable_file(source, own=True) as name:
+                self._in_folder(path, lambda: os.replace(name, path))
+        except OSError as problem:
+            raise explain(problem) from problem
+
+    def delete(self, key: Key) -> None:
+        path = f"{self.root}/{key}"
+        try:
+            os.unlink(path)
+            self._sync_folder(os.path.dirname(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as problem:
+            raise explain(problem) from problem
+
+    def list(self, prefix: str, after: str = "") -> Iterator[str]:
+        folder = f"{self.root}/{prefix}"
+        try:
+            with os.scandir(folder) as entries:
+                # A folder sorts as its name and a slash, so that "a-b" comes before what is in "a/".
+                names = sorted((e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries), key=os.fsencode)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as problem:
+            raise explain(problem) from problem
+        for name in names:
+            key = prefix + name
+            if not prefix and name.startswith("."):
+                continue
+            if not name.endswith("/"):
+                if os.fsencode(key) > os.fsencode(after):
+                    yield key
+            elif after.startswith(key) or os.fsencode(key) > os.fsencode(after):
+                yield from self.list(key, after)
+
+    def probe(self) -> None:
+        try:
+            with self._durable_file(b"probe"):
+                self._sync_folder(self.incoming)
+        except OSError as problem:
+            raise explain(problem) from problem
+
+    @contextlib.contextmanager
+    def _durable_file(self, source: Source, own: bool = False) -> Iterator[str]:
+        """The path of a file on this volume that holds the source's bytes, on disk. `own`: the caller may rename it away.
+
+        A finished upload that is on this volume already is linked as it is; everything else is written to a temporary file, removed at the end.
+        """
+        if not isinstance(source, bytes) and not own and os.fstat(source.fileno()).st_dev == os.stat(self.incoming).st_dev:
+            os.fdatasync(source.fileno())
+            yield os.fspath(source.name)
+            return
+        name = os.path.join(self.incoming, secrets.token_hex(12) + ".tmp")
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
+        try:
+            try:
+                _write(descriptor, source)
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+            yield name
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+    def _in_folder(self, path: str, place: Any) -> None:
+        """Do `place` in the path's folder, which is made when it is missing, and make the folder durable."""
+        folder = os.path.dirname(path)
+        self._settle(folder)
+        try:
+            place()
+        except FileNotFoundError:  # the folder was emptied and removed since this process last looked
+            self._settled = {self.root}
+            self._settle(folder)
+            place()
+        self._sync_folder(folder)
+
+    def _settle(self, folder: str) -> None:
+        """Make a folder and see to it once in this process that its name, and its parents' names, are on disk."""
+        if folder in self._settled:
+            return
+        parent = os.path.dirname(folder)
+        self._settle(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o750)
+        self._sync_folder(parent)
+        if len(self._settled) > 100_000:
+            self._settled = {self.root}
+        self._settled.add(folder)
+
+    @staticmethod
+    def _sync_folder(folder: str) -> None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _sweep_and_lock(self) -> int | None:
+        """Remove what an earlier process left on its way, unless another one works here; hold a shared lock for as long as this one lives."""
+        try:
+            descriptor = os.open(os.path.join(self.incoming, ".lock"), os.O_CREAT | os.O_RDWR, 0o640)
+        except OSError as problem:
+            if problem.errno != errno.EROFS:
+                raise
+            log.warning("storage is read-only; pulls are served, pushes are refused")
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.warning("another server works on this storage folder; leftovers of earlier ones stay until it stops")
+        else:
+            for entry in os.scandir(self.incoming):
+                if entry.name.endswith(".tmp"):
+                    os.unlink(entry.path)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return descriptor
+
+
+def _write(descriptor: int, source: Source) -> None:
+    if isinstance(source, bytes):
+        view = memoryview(source)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        return
+    offset, size = 0, os.fstat(source.fileno()).st_size
+    while offset < size:
+        sent = os.sendfile(descriptor, source.fileno(), offset, min(size - offset, COPY_BYTES * 16))
+        if not sent:
+            raise OSError(errno.EIO, "the upload's file became shorter while it was copied")
+        offset += sent
+
+
+def explain(problem: OSError) -> Exception:
+    """The project's own error for one of the operating system's, with no path in it; the cause stays in the log."""
+    log.error("storage: %s", problem)
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull()
+    if problem.errno == errno.EROFS:
+        return StorageReadOnly()
+    if problem.errno == errno.ENAMETOOLONG:
+        return InvalidName("the name is too long to be stored")
+    return Unavailable("the server's storage does not work; tell its operator and try again later")

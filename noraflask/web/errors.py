@@ -1,0 +1,59 @@
+"""One handler for everything raised. It picks the format's renderer by mount, also where no route matched (an unrouted 404, a 405)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from noraflask import errors
+from noraflask.web.context import Repository
+
+Renderer = Callable[[Exception], tuple[str, bytes]]
+"""An error's content type and body in a format's own form."""
+
+log = logging.getLogger(__name__)
+
+
+def install(app: Flask, renderers: list[tuple[Repository, Renderer]]) -> None:
+    def answer(problem: Exception) -> Response:
+        if isinstance(problem, HTTPException):
+            if problem.response is not None or (problem.code or 500) < 400:
+                return app.make_response(problem.get_response())
+            problem = _translate(problem)
+        elif not isinstance(problem, errors.NoraError):
+            log.exception("unexpected error in %s %s", request.method, request.path)
+            problem = errors.NoraError()
+        content_type, body = _renderer(request.path)(problem)
+        return Response(body, status=problem.status, headers=problem.headers, content_type=content_type)
+
+    def _renderer(path: str) -> Renderer:
+        for repository, render in renderers:
+            if path == repository.mount or path.startswith(repository.mount + "/"):
+                return render
+        return render_text
+
+    app.register_error_handler(Exception, answer)
+
+
+def render_text(problem: Exception) -> tuple[str, bytes]:
+    return "text/plain; charset=utf-8", f"{problem.args[0]}\n".encode(errors="replace")
+
+
+def _translate(problem: HTTPException) -> errors.NoraError:
+    """A werkzeug error as one of ours; headers such as Allow and Content-Range stay."""
+    kinds: dict[int, type[errors.NoraError]] = {
+        404: errors.NotFound,
+        405: errors.MethodNotAllowed,
+        413: errors.TooLarge,
+        416: errors.RangeInvalid,
+    }
+    status = problem.code or 500
+    kind = kinds.get(status, errors.BadRequest if status < 500 else errors.NoraError)
+    message = "the range lies outside the content" if status == 416 else None
+    ours = kind(message)
+    ours.status = status
+    ours.headers = {name: value for name, value in problem.get_headers() if name not in ("Content-Type", "Content-Length")}
+    return ours

@@ -1,0 +1,62 @@
+"""The one path by which stored bytes leave: HEAD, conditional requests, ranges, and the server's file_wrapper for the kernel to send.
+
+RFC 9110: 13.1.2 If-None-Match, 13.1.5 If-Range, 14.2 Range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Response, request
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.http import parse_range_header
+from werkzeug.wsgi import wrap_file
+
+from noraflask.digest import Digest
+from noraflask.storage import Reader
+
+INLINE_BYTES = 64 * 1024
+"""Up to this size bytes are read and sent with the headers in one piece; beyond it the kernel sends the file."""
+
+
+def send(
+    digest: Digest, size: int, media_type: str, open_range: Callable[[int, int | None], Reader], headers: dict[str, str] | None = None
+) -> Response:
+    """Send content whose digest is known. `open_range(start, stop)` is called only when bytes are to be sent."""
+    etag = f'"{digest}"'
+    answer = {"Docker-Content-Digest": str(digest), "ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
+    environ = request.environ
+    if "HTTP_IF_NONE_MATCH" in environ and _matches(environ["HTTP_IF_NONE_MATCH"], etag):
+        return Response(status=304, headers=answer)
+    start, stop, status = 0, size, 200
+    if "HTTP_RANGE" in environ and environ.get("HTTP_IF_RANGE", etag) == etag:
+        found = _range(environ["HTTP_RANGE"], size)
+        if found:
+            (start, stop), status = found, 206
+            answer["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    answer["Content-Length"] = str(stop - start)
+    answer["Content-Type"] = media_type
+    if environ["REQUEST_METHOD"] == "HEAD":
+        return Response(status=status, headers=answer)
+    reader = open_range(start, stop if status == 206 else None)
+    if stop - start <= INLINE_BYTES:
+        try:
+            return Response(reader.read(stop - start), status=status, headers=answer)
+        finally:
+            reader.close()
+    return Response(wrap_file(environ, reader, 1024 * 1024), status=status, headers=answer, direct_passthrough=True)  # type: ignore[arg-type]
+
+
+def _matches(header: str, etag: str) -> bool:
+    return header.strip() == "*" or etag in (entry.strip().removeprefix("W/") for entry in header.split(","))
+
+
+def _range(header: str, size: int) -> tuple[int, int] | None:
+    """Start and stop of a single byte range; None for what may be ignored: another unit, several ranges, nonsense. Raises 416."""
+    parsed = parse_range_header(header)
+    if parsed is None or parsed.units != "bytes" or len(parsed.ranges) != 1:
+        return None
+    found = parsed.range_for_length(size)
+    if found is None:
+        raise RequestedRangeNotSatisfiable(size)
+    return found
