@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from noraflask.digest import Digest
-from noraflask.errors import AlreadyExists, DigestMismatch, NotFound
+from noraflask.errors import AlreadyExists, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
 from noraflask.services.staging import Upload
 from noraflask.storage import ObjectInfo, Reader, Storage
@@ -36,10 +36,14 @@ class Content:
         if actual != expected:
             upload.discard()
             raise DigestMismatch(detail={"expected": str(expected), "received": str(actual), "bytes": upload.offset})
+        upload.check_current()
         try:
             self._storage.create(content_key(expected), upload.file)
         except AlreadyExists:
             pass
+        except Unavailable:
+            upload.check_current()  # cancelled in the last moment?
+            raise
         upload.discard()
 
     def keep_bytes(self, data: bytes, digest: Digest) -> None:

@@ -74,19 +74,18 @@ class Staging:
         name = _file_name(scope, session)
         if self._tmpfs:
             try:
+                os.makedirs(self._tmpfs, mode=0o700, exist_ok=True)  # cleaners of /tmp remove what lies idle
                 _create(os.path.join(self._tmpfs, name))
                 return session
             except OSError as problem:
                 log.warning("staging folder refuses a new upload, it goes to the data volume: %s", problem)
-        try:
+        with explained():
             _create(os.path.join(self._incoming, name))
-        except OSError as problem:
-            raise explain(problem) from problem
         return session
 
     def offset(self, scope: str, session: str) -> int:
         """Bytes received so far, also while somebody writes. Raises UploadUnknown."""
-        return os.stat(self._path(scope, session)).st_size
+        return self._find(scope, session)[1].st_size
 
     @contextlib.contextmanager
     def resume(self, scope: str, session: str) -> Iterator[Upload]:
@@ -99,8 +98,9 @@ class Staging:
             upload.close()
 
     def cancel(self, scope: str, session: str) -> None:
-        """Raises UploadUnknown."""
-        os.unlink(self._path(scope, session))
+        """End an upload, also one that another request is writing to: that one finds it gone. Raises UploadUnknown."""
+        with explained():
+            _remove(self._find(scope, session)[0], self._incoming)
         self._hashes.forget(session)
 
     def sweep(self) -> int:
@@ -109,30 +109,35 @@ class Staging:
         for folder in filter(None, (self._tmpfs, self._incoming)):
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(SUFFIX):
-                        removed += _remove_if_idle(entry, oldest)
+                    if entry.name.endswith(SUFFIX) and _modified(entry) < oldest:
+                        os.unlink(entry.path)
+                        removed += 1
         return removed
 
     def probe(self) -> None:
         """Can an upload begin? Raises what `begin` raises."""
         self.cancel("probe", self.begin("probe"))
 
-    def _path(self, scope: str, session: str) -> str:
+    def _find(self, scope: str, session: str) -> tuple[str, os.stat_result]:
+        """Where an upload is, and its state. One that is just moving to the data volume is found in one place or the other."""
         if len(session) == 32 and session.isalnum() and session.isascii():
             name = _file_name(scope, session)
             for folder in filter(None, (self._tmpfs, self._incoming)):
-                path = os.path.join(folder, name)
-                if os.path.exists(path):
-                    return path
+                with contextlib.suppress(OSError):
+                    path = os.path.join(folder, name)
+                    return path, os.stat(path)
         raise UploadUnknown()
 
     def _lock(self, scope: str, session: str) -> BinaryIO:
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
+            path, _ = self._find(scope, session)
             try:
-                file = open(self._path(scope, session), "r+b", buffering=0)  # noqa: SIM115 - the upload closes it
-            except FileNotFoundError:  # it spilled or ended between two looks
+                file = open(path, "r+b", buffering=0)  # noqa: SIM115 - the upload closes it
+            except FileNotFoundError:  # it moved or ended since the look
                 continue
+            except OSError as problem:
+                raise explain(problem) from problem
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -188,15 +193,17 @@ class Upload:
         try:
             self._make_room(expected_bytes or 0)
             self._drain(stream, max_bytes, running)
+        except ClientGone:
+            self._hashes.put(self.session, self.offset, running)
+            raise
         except TooLarge:
             self.discard()
             raise
         except OSError as problem:
             self._give_back(start)
             raise explain(problem) from problem
-        finally:
-            if running is not None and self.offset > start:
-                self._hashes.put(self.session, self.offset, running)
+        self.check_current()
+        self._hashes.put(self.session, self.offset, running)
         received = self.offset - start
         if expected_bytes is not None and received != expected_bytes:
             raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
@@ -212,10 +219,15 @@ class Upload:
                 running.update(piece)
         return Digest(algorithm, running.hexdigest())
 
+    def check_current(self) -> None:
+        """Raises UploadUnknown when the session was cancelled meanwhile."""
+        if not _is_still(self.file):
+            raise UploadUnknown()
+
     def discard(self) -> None:
         """End the session; its file's bytes live on where they were linked to."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.file.name)
+        with contextlib.suppress(OSError):
+            _remove(self.file.name, self._incoming)
         self._hashes.forget(self.session)
 
     def close(self) -> None:
@@ -258,10 +270,17 @@ class Upload:
         file = open(os.path.join(self._incoming, os.path.basename(old.name)), "w+b", buffering=0)  # noqa: SIM115 - close() does
         self._open_files.append(file)
         fcntl.flock(file, fcntl.LOCK_EX)
-        old.seek(0)
-        while piece := old.read(PIECE_BYTES):
-            _write(file, piece)
-        os.unlink(old.name)
+        try:
+            old.seek(0)
+            while piece := old.read(PIECE_BYTES):
+                _write(file, piece)
+            os.unlink(old.name)
+        except OSError as problem:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            if isinstance(problem, FileNotFoundError):  # cancelled meanwhile
+                raise UploadUnknown() from None
+            raise
         self.file = file
         self._on_tmpfs = False
 
@@ -291,6 +310,9 @@ class RunningHashes:
         return new_hash("sha256") if offset == 0 else None
 
     def put(self, session: str, offset: int, running: Any) -> None:
+        """Only for a file that holds exactly what was hashed; None is let pass."""
+        if running is None:
+            return
         with self._lock:
             self._entries[session] = (offset, running)
             if len(self._entries) > HASHES_KEPT:
@@ -387,11 +409,26 @@ def _next_piece(stream: BodyStream) -> bytes:
         raise ClientGone() from problem
 
 
-def _remove_if_idle(entry: os.DirEntry[str], oldest: float) -> int:
+def _modified(entry: os.DirEntry[str]) -> float:
     try:
-        if entry.stat(follow_symlinks=False).st_mtime >= oldest:
-            return 0
-        os.unlink(entry.path)
-        return 1
+        return entry.stat(follow_symlinks=False).st_mtime
     except OSError:
-        return 0
+        return float("inf")
+
+
+def _remove(path: str, incoming: str) -> None:
+    """Remove an upload's file, and what a crash in the middle of a spill may have left beside it."""
+    os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(incoming, os.path.basename(path)))
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """The operating system's errors as ours; a file that is gone is an upload that has ended."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UploadUnknown() from None
+    except OSError as problem:
+        raise explain(problem) from problem

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
-from flask import Request, request
+from flask import request
 
 from noraflask.web.context import services
 
@@ -24,7 +25,9 @@ def outside(path: str) -> str:
     public_url = services().config.server.public_url
     if public_url:
         return public_url + path
-    if not any(name in request.headers for name in ("X-Forwarded-Host", "X-Forwarded-Prefix")) or not _from_trusted_proxy(request):
+    if not any(name in request.headers for name in ("X-Forwarded-Host", "X-Forwarded-Prefix")) or not is_trusted(
+        request.remote_addr or "", services().config.server.trusted_proxies
+    ):
         return path
     prefix = _first("X-Forwarded-Prefix").rstrip("/")
     prefix = prefix if _PREFIX.match(prefix) else ""
@@ -37,20 +40,15 @@ def outside(path: str) -> str:
     return f"{scheme}://{host}{prefix}{path}"
 
 
-def client_address() -> str:
+def client_address(environ: Mapping[str, Any], trusted_proxies: tuple[str, ...]) -> str:
     """The client's IP: the first address from the right of X-Forwarded-For that is no trusted proxy, else the peer."""
-    peer = request.remote_addr or ""
-    if "X-Forwarded-For" not in request.headers or not _from_trusted_proxy(request):
+    peer: str = environ.get("REMOTE_ADDR", "")
+    if "HTTP_X_FORWARDED_FOR" not in environ or not is_trusted(peer, trusted_proxies):
         return peer
-    for entry in reversed(request.headers.getlist("X-Forwarded-For")):
-        for address in reversed(entry.split(",")):
-            if not is_trusted(address.strip(), services().config.server.trusted_proxies):
-                return address.strip()[:64]
+    for address in reversed(environ["HTTP_X_FORWARDED_FOR"].split(",")):
+        if not is_trusted(address.strip(), trusted_proxies):
+            return str(address.strip()[:64])
     return peer
-
-
-def _from_trusted_proxy(request: Request) -> bool:
-    return is_trusted(request.remote_addr or "", services().config.server.trusted_proxies)
 
 
 @lru_cache(maxsize=4096)

@@ -1,10 +1,10 @@
-"""What a request stands in: its services, its repository, its principal. Alone reads current_app and g."""
+"""What a request stands in: its services, its repository, its principal. Alone reads current_app."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import current_app, g, request
+from flask import current_app, request
 
 from noraflask.services import Services
 from noraflask.services.auth import ANONYMOUS, Principal
@@ -35,7 +35,3 @@ def repository() -> Repository:
 
 def principal() -> Principal:
     return ANONYMOUS
-
-
-def request_id() -> str:
-    return g.get("request_id", "-")

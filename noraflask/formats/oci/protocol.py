@@ -365,16 +365,20 @@ def content_range(header: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def check_chunk(header: str | None, announced_bytes: int | None, offset: int) -> None:
-    """Raises RangeInvalid unless a chunk with this Content-Range is the next one, and as long as its body is announced to be."""
+def check_chunk(header: str | None, announced_bytes: int | None, offset: int) -> int | None:
+    """How long a chunk's body must be, if that is known.
+
+    Raises RangeInvalid unless a chunk with this Content-Range is the next one, and as long as its body is announced to be.
+    """
     found = content_range(header)
     if found is None:
-        return
+        return announced_bytes
     first, last = found
     if first != offset:
         raise RangeInvalid(f"the chunk begins at {first}, the upload has {offset} bytes; go on from there", detail={"offset": offset})
     if announced_bytes is not None and announced_bytes != last - first + 1:
         raise RangeInvalid(f"Content-Range spans {last - first + 1} bytes, Content-Length is {announced_bytes}", detail={"offset": offset})
+    return last - first + 1
 
 
 def upload_range(size_bytes: int) -> str:

@@ -129,13 +129,12 @@ def cancel_upload(name: str, session: str) -> Response:
 
 def receive(name: str, upload: Upload) -> None:
     """Append the request's body to an upload. Raises RangeInvalid, with what the client needs to go on, for a chunk that is not the next one."""
-    announced = request.content_length
     try:
-        protocol.check_chunk(request.headers.get("Content-Range"), announced, upload.offset)
+        expected_bytes = protocol.check_chunk(request.headers.get("Content-Range"), request.content_length, upload.offset)
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, announced)
+    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:

@@ -1,0 +1,76 @@
+"""The envelope of every request, outside of Flask: its id, the headers that every answer has, its line in the log.
+
+WSGI middleware, since it is on the path of every request, and since a line is due only when the last byte has left, or could not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from werkzeug.wsgi import ClosingIterator
+
+from noraflask.web.addresses import client_address
+
+REQUEST_ID = "nora.request_id"
+_GIVEN_ID = re.compile(r"[!-~]{1,128}\Z")
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Envelope:
+    def __init__(self, application: Application, trusted_proxies: tuple[str, ...], write: Callable[[dict[str, Any]], None] | None) -> None:
+        """`write` takes one event for each request; None: no such lines."""
+        self._application = application
+        self._trusted_proxies = trusted_proxies
+        self._write = write
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        started = time.perf_counter()
+        given = environ.get("HTTP_X_REQUEST_ID")
+        request_id = given if given and _GIVEN_ID.match(given) else os.urandom(12).hex()
+        environ[REQUEST_ID] = request_id
+        answer: list[Any] = ["000", ()]
+
+        def begin(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            answer[:] = status, headers
+            headers.append(("X-Request-Id", request_id))
+            headers.append(("X-Content-Type-Options", "nosniff"))
+            return start_response(status, headers, *exc_info)
+
+        body = self._application(environ, begin)
+        write = self._write
+        if write is None:
+            return body
+
+        def log() -> None:
+            write(_event(environ, answer, started, self._trusted_proxies))
+
+        if isinstance(body, environ.get("wsgi.file_wrapper", ())):  # the server must see its own type, to let the kernel send the file
+            close = getattr(body, "close", lambda: None)
+
+            def close_and_log() -> None:
+                close()
+                log()
+
+            body.close = close_and_log
+            return body
+        return ClosingIterator(body, log)
+
+
+def _event(environ: dict[str, Any], answer: list[Any], started: float, trusted_proxies: tuple[str, ...]) -> dict[str, Any]:
+    status, headers = answer
+    return {
+        "message": "request",
+        "method": environ["REQUEST_METHOD"],
+        "path": environ.get("PATH_INFO", ""),
+        "status": int(status[:3]),
+        "bytes": next((int(value) for name, value in headers if name == "Content-Length"), 0),
+        "ms": round((time.perf_counter() - started) * 1000, 1),
+        "client": client_address(environ, trusted_proxies),
+        "agent": environ.get("HTTP_USER_AGENT", "")[:200],
+        "request_id": environ[REQUEST_ID],
+    }
