@@ -7,6 +7,7 @@ would take more than its share there, or all uploads together more than the budg
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -17,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest, new_hash
@@ -30,12 +31,23 @@ WRITE_BACK_BYTES = 32 * 1024 * 1024
 LOCK_WAIT_SECONDS = 5.0
 USAGE_FRESH_SECONDS = 1.0
 HASHES_KEPT = 1024
+HASH_AHEAD_BYTES = 4 * 1024 * 1024
+"""A body of which so much has come in is hashed in a second thread from then on."""
+HASH_LAG_BYTES = 64 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
 
 class BodyStream(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+@runtime_checkable
+class SplicesBody(Protocol):
+    """A request's body that can be moved into a file by the kernel, without a copy through this process."""
+
+    def splice(self, descriptor: int, size: int, /) -> int:
+        """Append at most `size` bytes at the file's position; 0 at the end of the body. An error of the body is a ClientGone."""
 
 
 class Staging:
@@ -46,7 +58,7 @@ class Staging:
         self._max_sessions = max_sessions
         self._clock = clock
         self._tmpfs = self._private_folder(config.path, incoming)
-        self._hashes = RunningHashes()
+        self._hashes = HashCache()
         self._usage = Usage(self._tmpfs, incoming)
 
     @staticmethod
@@ -146,6 +158,8 @@ class Staging:
                     raise UploadBusy() from None
                 time.sleep(0.05)
                 continue
+            if os.fstat(file.fileno()).st_nlink > 1:  # its bytes were kept, and a crash came before the session ended: they must not change
+                os.unlink(path)
             if _is_still(file):
                 return file
             file.close()
@@ -169,7 +183,7 @@ def read_body(stream: BodyStream, max_bytes: int, expected_bytes: int | None = N
 class Upload:
     """One upload while one request works on it; made by Staging.resume()."""
 
-    def __init__(self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: RunningHashes) -> None:
+    def __init__(self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: HashCache) -> None:
         self.file = file
         self.session = session
         self.offset = file.seek(0, os.SEEK_END)
@@ -189,12 +203,13 @@ class Upload:
         start = self.offset
         if self.offset + (expected_bytes or 0) > max_bytes:
             raise TooLarge(detail={"limit_bytes": max_bytes})
-        running = self._hashes.take(self.session, start)
+        running = self._hashes.take(self.session)
         try:
             self._make_room(expected_bytes or 0)
-            self._drain(stream, max_bytes, running)
+            with HashAhead(running, self) as ahead:
+                self._drain(stream, max_bytes, ahead)
         except ClientGone:
-            self._hashes.put(self.session, self.offset, running)
+            self._hashes.put(self.session, running)
             raise
         except TooLarge:
             self.discard()
@@ -203,20 +218,16 @@ class Upload:
             self._give_back(start)
             raise explain(problem) from problem
         self.check_current()
-        self._hashes.put(self.session, self.offset, running)
+        self._hashes.put(self.session, running)
         received = self.offset - start
         if expected_bytes is not None and received != expected_bytes:
             raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
         return received
 
     def digest(self, algorithm: str) -> Digest:
-        """Of all bytes; computed while they came in where that was possible, else from the file."""
-        running = self._hashes.take(self.session, self.offset) if algorithm == "sha256" else None
-        if running is None:
-            running = new_hash(algorithm)
-            self.file.seek(0)
-            while piece := self.file.read(PIECE_BYTES):
-                running.update(piece)
+        """Of all bytes; most of it was computed while they came in."""
+        running = self._hashes.take(self.session) if algorithm == "sha256" else RunningHash(algorithm)
+        running.follow(self.file.fileno(), self.offset)
         return Digest(algorithm, running.hexdigest())
 
     def check_current(self) -> None:
@@ -234,17 +245,26 @@ class Upload:
         for file in self._open_files:
             file.close()
 
-    def _drain(self, stream: BodyStream, max_bytes: int, running: Any) -> None:
+    def _drain(self, stream: BodyStream, max_bytes: int, ahead: HashAhead) -> None:
         written_back = self.offset
-        while piece := _next_piece(stream):
-            if self.offset + len(piece) > max_bytes:
-                raise TooLarge(detail={"limit_bytes": max_bytes})
-            self._append(piece)
-            if running:
-                running.update(piece)
+        while self._next(stream, max_bytes):
+            ahead.advance(self.offset)
             if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
                 os.posix_fadvise(self.file.fileno(), written_back, self.offset - written_back, os.POSIX_FADV_DONTNEED)
                 written_back = self.offset
+
+    def _next(self, stream: BodyStream, max_bytes: int) -> int:
+        """Take in the next piece; its length, 0 at the end of the body."""
+        if not self._on_tmpfs and isinstance(stream, SplicesBody) and self.offset + PIECE_BYTES <= max_bytes:
+            moved = stream.splice(self.file.fileno(), PIECE_BYTES)
+            self.offset += moved
+            return moved
+        piece = _next_piece(stream)
+        if self.offset + len(piece) > max_bytes:
+            raise TooLarge(detail={"limit_bytes": max_bytes})
+        if piece:
+            self._append(piece)
+        return len(piece)
 
     def _append(self, piece: bytes) -> None:
         self._make_room(len(piece))
@@ -291,30 +311,112 @@ class Upload:
         self._hashes.forget(self.session)
 
 
-class RunningHashes:
-    """SHA-256 of what has come in, by session and offset, so that the last request of an upload need not read all of it again.
+class RunningHash:
+    """The hash of a file's first `offset` bytes. The file only grows, so that it can go on from there at any time."""
 
-    A cache of this process: cold or stale entries only cost time, as an entry is used only at exactly its offset.
+    def __init__(self, algorithm: str = "sha256") -> None:
+        self.offset = 0
+        self._hash = new_hash(algorithm)
+        self._buffer = bytearray(0)
+
+    def follow(self, descriptor: int, stop: int) -> None:
+        """Hash what the file holds up to `stop`. Raises OSError, also when it holds less."""
+        while self.offset < stop:
+            if not self._buffer:
+                self._buffer = bytearray(min(PIECE_BYTES, stop - self.offset))
+            size = os.preadv(descriptor, [memoryview(self._buffer)[: stop - self.offset]], self.offset)
+            if not size:
+                raise OSError(errno.EIO, "the upload's file is shorter than what was received")
+            self._hash.update(memoryview(self._buffer)[:size])
+            self.offset += size
+
+    def hexdigest(self) -> str:
+        return str(self._hash.hexdigest())
+
+    def rest(self) -> None:
+        """Give back the memory that only following needs."""
+        self._buffer = bytearray(0)
+
+
+class HashAhead:
+    """Hashes a large body in a second thread while it comes in; a small one is left for later, as its bytes are at hand then.
+
+    It reads the file that the body goes to, so what is hashed is what was kept, and it needs no copy of its own of what is under way.
+    """
+
+    def __init__(self, running: RunningHash, upload: Upload) -> None:
+        self._running = running
+        self._upload = upload
+        self._goal = running.offset
+        self._ended = False
+        self._problem: OSError | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> HashAhead:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._thread:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+            self._thread.join()
+        self._running.rest()
+        if self._problem and not any(raised):
+            raise self._problem
+
+    def advance(self, offset: int) -> None:
+        """There are bytes up to `offset` now. Waits when the hash is far behind, so that what it reads is still in memory."""
+        if not self._thread:
+            if offset - self._running.offset < HASH_AHEAD_BYTES:
+                return
+            self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
+            self._thread.start()
+        with self._changed:
+            self._goal = offset
+            self._changed.notify_all()
+            while self._goal - self._running.offset > HASH_LAG_BYTES and not self._problem:
+                self._changed.wait()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._goal <= self._running.offset and not self._ended:
+                    self._changed.wait()
+                goal = self._goal
+                if goal <= self._running.offset:
+                    return
+            try:
+                self._running.follow(self._upload.file.fileno(), goal)
+            except OSError as problem:
+                self._problem = problem
+            with self._changed:
+                self._changed.notify_all()
+                if self._problem:
+                    return
+
+
+class HashCache:
+    """Running hashes by session, so that the request that ends an upload need not read all of it again.
+
+    A cache of this process: when it is cold or behind, the hash follows the file from where it is.
     """
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._entries: OrderedDict[str, RunningHash] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, session: str, offset: int) -> Any:
-        """The hash object of the first `offset` bytes, or None. It is the caller's then."""
+    def take(self, session: str) -> RunningHash:
+        """It is the caller's then, who holds the upload's lock."""
         with self._lock:
-            known, running = self._entries.pop(session, (0, None))
-        if running is not None and known == offset:
-            return running
-        return new_hash("sha256") if offset == 0 else None
+            return self._entries.pop(session, None) or RunningHash()
 
-    def put(self, session: str, offset: int, running: Any) -> None:
-        """Only for a file that holds exactly what was hashed; None is let pass."""
-        if running is None:
+    def put(self, session: str, running: RunningHash) -> None:
+        if not running.offset:
             return
         with self._lock:
-            self._entries[session] = (offset, running)
+            self._entries[session] = running
             if len(self._entries) > HASHES_KEPT:
                 self._entries.popitem(last=False)
 
@@ -405,8 +507,10 @@ def _is_still(file: BinaryIO) -> bool:
 def _next_piece(stream: BodyStream) -> bytes:
     try:
         return stream.read(PIECE_BYTES)
+    except ClientGone:
+        raise
     except Exception as problem:
-        raise ClientGone() from problem
+        raise ClientGone(f"the request body could not be read: {problem}"[:300]) from problem
 
 
 def _modified(entry: os.DirEntry[str]) -> float:

@@ -83,7 +83,7 @@ class DiskStorage:
         try:
             if source == b"":
                 self._in_folder(path, lambda: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)))
-            else:
+            elif not self._link_upload(source, path):
                 with self._durable_file(source) as name:
                     self._in_folder(path, lambda: os.link(name, path))
         except FileExistsError:
@@ -95,7 +95,7 @@ class DiskStorage:
     def replace(self, key: Key, source: Source) -> None:
         path = f"{self.root}/{key}"
         try:
-            with self._durable_file(source, own=True) as name:
+            with self._durable_file(source) as name:
                 self._in_folder(path, lambda: os.replace(name, path))
         except OSError as problem:
             raise explain(problem) from problem
@@ -103,8 +103,9 @@ class DiskStorage:
     def delete(self, key: Key) -> None:
         path = f"{self.root}/{key}"
         try:
-            os.unlink(path)
-            self._sync_folder(os.path.dirname(path))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            self._sync_folder(os.path.dirname(path))  # also when it was gone: another request may have removed it just now
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as problem:
@@ -137,16 +138,22 @@ class DiskStorage:
         except OSError as problem:
             raise explain(problem) from problem
 
-    @contextlib.contextmanager
-    def _durable_file(self, source: Source, own: bool = False) -> Iterator[str]:
-        """The path of a file on this volume that holds the source's bytes, on disk. `own`: the caller may rename it away.
+    def _link_upload(self, source: Source, path: str) -> bool:
+        """Place a finished upload that is on this volume already, as it is. False when it is elsewhere: another device, or another mount of this one."""
+        if isinstance(source, bytes) or os.fstat(source.fileno()).st_dev != os.stat(self.incoming).st_dev:
+            return False
+        os.fdatasync(source.fileno())
+        try:
+            self._in_folder(path, lambda: os.link(os.fspath(source.name), path))
+        except OSError as problem:
+            if problem.errno != errno.EXDEV:
+                raise
+            return False
+        return True
 
-        A finished upload that is on this volume already is linked as it is; everything else is written to a temporary file, removed at the end.
-        """
-        if not isinstance(source, bytes) and not own and os.fstat(source.fileno()).st_dev == os.stat(self.incoming).st_dev:
-            os.fdatasync(source.fileno())
-            yield os.fspath(source.name)
-            return
+    @contextlib.contextmanager
+    def _durable_file(self, source: Source) -> Iterator[str]:
+        """The path of a temporary file on this volume that holds the source's bytes, on disk. The caller may rename it away."""
         name = os.path.join(self.incoming, secrets.token_hex(12) + ".tmp")
         descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
         try:
@@ -196,7 +203,7 @@ class DiskStorage:
     def _sweep_and_lock(self) -> int | None:
         """Remove what an earlier process left on its way, unless another one works here; hold a shared lock for as long as this one lives."""
         try:
-            descriptor = os.open(os.path.join(self.incoming, ".lock"), os.O_CREAT | os.O_RDWR, 0o640)
+            descriptor = os.open(os.path.join(self.incoming, ".lock"), os.O_CREAT | os.O_RDONLY, 0o640)
         except OSError as problem:
             if problem.errno != errno.EROFS:
                 raise
