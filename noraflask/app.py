@@ -32,10 +32,11 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.session_interface = NoSessions()
     app.extensions[EXTENSION] = make_services(config, storage)
     app.register_blueprint(ops.bp)
-    for format in FORMATS:
+    formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
+    for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
-    errors.install(app, [(format.default, format.render_error) for format in FORMATS])
+    errors.install(app, [(format.default, format.render_error) for format in formats])
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
     app.wsgi_app = Envelope(  # type: ignore[method-assign]
         app.wsgi_app, config.server.trusted_proxies, write_event(config.logging) if wanted else None

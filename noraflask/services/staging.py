@@ -247,16 +247,17 @@ class Upload:
 
     def _drain(self, stream: BodyStream, max_bytes: int, ahead: HashAhead) -> None:
         written_back = self.offset
-        while self._next(stream, max_bytes):
+        splice = stream.splice if isinstance(stream, SplicesBody) else None
+        while self._next(stream, splice, max_bytes):
             ahead.advance(self.offset)
             if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
                 os.posix_fadvise(self.file.fileno(), written_back, self.offset - written_back, os.POSIX_FADV_DONTNEED)
                 written_back = self.offset
 
-    def _next(self, stream: BodyStream, max_bytes: int) -> int:
+    def _next(self, stream: BodyStream, splice: Callable[[int, int], int] | None, max_bytes: int) -> int:
         """Take in the next piece; its length, 0 at the end of the body."""
-        if not self._on_tmpfs and isinstance(stream, SplicesBody) and self.offset + PIECE_BYTES <= max_bytes:
-            moved = stream.splice(self.file.fileno(), PIECE_BYTES)
+        if splice and not self._on_tmpfs and self.offset + PIECE_BYTES <= max_bytes:
+            moved = splice(self.file.fileno(), PIECE_BYTES)
             self.offset += moved
             return moved
         piece = _next_piece(stream)

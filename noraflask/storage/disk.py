@@ -139,7 +139,7 @@ class DiskStorage:
             raise explain(problem) from problem
 
     def _link_upload(self, source: Source, path: str) -> bool:
-        """Place a finished upload that is on this volume already, as it is. False when it is elsewhere: another device, or another mount of this one."""
+        """Place a finished upload that is on this volume already, as it is. False when it is on another device, or another mount of this one."""
         if isinstance(source, bytes) or os.fstat(source.fileno()).st_dev != os.stat(self.incoming).st_dev:
             return False
         os.fdatasync(source.fileno())
@@ -170,10 +170,10 @@ class DiskStorage:
     def _in_folder(self, path: str, place: Any) -> None:
         """Do `place` in the path's folder, which is made when it is missing, and make the folder durable."""
         folder = os.path.dirname(path)
-        self._settle(folder)
         try:
+            self._settle(folder)
             place()
-        except FileNotFoundError:  # the folder was emptied and removed since this process last looked
+        except FileNotFoundError:  # the folder was removed since this process last looked
             self._settled = {self.root}
             self._settle(folder)
             place()

@@ -5,6 +5,7 @@ RFC 9110: 13.1.2 If-None-Match, 13.1.5 If-Range, 14.2 Range.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from flask import Response, request
@@ -17,6 +18,8 @@ from noraflask.storage import Reader
 
 INLINE_BYTES = 64 * 1024
 """Up to this size bytes are read and sent with the headers in one piece; beyond it the kernel sends the file."""
+
+_REVERSED = re.compile(r"bytes=[0-9]+-[0-9]+\Z")
 
 
 def send(
@@ -52,8 +55,13 @@ def _matches(header: str, etag: str) -> bool:
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
-    """Start and stop of a single byte range; None for what may be ignored: another unit, several ranges, nonsense. Raises 416."""
+    """Start and stop of a single byte range; None for what may be ignored: another unit, several ranges, nonsense.
+
+    Raises 416 for one that lies outside, or ends before it begins: RFC 9110, 14.1.2, leaves that one open, the OCI conformance suite asks for it.
+    """
     parsed = parse_range_header(header)
+    if parsed is None and _REVERSED.match(header):
+        raise RequestedRangeNotSatisfiable(size)
     if parsed is None or parsed.units != "bytes" or len(parsed.ranges) != 1:
         return None
     found = parsed.range_for_length(size)

@@ -211,7 +211,8 @@ def put_manifest(name: str, reference: str) -> Response:
         tags.insert(0, target)
     else:
         wanted = target
-    data = read_body(request.stream, protocol.MANIFEST_BYTES, request.content_length)
+    limit = min(protocol.MANIFEST_BYTES, services().config.server.body_limit_mb << 20)
+    data = read_body(request.stream, limit, request.content_length)
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:
         raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})
@@ -240,7 +241,10 @@ def delete_manifest(name: str, reference: str) -> Response:
         document = content.document(protocol.tag_pointer(here, name, tag))
         if document and protocol.parse_pointer(document).digest == wanted:
             content.remove(protocol.tag_pointer(here, name, tag))
-    subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
+    try:
+        subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
+    except ManifestUnknown:  # its bytes are lost; what is left must be deletable all the same
+        subject = None
     if subject:
         content.remove(protocol.referrer_pointer(here, name, subject, wanted))
     content.remove(protocol.manifest_pointer(here, name, wanted))
