@@ -1,8 +1,7 @@
-"""Configuration: frozen dataclasses and load(). (Interface first; the loader follows.)"""
+"""What is configured: frozen dataclasses with the defaults, and the one error of a configuration that cannot be used."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,15 +64,16 @@ class Config:
     staging: StagingConfig = field(default_factory=StagingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     docker: DockerConfig = field(default_factory=DockerConfig)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Where each field's value is from: "server.port" -> "default", "config.toml:12" or "NORA_PORT"."""
+    warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What an operator should know although the server starts; one line each."""
 
 
 class ConfigError(Exception):
     """All problems of a configuration at once; `problems` holds one line each."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], usable: Config | None = None) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    return Config()
+        self.usable = usable or Config()  # what could be read, the rest at its default: for `nora healthcheck`, not for serving

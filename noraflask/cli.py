@@ -1,0 +1,170 @@
+"""The command `nora`: thin, each sub-command imports what it needs and calls it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from noraflask import __version__
+
+FAILED = 1
+BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h; a service manager can be told not to try again
+
+DESCRIPTION = """\
+A self-hosted artifact registry. Without a command it serves.
+
+examples:
+  nora serve                                   serve on http://127.0.0.1:4000, artifacts in ./data/storage
+  NORA_HOST=0.0.0.0 NORA_PORT=80 nora serve    the same on every address of the machine
+  NORA_CONFIG_PATH=/etc/nora/config.toml nora  serve with that file
+  nora check-config /etc/nora/config.toml      try a file without starting anything
+"""
+
+EPILOG = """\
+configuration, later wins over earlier:
+  1. the defaults
+  2. the file that NORA_CONFIG_PATH names, else config.toml of the working folder when it is there
+  3. variables: NORA_* and RUST_LOG
+  There are no options for settings. Every name is known or refused: `nora check-config` shows what is in force and why.
+
+while it serves:
+  reload   kill -HUP $(pidof nora)     logged, and no request is lost; so far every setting needs a restart to change
+  stop     kill -TERM $(pidof nora)    running requests have NORA_SHUTDOWN_TIMEOUT seconds to finish
+
+exit codes:
+  0   done
+  1   failed; healthcheck: the server did not answer with 2xx
+  2   the command line is wrong
+  78  the configuration cannot be used; every problem is on stderr and nothing was started
+"""
+
+CHECK_DESCRIPTION = """\
+Reads the configuration as `nora serve` would and prints every setting that is in force, with where it came from.
+The output is itself a valid config.toml. Problems and warnings go to stderr; with a problem nothing is printed and the exit code is 78.
+"""
+
+HEALTH_DESCRIPTION = """\
+Asks GET /health of the server that this configuration describes (a wildcard host becomes 127.0.0.1), past any proxy.
+Exit code 0 when it answers 2xx, else 1. A problem in the configuration is told, but does not make a running server unhealthy:
+the check then goes on with the settings that can be read.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns the exit code. Wrong usage, --help and --version leave by SystemExit, as argparse does."""
+    options = _parser().parse_args(argv)
+    command = options.command or "serve"
+    if command == "version":
+        print(f"nora {__version__}")
+        return 0
+    if command == "check-config":
+        return check_config(options.path)
+    if command == "healthcheck":
+        return healthcheck(options.timeout_secs)
+    return serve()
+
+
+def serve() -> int:
+    from noraflask.config import ConfigError, load
+
+    try:
+        config = load()
+    except ConfigError as error:
+        return _refuse(error.problems)
+    from noraflask.serve import run
+
+    run(config)
+    return 0
+
+
+def check_config(path: Path | None) -> int:
+    from noraflask.config import ConfigError, load
+    from noraflask.config.document import effective
+
+    try:
+        config = load(path)
+    except ConfigError as error:
+        return _refuse(error.problems)
+    for warning in config.warnings:
+        _tell(f"warning: {warning}")
+    print(effective(config), end="")
+    return 0
+
+
+def healthcheck(timeout_seconds: float) -> int:
+    """NORA's check for containers: 0 or 1, nothing else."""
+    from noraflask.config import ConfigError, load
+
+    try:
+        server = load().server
+    except ConfigError as error:
+        for problem in error.problems:
+            _tell(f"warning: {problem}")
+        server = error.usable.server
+    return _ask_health("127.0.0.1" if _is_wildcard(server.host) else server.host, server.port, timeout_seconds)
+
+
+def _ask_health(host: str, port: int, timeout_seconds: float) -> int:
+    import http.client
+
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/health", headers={"User-Agent": f"nora/{__version__} healthcheck"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        _tell(f"unhealthy: no answer from {host} port {port}: {error or type(error).__name__}")
+        return FAILED
+    finally:
+        connection.close()
+    if 200 <= status < 300:
+        return 0
+    _tell(f"unhealthy: {host} port {port} answered {status}")
+    return FAILED
+
+
+def _is_wildcard(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _refuse(problems: list[str]) -> int:
+    for problem in problems:
+        _tell(problem)
+    _tell(f"nora: the configuration has {len(problems)} problem{'s' * (len(problems) != 1)}; nothing was started")
+    return BAD_CONFIGURATION
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nora", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"nora {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    _add(commands, "serve", "serve until a signal stops it (the default)", "Serves until a signal stops it.\n\n" + EPILOG)
+    check = _add(commands, "check-config", "show what is in force and every mistake", CHECK_DESCRIPTION)
+    check.add_argument("path", nargs="?", type=Path, metavar="PATH", help="the file to check, instead of the one `nora serve` would take")
+    _add(commands, "version", "print the version", "Prints the version.")
+    health = _add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
+    health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, long: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=short, description=long, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def _seconds(text: str) -> float:
+    """More than 0 and not more than a day; `nan` and `inf` are neither."""
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError(text)
+    return value

@@ -1,0 +1,191 @@
+"""From the sources to a Config: which source wins, which names are known, and one line for each problem on the way."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from noraflask.config.kinds import KEEP, Bad
+from noraflask.config.model import Config, StagingConfig
+from noraflask.config.settings import BY_ENV, BY_KEY, SECTIONS, SETTINGS, Setting, is_not_yet
+from noraflask.config.toml_file import FileProblem, Node, Table, dotted, read_nodes, shown
+
+_SECRET = re.compile(r"password|secret|token|auth|(^|[._])key", re.IGNORECASE)
+_SERVICE_LINK = re.compile(r"NORA_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)\Z", re.DOTALL)
+_SURE = 0.87  # of a nearest name: so near that it is a slip of the pen and not another name of NORA's
+
+
+@dataclass(frozen=True)
+class Value:
+    value: Any
+    source: str  # "config.toml:12" or "NORA_PORT"
+    place: str  # how a problem line begins: "config.toml:12: server.port" or "NORA_PORT"
+
+
+class Reading:
+    """What the sources said so far."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.doubtful: set[str] = set()  # names of settings with a problem: what is compared with them would be guessed
+
+    def take_file(self, path: Path) -> None:
+        label = str(path) if str(path).isprintable() else shown(str(path))
+        try:
+            nodes = read_nodes(path)
+        except FileProblem as problem:
+            self.problems.append(f"{label}{problem}")
+            return
+        closed: set[str] = set()  # what has its problem already and is not looked into
+        kinds: dict[str, bool] = {}  # of every key so far: whether it is a table
+        for node in nodes:
+            parts = node.key.split(".")
+            if closed & {".".join(parts[:n]) for n in range(1, len(parts) + 1)}:
+                continue
+            is_table = node.value is Table
+            if node.key in kinds and not (is_table and kinds[node.key]):
+                self.problems.append(f"{_source(label, node)}: {node.key}: is set twice")
+            elif not self._take_node(label, node):
+                closed.add(node.key)
+            kinds[node.key] = is_table
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        mine = sorted(name for name in environ if name.startswith("NORA_"))
+        links = _service_links(mine, environ)
+        if links:
+            self.warnings.append(f"ignored {', '.join(links)}: Kubernetes sets them for a service named nora (enableServiceLinks: false ends that)")
+        for name in ["RUST_LOG"] * ("RUST_LOG" in environ) + [name for name in mine if name not in links]:
+            setting = BY_ENV.get(name)
+            if setting is None:
+                self.problems.append(_unknown_variable(name))
+            else:
+                self._take(setting, Value(environ[name], name, name), setting.kind.from_text)
+
+    def config(self) -> Config:
+        """The values over the defaults; a list of formats wins over the switch of the single format."""
+        values = dict(self.values)
+        chosen = values.get("registries.enable")
+        if chosen:
+            if "docker.enabled" in values and not values["docker.enabled"].value:
+                self.warnings.append(f"{values['docker.enabled'].place}: has no effect, because {chosen.source} switches the format on")
+            values["docker.enabled"] = chosen
+        _fit_default_share(values)
+        defaults = Config()
+        sections: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for section in (f.name for f in fields(Config) if f.name not in ("sources", "warnings")):
+            default = getattr(defaults, section)
+            names = {f.name: f"{section}.{f.name}" for f in fields(default)}
+            given = {short: values[name].value for short, name in names.items() if name in values}
+            sections[section] = type(default)(**given)
+            sources |= {name: values[name].source if name in values else "default" for name in names.values()}
+        return Config(**sections, sources=sources)
+
+    def _take_node(self, label: str, node: Node) -> bool:
+        """Whether what lies below the node may be looked at."""
+        source = _source(label, node)
+        place = f"{source}: {node.key}"
+        setting = BY_KEY.get(node.key)
+        if setting is not None:
+            if node.value is Table:
+                self.doubtful.add(setting.name)
+                self.problems.append(f"{place}: expected {setting.kind.expected}, got a table")
+                return False
+            self._take(setting, Value(node.value, source, place), setting.kind.from_toml)
+            return True
+        if node.key in SECTIONS:
+            if node.value is Table:
+                return True
+            self.problems.append(f"{place}: expected a table [{node.key}], got {_described(node.value)}")
+            return False
+        self.problems.append(f"{place}: {_unknown_key(node)}")
+        return False
+
+    def _take(self, setting: Setting, given: Value, convert: Any) -> None:
+        try:
+            value = convert(given.value)
+        except Bad as bad:
+            self.doubtful.add(setting.name)
+            self.problems.append(f"{given.place}: {bad.text}{_got(setting, given, bad)}")
+            return
+        if value is not KEEP:
+            self.values[setting.name] = Value(value, given.source, given.place)
+
+
+def _source(label: str, node: Node) -> str:
+    return f"{label}:{node.line}" if node.line else label
+
+
+def _fit_default_share(values: dict[str, Value]) -> None:
+    """Who only lowers the budget of all uploads means a smaller share of one as well."""
+    budget = values.get("staging.budget_bytes")
+    if budget and "staging.share_bytes" not in values and budget.value < StagingConfig.share_bytes:
+        values["staging.share_bytes"] = Value(budget.value, "default", "staging.share_bytes")
+
+
+def _got(setting: Setting, given: Value, bad: Bad) -> str:
+    if not bad.show_value:
+        return ""
+    if any(_SECRET.search(name) for name in (setting.key, *setting.env)) or "@" in str(given.value):  # user:password@host
+        return ", got a value that is not shown"
+    if not isinstance(given.value, str):
+        return f", got {_described(given.value)}"
+    text = "nothing" if not given.value else shown(given.value)
+    if given.source in setting.env:
+        return f", got {text}"
+    return f", got the string {shown(given.value)}"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"the number {value}" if abs(value) < 1e18 else "a number far too large"
+    if isinstance(value, list):
+        return "an array of tables" if value and all(isinstance(v, dict) for v in value) else "an array"
+    return "a string" if isinstance(value, str) else "a date or time"
+
+
+def _unknown_key(node: Node) -> str:
+    what = "unknown section" if node.value is Table else "unknown key"
+    candidates = sorted(SECTIONS) if node.value is Table else sorted(BY_KEY)
+    last = node.key.rpartition(".")[2]
+    same_end = [key for key in candidates if key.rpartition(".")[2] == last]
+    near = _nearest(node.key, candidates, _SURE if is_not_yet(node.key) else 0.75)
+    if near is None and is_not_yet(node.key):
+        return "belongs to a feature of NORA that is not supported by this version; remove it"
+    if near is None and len(same_end) == 1:
+        near = same_end[0]
+    if near is not None:
+        return f"{what}, did you mean {near}?"
+    section = node.key.rpartition(".")[0]
+    valid = [s.key for s in SETTINGS if s.key.rpartition(".")[0] == section and s.key] or sorted({s.key.split(".")[0] for s in SETTINGS if s.key})
+    return f"{what}, valid are {', '.join(valid)}"
+
+
+def _unknown_variable(name: str) -> str:
+    place = dotted((name,))
+    near = _nearest(name, sorted(BY_ENV), _SURE if is_not_yet(name) else 0.75)
+    if near is not None:
+        return f"{place}: unknown variable, did you mean {near}?"
+    if is_not_yet(name):
+        return f"{place}: belongs to a feature of NORA that is not supported by this version; remove it"
+    return f"{place}: unknown variable; docs/configuration.md lists the valid ones"
+
+
+def _nearest(name: str, candidates: list[str], cutoff: float) -> str | None:
+    return next(iter(difflib.get_close_matches(name[:100], candidates, 1, cutoff)), None)
+
+
+def _service_links(names: list[str], environ: Mapping[str, str]) -> list[str]:
+    """Variables that Kubernetes puts into every pod beside a service named nora; NORA_PORT=tcp://… is the one that is a setting's name too."""
+    links = [name for name in names if _SERVICE_LINK.match(name)]
+    if "NORA_SERVICE_HOST" in links and environ.get("NORA_PORT", "").startswith(("tcp://", "udp://", "sctp://")):
+        links.append("NORA_PORT")
+    return links

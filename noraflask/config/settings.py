@@ -1,0 +1,223 @@
+"""The one table of settings. Reading the file and the environment, `nora check-config`, the sample and the documentation all follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from noraflask.config.kinds import Addresses, Choice, FormatList, Kind, Off, RustLog, Switch, Text, WholeNumber, read_host, read_path, read_url
+
+DAY = 86400
+MIB = 1024 * 1024
+TIB = MIB * MIB
+
+
+@dataclass(frozen=True)
+class Setting:
+    key: str  # in the file; empty: it is only a variable
+    env: tuple[str, ...]
+    kind: Kind
+    meaning: str
+    field: str = ""  # in Config, where it is not the key
+
+    @property
+    def name(self) -> str:
+        """Under which its value is kept while the sources are read."""
+        return self.field or self.key or self.env[0]
+
+
+FORMATS_NOT_YET = (
+    *("maven", "npm", "cargo", "pypi", "go", "raw", "gems", "terraform", "ansible"),
+    *("nuget", "pub_dart", "conan", "rpm", "deb", "cpan", "hf"),
+)
+FORMAT_ALIASES_NOT_YET = (
+    *("maven2", "rubygems", "chocolatey", "choco", "powershellgallery", "pwsh"),
+    *("pub", "dart", "yum", "dnf", "apt", "debian", "huggingface"),
+)
+ENV_OF_FORMAT = {"terraform": "TF", "pub_dart": "PUB"}  # the others are their names in capitals
+
+_SECONDS = WholeNumber(1, DAY)
+_FOLDER = Text("a path of printable characters, not empty", read_path)
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "server.host",
+        ("NORA_HOST",),
+        Text("an IP address or a host name, without port and brackets", read_host),
+        "Address to listen on. 0.0.0.0 and :: mean every address of the machine.",
+    ),
+    Setting("server.port", ("NORA_PORT",), WholeNumber(1, 65535), "TCP port to listen on."),
+    Setting(
+        "server.public_url",
+        ("NORA_PUBLIC_URL",),
+        Text("an http:// or https:// address with a host and no user, query or fragment", read_url, optional=True),
+        "Base of every URL in answers; may hold a path. Unset: URLs follow the request and the X-Forwarded-* headers of trusted proxies.",
+    ),
+    Setting(
+        "server.body_limit_mb",
+        ("NORA_BODY_LIMIT_MB",),
+        WholeNumber(1, TIB // MIB),
+        "Largest request body that is not a streamed upload, in MiB.",
+    ),
+    Setting("server.workers", ("NORA_WORKERS",), WholeNumber(1, 64), "Worker processes."),
+    Setting("server.threads", ("NORA_THREADS",), WholeNumber(1, 256), "Threads of each worker that answer short requests."),
+    Setting(
+        "server.transfer_threads",
+        ("NORA_TRANSFER_THREADS",),
+        WholeNumber(1, 1024),
+        "Threads of each worker that take bodies and send large files.",
+    ),
+    Setting(
+        "server.max_connections",
+        ("NORA_MAX_CONNECTIONS",),
+        WholeNumber(1, 1_000_000),
+        "Open client connections, all workers together; not less than the workers.",
+    ),
+    Setting("server.header_read_timeout", ("NORA_HEADER_READ_TIMEOUT",), _SECONDS, "Seconds a client has for a complete request head."),
+    Setting(
+        "server.keep_alive_timeout",
+        ("NORA_KEEP_ALIVE_TIMEOUT",),
+        _SECONDS,
+        "Seconds an idle connection stays open. 90 or less gets a warning: a proxy may reuse a connection that is being closed.",
+    ),
+    Setting("server.idle_timeout", ("NORA_IDLE_TIMEOUT",), _SECONDS, "Longest silence inside a body, in both directions, in seconds."),
+    Setting(
+        "server.min_transfer_rate",
+        ("NORA_MIN_TRANSFER_RATE",),
+        WholeNumber(0, 1024 * MIB),
+        "Bytes a second that a body must keep on average once it has taken idle_timeout seconds; 0 = no bound.",
+    ),
+    Setting("server.shutdown_timeout", ("NORA_SHUTDOWN_TIMEOUT",), _SECONDS, "Seconds that running requests have to finish at a stop."),
+    Setting(
+        "server.maintenance_stall_secs",
+        ("NORA_MAINTENANCE_STALL_SECS",),
+        WholeNumber(90, DAY),
+        "/health answers 503 when the last round of background work is older than this many seconds.",
+    ),
+    Setting(
+        "auth.trusted_proxies",
+        ("NORA_AUTH_TRUSTED_PROXIES",),
+        Addresses(),
+        "Peers whose X-Forwarded-* headers are believed. Empty: nobody. The file takes a string or an array.",
+        field="server.trusted_proxies",
+    ),
+    Setting(
+        "storage.mode",
+        ("NORA_STORAGE_MODE",),
+        Choice(("local",), aliases=(("filesystem", "local"),), not_yet=("s3", "gcs")),
+        "Where artifacts are kept: local = a folder (filesystem means the same).",
+    ),
+    Setting("storage.path", ("NORA_STORAGE_PATH",), _FOLDER, "Folder of the stored artifacts. A relative path starts at the working folder."),
+    Setting("staging.path", ("NORA_STAGING_PATH",), _FOLDER, "Folder where uploads begin, best on a tmpfs."),
+    Setting(
+        "staging.budget_bytes",
+        ("NORA_STAGING_BUDGET_BYTES",),
+        WholeNumber(MIB, TIB),
+        "Bytes that all uploads together may use there; beyond this they go to the data volume.",
+    ),
+    Setting(
+        "staging.share_bytes",
+        ("NORA_STAGING_SHARE_BYTES",),
+        WholeNumber(0, TIB),
+        "Bytes that one upload may use there; a larger one goes to the data volume. Not more than staging.budget_bytes.",
+    ),
+    Setting(
+        "staging.session_ttl_seconds",
+        ("NORA_STAGING_SESSION_TTL_SECONDS",),
+        WholeNumber(1, 365 * DAY),
+        "An upload that is idle for this many seconds is removed.",
+    ),
+    Setting(
+        "logging.level",
+        ("NORA_LOG_LEVEL",),
+        Choice(("trace", "debug", "info", "warn", "error"), aliases=(("warning", "warn"),)),
+        "Least level of the lines that are written.",
+    ),
+    Setting("logging.format", ("NORA_LOG_FORMAT",), Choice(("json", "text")), "Form of each line on stdout."),
+    Setting("logging.access", ("NORA_ACCESS_LOG",), Switch(), "Whether each request leaves a line."),
+    Setting("docker.enabled", ("NORA_DOCKER_ENABLED",), Switch(), "Whether the Docker and OCI format is served at /v2/."),
+    Setting("docker.max_upload_sessions", ("NORA_MAX_UPLOAD_SESSIONS",), WholeNumber(1, 10_000_000), "Unfinished blob uploads at one time."),
+    Setting(
+        "docker.max_upload_session_size_mb",
+        ("NORA_MAX_UPLOAD_SESSION_SIZE_MB",),
+        WholeNumber(1, TIB // MIB),
+        "Largest blob, in MiB.",
+    ),
+    Setting(
+        "docker.chunk_min_bytes",
+        ("NORA_DOCKER_CHUNK_MIN_BYTES",),
+        WholeNumber(1, 1024 * MIB),
+        "Announced to clients as OCI-Chunk-Min-Length; smaller chunks are taken all the same.",
+    ),
+    Setting(
+        "registries.enable",
+        ("NORA_REGISTRIES_ENABLE",),
+        FormatList(not_yet=FORMATS_NOT_YET + FORMAT_ALIASES_NOT_YET),
+        "Formats to serve, as in NORA: a list, or all; set, it wins over docker.enabled.",
+    ),
+    Setting(
+        "",
+        ("RUST_LOG",),
+        RustLog(),
+        "Sets logging.level as in NORA: the plain level of a list such as info,target=debug; NORA_LOG_LEVEL wins over it.",
+        field="logging.level",
+    ),
+    Setting(
+        "",
+        ("NORA_CONFIG_PATH",),
+        Text("a path", str, optional=True),
+        "The configuration file. Unset: config.toml of the working folder, when it is there.",
+    ),
+    Setting("", ("NORA_CONFIG_STRICT",), Switch(), "Accepted for NORA's sake and without effect: unknown names are always refused."),
+)
+"""What this version obeys. A later row wins over an earlier one for the same field; RUST_LOG alone is asked before all others."""
+
+
+def _formats_not_yet() -> tuple[Setting, ...]:
+    return tuple(
+        Setting(f"{name}.enabled", (f"NORA_{ENV_OF_FORMAT.get(name, name.upper())}_ENABLED",), Off(f"the format {name}"), "")
+        for name in FORMATS_NOT_YET
+    )
+
+
+NOT_YET: tuple[Setting, ...] = (
+    Setting("auth.enabled", ("NORA_AUTH_ENABLED",), Off("authentication"), ""),
+    Setting("auth.oidc.enabled", ("NORA_AUTH_OIDC_ENABLED",), Off("OIDC"), ""),
+    Setting("rate_limit.enabled", ("NORA_RATE_LIMIT_ENABLED",), Off("rate limiting"), ""),
+    Setting("curation.mode", ("NORA_CURATION_MODE",), Off("curation", ("off",)), ""),
+    Setting("gc.enabled", ("NORA_GC_ENABLED",), Off("garbage collection"), ""),
+    Setting("retention.enabled", ("NORA_RETENTION_ENABLED",), Off("retention"), ""),
+    Setting("circuit_breaker.enabled", ("NORA_CB_ENABLED",), Off("the circuit breaker"), ""),
+    Setting("audit.mode", ("NORA_AUDIT_LOG",), Off("the audit log", ("off", "none", "false", "0")), ""),
+    Setting("signing.enabled", ("NORA_SIGNING_ENABLED",), Off("signing of package indexes"), ""),
+    Setting("docker.upstreams", ("NORA_DOCKER_PROXIES", "NORA_DOCKER_UPSTREAMS"), Off("fetching from an upstream", ("",)), ""),
+    Setting("docker.default_action", ("NORA_DOCKER_DEFAULT_ACTION",), Off("refusing names by default", ("allow",)), ""),
+    Setting("server.trust_upstream_dates", ("NORA_TRUST_UPSTREAM_DATES",), Off("trust in dates of an upstream"), ""),
+    Setting("", ("NORA_LOG_FILE",), Off("a log file (all lines go to stdout; send that where you want them)", ("",)), ""),
+    *_formats_not_yet(),
+)
+"""NORA's features that this version lacks: "off" is accepted, so that an existing environment works; "on" is refused, never ignored."""
+
+_OWNERS = [setting for setting in NOT_YET if setting.key.endswith((".enabled", ".mode"))]  # gc.enabled stands for gc.* and NORA_GC_*
+
+KEYS_NOT_YET = (
+    *(setting.key[: setting.key.rindex(".") + 1] for setting in _OWNERS if setting.key != "auth.oidc.enabled"),
+    *("tls.", "secrets.", "storage.s3_", "storage.gcs_", "storage.bucket", "server.proxy_coalesce"),
+    *("docker.proxy_timeout", "docker.read_timeout", "docker.metadata_ttl", "docker.serve_stale"),
+)
+"""Beginnings of keys of NORA that belong to features this version lacks."""
+
+VARIABLES_NOT_YET = (
+    *(setting.env[0][: setting.env[0].rindex("_") + 1] for setting in _OWNERS if setting.key != "auth.oidc.enabled"),
+    *("NORA_TLS_", "NORA_SECRETS_", "NORA_STORAGE_S3_", "NORA_STORAGE_GCS_", "NORA_STORAGE_BUCKET", "NORA_IMPORT_AUTH"),
+    *("NORA_DOCKER_PROXY_TIMEOUT", "NORA_DOCKER_READ_TIMEOUT", "NORA_DOCKER_METADATA_TTL", "NORA_DOCKER_SERVE_STALE"),
+)
+"""Beginnings of such variables."""
+
+BY_KEY = {setting.key: setting for setting in (*SETTINGS, *NOT_YET) if setting.key}
+BY_ENV = {name: setting for setting in (*SETTINGS, *NOT_YET) for name in setting.env}
+SECTIONS = {key.rpartition(".")[0] for key in BY_KEY}
+
+
+def is_not_yet(name: str) -> bool:
+    """Whether a key, a section or a variable that is not in the tables belongs to a feature of NORA that this version lacks."""
+    return name.startswith(KEYS_NOT_YET + VARIABLES_NOT_YET) or f"{name}." in KEYS_NOT_YET

@@ -1,0 +1,651 @@
+"""Configuration: sources and their order, every kind of mistake, lines, and that sample, documentation and dataclasses follow the table."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noraflask.config import Config, ConfigError, StagingConfig, load
+from noraflask.config import document as doc
+from noraflask.config.settings import BY_ENV, BY_KEY, NOT_YET, SETTINGS
+from noraflask.config.toml_file import MAX_BYTES, read_nodes
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    """No test may meet a config.toml by chance."""
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(environ=None, text=None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        from_text(text, environ) if text is not None else load(environ=environ)
+    return caught.value.problems
+
+
+def from_text(text: str | bytes, environ=None) -> Config:
+    Path("config.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load(environ=environ or {})
+
+
+def get(config: Config, field: str):
+    section, name = field.split(".")
+    return getattr(getattr(config, section), name)
+
+
+# ---- what is taken
+
+TAKEN_VARIABLES = [
+    ("NORA_HOST", "0.0.0.0", "server.host", "0.0.0.0"),
+    ("NORA_HOST", "::", "server.host", "::"),
+    ("NORA_HOST", "localhost", "server.host", "localhost"),
+    ("NORA_PORT", "65535", "server.port", 65535),
+    ("NORA_PORT", "08080", "server.port", 8080),
+    ("NORA_PUBLIC_URL", "https://r.example.com/", "server.public_url", "https://r.example.com"),
+    ("NORA_PUBLIC_URL", "http://[2001:db8::1]:8080/a/b//", "server.public_url", "http://[2001:db8::1]:8080/a/b"),
+    ("NORA_PUBLIC_URL", "", "server.public_url", None),
+    ("NORA_AUTH_TRUSTED_PROXIES", " 10.0.0.0/8 , ::1", "server.trusted_proxies", ("10.0.0.0/8", "::1")),
+    ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1/8", "server.trusted_proxies", ("10.0.0.1/8",)),
+    ("NORA_AUTH_TRUSTED_PROXIES", "", "server.trusted_proxies", ()),
+    ("NORA_BODY_LIMIT_MB", "1", "server.body_limit_mb", 1),
+    ("NORA_WORKERS", "64", "server.workers", 64),
+    ("NORA_THREADS", "256", "server.threads", 256),
+    ("NORA_TRANSFER_THREADS", "1024", "server.transfer_threads", 1024),
+    ("NORA_MAX_CONNECTIONS", "2", "server.max_connections", 2),
+    ("NORA_HEADER_READ_TIMEOUT", "1", "server.header_read_timeout", 1),
+    ("NORA_KEEP_ALIVE_TIMEOUT", "91", "server.keep_alive_timeout", 91),
+    ("NORA_IDLE_TIMEOUT", "86400", "server.idle_timeout", 86400),
+    ("NORA_MIN_TRANSFER_RATE", "0", "server.min_transfer_rate", 0),
+    ("NORA_SHUTDOWN_TIMEOUT", "15", "server.shutdown_timeout", 15),
+    ("NORA_MAINTENANCE_STALL_SECS", "90", "server.maintenance_stall_secs", 90),
+    ("NORA_STORAGE_MODE", "Filesystem", "storage.mode", "local"),
+    ("NORA_STORAGE_PATH", "/srv/naïve", "storage.path", Path("/srv/naïve")),
+    ("NORA_STAGING_PATH", "/dev/shm", "staging.path", Path("/dev/shm")),
+    ("NORA_STAGING_BUDGET_BYTES", "1048576", "staging.share_bytes", 1048576),
+    ("NORA_STAGING_SHARE_BYTES", "0", "staging.share_bytes", 0),
+    ("NORA_STAGING_SESSION_TTL_SECONDS", "1", "staging.session_ttl_seconds", 1),
+    ("NORA_LOG_LEVEL", "WARNING", "logging.level", "warn"),
+    ("NORA_LOG_FORMAT", "text", "logging.format", "text"),
+    ("NORA_DOCKER_ENABLED", "no", "docker.enabled", False),
+    ("NORA_MAX_UPLOAD_SESSIONS", "100", "docker.max_upload_sessions", 100),
+    ("NORA_MAX_UPLOAD_SESSION_SIZE_MB", "2048", "docker.max_upload_session_size_mb", 2048),
+    ("NORA_DOCKER_CHUNK_MIN_BYTES", "1", "docker.chunk_min_bytes", 1),
+    ("NORA_REGISTRIES_ENABLE", "docker", "docker.enabled", True),
+    ("NORA_REGISTRIES_ENABLE", "all,-npm", "docker.enabled", True),
+    ("NORA_REGISTRIES_ENABLE", "", "docker.enabled", True),
+    ("RUST_LOG", "debug", "logging.level", "debug"),
+    ("RUST_LOG", "hyper=trace, Info ,tower::x=off", "logging.level", "info"),
+    ("RUST_LOG", "error,debug", "logging.level", "debug"),
+    ("RUST_LOG", "hyper=debug", "logging.level", "info"),
+    ("RUST_LOG", "off", "logging.level", "error"),
+    ("RUST_LOG", "", "logging.level", "info"),
+    ("NORA_CONFIG_STRICT", "false", "logging.level", "info"),
+    ("NORA_CONFIG_PATH", "", "server.port", 4000),
+    *(("NORA_ACCESS_LOG", word, "logging.access", True) for word in ("true", "1", "yes", "on", "YES", "On")),
+    *(("NORA_ACCESS_LOG", word, "logging.access", False) for word in ("false", "0", "no", "off", "FALSE", "oFF")),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "field", "value"), TAKEN_VARIABLES)
+def test_variable_is_taken(name, text, field, value):
+    assert get(load(environ={name: text}), field) == value
+
+
+def test_every_variable_is_tried():
+    assert {row[0] for row in TAKEN_VARIABLES} == {name for setting in SETTINGS for name in setting.env}
+
+
+TAKEN_LINES = [
+    ("server.port = 5000", "server.port", 5000),
+    ("[server]\nport = 5000", "server.port", 5000),
+    ("server = { port = 5000 }", "server.port", 5000),
+    ('["server"]\n"port" = 5000', "server.port", 5000),
+    ('server.public_url = ""', "server.public_url", None),
+    ('auth.trusted_proxies = "10.0.0.1,10.1.0.0/16"', "server.trusted_proxies", ("10.0.0.1", "10.1.0.0/16")),
+    ('auth.trusted_proxies = ["10.0.0.1"]', "server.trusted_proxies", ("10.0.0.1",)),
+    ("auth.trusted_proxies = []", "server.trusted_proxies", ()),
+    ('storage.mode = "filesystem"', "storage.mode", "local"),
+    ("logging.access = false", "logging.access", False),
+    ('registries.enable = ["docker"]', "docker.enabled", True),
+    ('registries.enable = "all"\ndocker.enabled = false', "docker.enabled", True),
+    ("", "server.port", 4000),
+]
+
+
+@pytest.mark.parametrize(("text", "field", "value"), TAKEN_LINES)
+def test_line_is_taken(text, field, value):
+    assert get(from_text(text), field) == value
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_byte_order_mark_and_crlf_are_no_problem(encoding):
+    assert from_text("[server]\r\nport = 5000\r\n".encode(encoding)).server.port == 5000
+
+
+# ---- where it is from
+
+
+def test_environment_wins_over_file_wins_over_default():
+    config = from_text("[server]\nport = 5000\nthreads = 3\n", {"NORA_PORT": "6000"})
+    assert (config.server.port, config.server.threads, config.server.workers) == (6000, 3, 2)
+    assert [config.sources[f"server.{n}"] for n in ("port", "threads", "workers")] == ["NORA_PORT", "config.toml:3", "default"]
+
+
+def test_nora_log_level_wins_over_rust_log_and_both_over_the_file():
+    text = 'logging.level = "trace"'
+    assert from_text(text, {"RUST_LOG": "error"}).logging.level == "error"
+    assert from_text(text, {"RUST_LOG": "error", "NORA_LOG_LEVEL": "warn"}).logging.level == "warn"
+    assert from_text(text, {"RUST_LOG": "hyper=error"}).logging.level == "trace"
+
+
+def test_list_of_formats_wins_and_says_so():
+    config = load(environ={"NORA_REGISTRIES_ENABLE": "docker", "NORA_DOCKER_ENABLED": "0"})
+    assert config.docker.enabled
+    assert config.sources["docker.enabled"] == "NORA_REGISTRIES_ENABLE"
+    assert config.warnings == ("NORA_DOCKER_ENABLED: has no effect, because NORA_REGISTRIES_ENABLE switches the format on",)
+
+
+def test_sources_name_every_field_and_are_no_part_of_equality():
+    config = from_text("server.port = 4000")
+    assert config == Config()
+    assert hash(config) == hash(Config())
+    assert set(config.sources) == set(all_fields())
+    assert config.sources["server.port"] == "config.toml:1"
+
+
+def test_named_file_is_taken_instead_of_the_usual_one(tmp_path):
+    Path("config.toml").write_text("broken")
+    other = tmp_path / "other.toml"
+    other.write_text("server.port = 7000")
+    assert load(environ={"NORA_CONFIG_PATH": str(other)}).server.port == 7000
+    assert load(other, {"NORA_CONFIG_PATH": "/nowhere"}).sources["server.port"] == f"{other}:1"
+
+
+# ---- what is refused
+
+REFUSED_VARIABLES = [
+    ("NORA_PORT", "abc", 'expected a whole number from 1 to 65535, got "abc"'),
+    ("NORA_PORT", "", "expected a whole number from 1 to 65535, got nothing"),
+    ("NORA_PORT", "0", 'expected a whole number from 1 to 65535, got "0"'),
+    ("NORA_PORT", "65536", 'expected a whole number from 1 to 65535, got "65536"'),
+    *(("NORA_PORT", text, "expected a whole number from 1 to 65535, got ") for text in ("1.0", " 1", "1\n", "+1", "1_0", "٣", "9" * 5000)),
+    *(("NORA_ACCESS_LOG", text, "expected one of true, false, 1, 0, yes, no, on, off, got ") for text in ("", "2", "ja", "tru", " true")),
+    ("NORA_HOST", "", "expected an IP address or a host name, without port and brackets, got nothing"),
+    *(("NORA_HOST", text, "expected an IP address or a host name") for text in ("localhost:80", "[::1]", "1.2.3.999", "a b", "-a", "ä", "::g")),
+    *(
+        ("NORA_PUBLIC_URL", text, f'expected an http:// or https:// address with a host and no user, query or fragment, got "{text}"')
+        for text in (
+            *("registry.example.com", "ftp://h", "https://", "//h", "https:///a", "https://h?", "https://h/?a=b", "https://h/#f", "https://h:0"),
+            *("https://h:99999", "https://h:x", "https://[::g]", "https://h h", "https://h/\\\\a", "/v2"),
+        )
+        if "\\" not in text
+    ),
+    ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1,nonsense", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 2 is neither"),
+    ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1,", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 2 is neither"),
+    ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.0/33", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1 is neither"),
+    *(("NORA_STORAGE_PATH", text, "expected a path of printable characters, not empty, got ") for text in ("", " ", "a\0b", "a\nb", "\udcff")),
+    ("NORA_STORAGE_MODE", "s3", "s3 is not supported by this version, expected local"),
+    ("NORA_STORAGE_MODE", "GCS", "gcs is not supported by this version, expected local"),
+    ("NORA_STORAGE_MODE", "", "expected local, got nothing"),
+    ("NORA_STORAGE_MODE", "disk", 'expected local, got "disk"'),
+    ("NORA_LOG_LEVEL", "verbose", 'expected trace, debug, info, warn or error, got "verbose"'),
+    ("NORA_LOG_FORMAT", "xml", 'expected json or text, got "xml"'),
+    ("NORA_WORKERS", "65", "expected a whole number from 1 to 64"),
+    ("NORA_THREADS", "257", "expected a whole number from 1 to 256"),
+    ("NORA_TRANSFER_THREADS", "1025", "expected a whole number from 1 to 1024"),
+    ("NORA_HEADER_READ_TIMEOUT", "0", "expected a whole number from 1 to"),
+    ("NORA_KEEP_ALIVE_TIMEOUT", "0", "expected a whole number from 1 to"),
+    ("NORA_IDLE_TIMEOUT", "0", "expected a whole number from 1 to"),
+    ("NORA_SHUTDOWN_TIMEOUT", "0", "expected a whole number from 1 to"),
+    ("NORA_MIN_TRANSFER_RATE", "-1", "expected a whole number from 0 to"),
+    ("NORA_MAX_CONNECTIONS", "0", "expected a whole number from 1 to"),
+    ("NORA_MAINTENANCE_STALL_SECS", "89", "expected a whole number from 90 to"),
+    ("NORA_BODY_LIMIT_MB", "0", "expected a whole number from 1 to"),
+    ("NORA_STAGING_BUDGET_BYTES", "1048575", "expected a whole number from 1048576 to"),
+    ("NORA_STAGING_SHARE_BYTES", "-1", "expected a whole number from 0 to"),
+    ("NORA_STAGING_SESSION_TTL_SECONDS", "0", "expected a whole number from 1 to"),
+    ("NORA_MAX_UPLOAD_SESSIONS", "0", "expected a whole number from 1 to"),
+    ("NORA_MAX_UPLOAD_SESSION_SIZE_MB", "0", "expected a whole number from 1 to"),
+    ("NORA_CONFIG_STRICT", "maybe", "expected one of true, false"),
+    ("NORA_REGISTRIES_ENABLE", "npm", "the format npm is not supported by this version, expected docker or all"),
+    ("NORA_REGISTRIES_ENABLE", "docker,maven2", "the format maven2 is not supported by this version, expected docker or all"),
+    ("NORA_REGISTRIES_ENABLE", "dokcer", 'expected docker or all, got "dokcer"'),
+    ("NORA_REGISTRIES_ENABLE", "all,docker", "expected either all or the names of formats, not both"),
+    ("NORA_REGISTRIES_ENABLE", "all,-docker", "no format is left, expected at least docker"),
+    ("NORA_REGISTRIES_ENABLE", "-npm", "no format is left, expected at least docker"),
+    ("RUST_LOG", "verbose", 'expected a level such as info, alone or in a list such as info,target=debug, got "verbose"'),
+    ("NORA_HOTS", "x", "unknown variable, did you mean NORA_HOST?"),
+    ("NORA_AUTH_TRUSTED_PROXYS", "x", "unknown variable, did you mean NORA_AUTH_TRUSTED_PROXIES?"),
+    ("NORA_AUTH_ENABLE", "true", "unknown variable, did you mean NORA_AUTH_ENABLED?"),
+    ("NORA_ZZ", "x", "unknown variable; docs/configuration.md lists the valid ones"),
+    ("NORA_", "x", "unknown variable; docs/configuration.md lists the valid ones"),
+    ("NORA_LOG_FILE", "/var/log/nora", "a log file (all lines go to stdout; send that where you want them) is not supported by this version"),
+    ("NORA_AUTH_ENABLED", "true", "authentication is not supported by this version, expected false"),
+    ("NORA_AUTH_ENABLED", "", "authentication is not supported by this version, expected false"),
+    ("NORA_CURATION_MODE", "enforce", "curation is not supported by this version, expected off"),
+    ("NORA_DOCKER_PROXIES", "https://u:p@h|a:b", "fetching from an upstream is not supported by this version, expected empty"),
+    *(
+        (name, "1", "belongs to a feature of NORA that is not supported by this version; remove it")
+        for name in (
+            *("NORA_AUTH_ANONYMOUS_READ", "NORA_AUTH_HTPASSWD_FILE", "NORA_AUTH_TOKEN_STORAGE", "NORA_RATE_LIMIT_AUTH_RPS", "NORA_TLS_CA_CERT"),
+            *(
+                "NORA_STORAGE_S3_URL",
+                "NORA_STORAGE_BUCKET",
+                "NORA_STORAGE_GCS_BASE_URL",
+                "NORA_CURATION_MIN_RELEASE_AGE",
+                "NORA_CURATION_BYPASS_TOKEN",
+            ),
+            *(
+                "NORA_GC_INTERVAL",
+                "NORA_GC_GRACE",
+                "NORA_RETENTION_INTERVAL",
+                "NORA_CB_THRESHOLD",
+                "NORA_SIGNING_KEY_PATH",
+            ),
+            *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_RAW_MAX_FILE_SIZE", "NORA_DOCKER_PROXY_TIMEOUT"),
+            *("NORA_DOCKER_SERVE_STALE", "NORA_SECRETS_PROVIDER", "NORA_IMPORT_AUTH", "NORA_MAVEN_PROXIES", "NORA_RPM_PROXIES"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), REFUSED_VARIABLES)
+def test_variable_is_refused(name, text, message):
+    (line,) = problems({name: text})
+    assert line.startswith(f"{name}: {message}")
+    assert "\n" not in line
+    assert len(line) < 250
+
+
+REFUSED_LINES = [
+    ("\n[server]\nprot = 1", "config.toml:3: server.prot: unknown key, did you mean server.port?"),
+    ("port = 1", "config.toml:1: port: unknown key, did you mean server.port?"),
+    ("[docker]\nport = 1", "config.toml:2: docker.port: unknown key, did you mean server.port?"),
+    ("[storage]\ncolour = 1", "config.toml:2: storage.colour: unknown key, valid are storage.mode, storage.path"),
+    ("[sevrer]\nport = 1\nx.y = 2", "config.toml:1: sevrer: unknown section, did you mean server?"),
+    ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
+    ("[[repositories]]\nname = 1", "config.toml:1: repositories: unknown key, valid are auth, docker, logging, registries, server, staging, storage"),
+    ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
+    ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),
+    ('server.port = "12"', 'config.toml:1: server.port: expected a whole number from 1 to 65535, got the string "12"'),
+    ("server.port = true", "config.toml:1: server.port: expected a whole number from 1 to 65535, got true"),
+    ("server.port = 1.5", "config.toml:1: server.port: expected a whole number from 1 to 65535, got the number 1.5"),
+    ("server.port = inf", "config.toml:1: server.port: expected a whole number from 1 to 65535, got a number far too large"),
+    (f"server.port = {'9' * 400}", "config.toml:1: server.port: expected a whole number from 1 to 65535, got a number far too large"),
+    ("server.port = 70000", "config.toml:1: server.port: expected a whole number from 1 to 65535, got the number 70000"),
+    ("server.port = [1]", "config.toml:1: server.port: expected a whole number from 1 to 65535, got an array"),
+    ("server.port = 2026-01-01", "config.toml:1: server.port: expected a whole number from 1 to 65535, got a date or time"),
+    ("server.port = { a = 1 }", "config.toml:1: server.port: expected a whole number from 1 to 65535, got a table"),
+    ("[server.port]\na = 1", "config.toml:1: server.port: expected a whole number from 1 to 65535, got a table"),
+    ("[[server.port]]\na = 1", "config.toml:1: server.port: expected a whole number from 1 to 65535, got an array of tables"),
+    ("server = 1", "config.toml:1: server: expected a table [server], got the number 1"),
+    ("[[server]]\nport = 1", "config.toml:1: server: expected a table [server], got an array of tables"),
+    ('logging.access = "true"', 'config.toml:1: logging.access: expected true or false, without quotes, got the string "true"'),
+    ("logging.access = 1", "config.toml:1: logging.access: expected true or false, without quotes, got the number 1"),
+    ("storage.path = 1", "config.toml:1: storage.path: expected a path of printable characters, not empty, as a string, got the number 1"),
+    ("storage.mode = false", "config.toml:1: storage.mode: expected local, as a string, got false"),
+    ('registries.enable = ["npm"]', "config.toml:1: registries.enable: the format npm is not supported by this version"),
+    ('registries.enable = ""', 'config.toml:1: registries.enable: expected docker or all, got the string ""'),
+    ("registries.enable = [1]", "config.toml:1: registries.enable: expected docker or all, as a string or an array of strings, got an array"),
+    ("registries.enable = []", "config.toml:1: registries.enable: no format is left, expected at least docker, got an array"),
+    ("auth.trusted_proxies = [7]", "config.toml:1: auth.trusted_proxies: expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1"),
+    ("auth.trusted_proxies = 7", "config.toml:1: auth.trusted_proxies: expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8, got a value"),
+    ("auth.enabled = true", "config.toml:1: auth.enabled: authentication is not supported by this version, expected false"),
+    ('auth.enabled = "false"', "config.toml:1: auth.enabled: authentication is not supported by this version, expected false"),
+    ("[[auth.oidc.providers]]\nname = 1", "config.toml:1: auth.oidc.providers: belongs to a feature of NORA that is not supported by this version"),
+    (
+        '[[docker.upstreams]]\nurl = "h"',
+        "config.toml:1: docker.upstreams: fetching from an upstream is not supported by this version",
+    ),
+    ("gc.interval = 5", "config.toml:1: gc.interval: belongs to a feature of NORA that is not supported by this version; remove it"),
+    ("[tls]\nca_cert = 1", "config.toml:1: tls: belongs to a feature of NORA that is not supported by this version; remove it"),
+    ("[npm.proxies]", "config.toml:1: npm.proxies: belongs to a feature of NORA that is not supported by this version; remove it"),
+    ("[npm]\n[npm.x]", "config.toml:2: npm.x: belongs to a feature of NORA that is not supported by this version; remove it"),
+    ('auth.trusted_proxies = ""\n[auth.oidc]\n[[auth.trusted_proxies]]', "config.toml:3: auth.trusted_proxies: is set twice"),
+    ("a = 1\na = 2", 'config.toml:2:1: not valid TOML: Key "a" already exists.'),
+    ("server = { port = 1, port = 2 }", 'config.toml:1:30: not valid TOML: Key "port" already exists.'),
+    ("\nserver.port = \n", "config.toml:2:15: not valid TOML: Unexpected character: '\\n'"),
+    ("a = 1\n[b]\nc.d = 1\n[b.c]\ne = 1", "config.toml:4:5: not valid TOML: Redefinition of an existing table"),
+    ("a = " + "[" * 3000, "config.toml:1:10"),
+    (b"a = 1\nb = '\xff'\n", "config.toml:2: is not UTF-8 text: byte 0xff"),
+    (b"#" * (MAX_BYTES + 1), "config.toml: is larger than 1 MiB, the most that is read"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED_LINES)
+def test_line_is_refused(text, message):
+    (line,) = problems(text=text)
+    assert line.startswith(message)
+    assert "\n" not in line
+
+
+def test_all_problems_come_at_once_and_in_order():
+    text = '[server]\nport = "x"\nprot = 1\n\n[auth]\nenabled = true\n'
+    assert [line.split(": ")[0] for line in problems({"NORA_PORT": "x", "NORA_HOTS": "y"}, text)] == [
+        "config.toml:2",
+        "config.toml:3",
+        "config.toml:6",
+        "NORA_HOTS",
+        "NORA_PORT",
+    ]
+
+
+SECRETS = [
+    ({"NORA_PUBLIC_URL": "https://user:hunter2@h"}, None),
+    ({"NORA_AUTH_TRUSTED_PROXIES": "hunter2"}, None),
+    ({"NORA_DOCKER_PROXIES": "https://h|user:hunter2"}, None),
+    ({"NORA_CURATION_BYPASS_TOKEN": "hunter2"}, None),
+    ({"NORA_TOKEN": "hunter2"}, None),
+    ({"NORA_REGISTRIES_ENABLE": "user:hunter2@h"}, None),
+    ({}, 'server.public_url = "https://user:hunter2@h"'),
+    ({}, 'auth.trusted_proxies = "hunter2"'),
+    ({}, '[[docker.upstreams]]\nauth = "hunter2"'),
+    ({}, 'storage.s3_secret_key = "hunter2"'),
+    ({}, 'server.password = "hunter2"'),
+]
+
+
+@pytest.mark.parametrize(("environ", "text"), SECRETS)
+def test_no_problem_shows_a_secret(environ, text):
+    assert "hunter2" not in "".join(problems(environ, text))
+
+
+# ---- the file itself
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _pipe(path: Path) -> None:
+    import os
+
+    os.mkfifo(path)
+
+
+UNUSABLE = [(_folder, ": is a folder"), (_dangling, ": cannot be read: No such"), (_circle, ": cannot be read: "), (_pipe, ": is not a regular")]
+
+
+@pytest.mark.parametrize(("make", "message"), UNUSABLE)
+def test_unusable_file_is_a_problem_named_or_not(make, message):
+    make(Path("config.toml"))
+    for environ in ({}, {"NORA_CONFIG_PATH": "config.toml"}):
+        assert problems(environ)[0].startswith(f"config.toml{message}")
+
+
+@pytest.mark.parametrize("path", ["missing.toml", "/etc/passwd/x", "a\0b", "a\nb", "x" * 5000, "\udcff"])
+def test_named_file_that_is_missing_is_a_problem(path):
+    (line,) = problems({"NORA_CONFIG_PATH": path})
+    assert "cannot be read" in line
+    assert "\n" not in line
+
+
+def test_unreadable_file_is_a_problem(monkeypatch):
+    Path("config.toml").write_text("")
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so the refusal is played
+    assert problems({}) == ["config.toml: cannot be read: Permission denied"]
+
+
+def test_null_device_is_an_empty_file():
+    assert load(environ={"NORA_CONFIG_PATH": "/dev/null"}) == Config()
+
+
+# ---- between settings
+
+CONTRADICTIONS = [
+    ("NORA_STAGING_BUDGET_BYTES=2097152 NORA_STAGING_SHARE_BYTES=2097153", "NORA_STAGING_SHARE_BYTES: staging.share_bytes is 2097153, expected"),
+    ("NORA_STAGING_SHARE_BYTES=300000000", "NORA_STAGING_SHARE_BYTES: staging.share_bytes is 300000000, expected at most the 201326592 of"),
+    ("NORA_WORKERS=4 NORA_MAX_CONNECTIONS=3", "NORA_WORKERS: server.workers is 4, expected at most the 3 of server.max_connections"),
+    ("NORA_MAX_CONNECTIONS=1", "NORA_MAX_CONNECTIONS: server.workers is 2, expected at most the 1 of server.max_connections (from NORA_MAX_"),
+    ("NORA_WORKERS=x NORA_MAX_CONNECTIONS=1", "NORA_WORKERS: expected a whole number"),
+]
+
+
+@pytest.mark.parametrize(("variables", "message"), CONTRADICTIONS)
+def test_values_that_contradict_each_other_are_refused(variables, message):
+    (line,) = problems(dict(pair.split("=") for pair in variables.split()))
+    assert line.startswith(message)
+
+
+def test_equal_values_and_a_lower_budget_are_fine():
+    config = load(environ={"NORA_STAGING_BUDGET_BYTES": "2097152", "NORA_WORKERS": "3", "NORA_MAX_CONNECTIONS": "3"})
+    assert config.staging == replace(StagingConfig(), budget_bytes=2097152, share_bytes=2097152)
+    assert config.sources["staging.share_bytes"] == "default"
+
+
+WARNINGS = [
+    ({}, None, []),
+    ({"NORA_KEEP_ALIVE_TIMEOUT": "90"}, None, ["server.keep_alive_timeout = 90"]),
+    ({"NORA_KEEP_ALIVE_TIMEOUT": "91"}, None, []),
+    ({"NORA_PUBLIC_URL": "http://localhost:4000"}, None, ["server.public_url = http://localhost:4000"]),
+    ({"NORA_PUBLIC_URL": "http://127.8.0.1"}, None, ["server.public_url"]),
+    ({"NORA_PUBLIC_URL": "http://[::1]/x"}, None, ["server.public_url"]),
+    ({"NORA_PUBLIC_URL": "https://r.example.com"}, None, []),
+    ({"NORA_AUTH_TRUSTED_PROXIES": "0.0.0.0/0"}, None, ["auth.trusted_proxies"]),
+    ({"NORA_DOCKER_ENABLED": "false"}, None, ["docker.enabled = false"]),
+    ({"NORA_STORAGE_PATH": "here"}, None, []),
+    ({}, "", ["storage.path = data/storage"]),
+    ({"NORA_STORAGE_PATH": "/srv", "NORA_STAGING_PATH": "x"}, "", ["staging.path = x"]),
+    ({"NORA_SERVICE_HOST": "10.0.0.1", "NORA_PORT": "tcp://10.0.0.1:4000"}, None, ["ignored NORA_SERVICE_HOST, NORA_PORT: Kubernetes"]),
+    ({"NORA_PORT_4000_TCP_ADDR": "10.0.0.1"}, None, ["ignored NORA_PORT_4000_TCP_ADDR: Kubernetes"]),
+]
+
+
+@pytest.mark.parametrize(("environ", "text", "begins"), WARNINGS)
+def test_warnings(environ, text, begins):
+    found = load(environ=environ).warnings if text is None else from_text(text, environ).warnings
+    assert len(found) == len(begins)
+    assert all(line.startswith(begin) for line, begin in zip(found, begins, strict=True))
+
+
+def test_port_of_a_service_link_is_refused_outside_kubernetes():
+    assert len(problems({"NORA_PORT": "tcp://10.0.0.1:4000"})) == 1
+
+
+# ---- features that are not there yet
+
+OFF = {"off": "off", "allow": "allow", "empty": "", "false": "false"}
+
+
+@pytest.mark.parametrize("setting", NOT_YET, ids=lambda setting: setting.env[0])
+def test_off_is_taken_and_on_is_refused(setting):
+    word = OFF[setting.kind.expected.split(" or ")[0]]
+    for name in setting.env:
+        assert load(environ={name: word}) == Config()
+        assert "is not supported by this version" in problems({name: "true"})[0]
+    if setting.key:
+        assert from_text(f"{setting.key} = {'false' if word == 'false' else doc.toml(word)}") == Config()
+        assert "is not supported by this version" in problems(text=f"{setting.key} = true")[0]
+
+
+def test_empty_array_of_upstreams_is_hosted_only():
+    assert from_text("docker.upstreams = []") == Config()
+
+
+# ---- the table
+
+
+def all_fields() -> list[str]:
+    parts = [(f.name, f.default_factory) for f in fields(Config) if is_dataclass(f.default_factory)]
+    return [f"{section}.{f.name}" for section, kind in parts for f in fields(kind)]
+
+
+def test_every_field_has_its_setting_and_every_name_is_there_once():
+    assert sorted(s.field or s.key for s in SETTINGS if s.key and s.key != "registries.enable") == sorted(all_fields())
+    assert len(BY_KEY) == sum(bool(s.key) for s in (*SETTINGS, *NOT_YET))
+    assert len(BY_ENV) == sum(len(s.env) for s in (*SETTINGS, *NOT_YET))
+
+
+def test_every_default_is_allowed():
+    for setting in doc._in_config():
+        value = doc.value_of(Config(), setting)
+        if value is not None:
+            assert setting.kind.from_toml(tomllib.loads(f"x = {doc.toml(value)}")["x"]) == value
+
+
+def test_sample_is_written_from_the_table_and_says_the_defaults():
+    text = (TOP / "etc/config.toml").read_text()
+    assert text == doc.sample(), "run: python -m noraflask.config.document"
+    assert load(TOP / "etc/config.toml", {}) == Config()
+    assert all(f"\n{s.key.partition('.')[2]} = " in text or f"\n# {s.key.partition('.')[2]} = " in text for s in SETTINGS if s.key)
+
+
+def test_commented_lines_of_the_sample_are_valid():
+    text = "".join(line.removeprefix("# ") for line in doc.sample().splitlines(keepends=True) if line.startswith(("[", "# public_url", "# enable")))
+    assert from_text(text).server.public_url == "https://registry.example.com"
+
+
+def test_documentation_holds_the_table():
+    text = (TOP / "docs/configuration.md").read_text()
+    assert text == doc.with_tables(text), "run: python -m noraflask.config.document"
+    assert all(f"`{name}`" in text for s in (*SETTINGS, *NOT_YET) for name in (s.key, *s.env) if name)
+
+
+@pytest.mark.parametrize("environ", [{}, {"NORA_PUBLIC_URL": "https://h", "NORA_STORAGE_PATH": 'a "b" \\ ü', "NORA_AUTH_TRUSTED_PROXIES": ""}])
+def test_what_check_config_prints_is_the_same_configuration_again(environ):
+    config = load(environ=environ)
+    assert from_text(doc.effective(config)) == config
+
+
+# ---- any input
+
+KEYS = st.sampled_from([*BY_KEY, "server", "docker", "gc", "auth.oidc", "x", "server.x", '"a\\nb"', "server.port.x"])
+VALUES = st.one_of(
+    st.sampled_from(['"x"', '""', "1", "4000", "-1", "true", "[]", "{}", "[1]", '["::1"]', "{ a = 1 }", "1.5", "nan", "07:32:00", '"""\nx\n"""']),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8).map(doc.toml),
+)
+LINES = st.one_of(
+    st.tuples(KEYS, VALUES).map(" = ".join),
+    KEYS.map("[{}]".format),
+    KEYS.map("[[{}]]".format),
+    st.text(max_size=12),
+)
+
+
+def check_outcome(path: Path, environ: dict[str, str]) -> None:
+    """Anything but a Config or a ConfigError with whole lines fails the test."""
+    outcome = load_or_error(path, environ)
+    if isinstance(outcome, ConfigError):
+        assert outcome.problems
+        assert all(line and len(line.splitlines()) == 1 for line in outcome.problems)
+        outcome = outcome.usable
+    assert isinstance(outcome, Config)
+
+
+def load_or_error(path: Path, environ: dict[str, str]) -> Config | ConfigError:
+    try:
+        return load(path, environ)
+    except ConfigError as error:
+        return error
+
+
+@pytest.fixture(scope="module")
+def scratch_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("any") / "c.toml"
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(lines=st.lists(LINES, max_size=8))
+def test_any_file_of_lines(scratch_file, lines):
+    scratch_file.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
+    check_outcome(scratch_file, {})
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(data=st.binary(max_size=40))
+def test_any_bytes(scratch_file, data):
+    scratch_file.write_bytes(data)
+    check_outcome(scratch_file, {})
+
+
+NAMES = st.one_of(st.sampled_from([name for name in BY_ENV if name != "NORA_CONFIG_PATH"]), st.text(max_size=8).map("NORA_".__add__))
+TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["1", "true", "off", "https://h", "info", "all", "::1", "tcp://"]))
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(environ=st.dictionaries(NAMES, TEXTS, max_size=5))
+def test_any_environment(scratch_file, environ):
+    scratch_file.write_bytes(b"")
+    environ.pop("NORA_CONFIG_PATH", None)
+    check_outcome(scratch_file, environ)
+
+
+# ---- lines
+
+PIECES = [
+    "k{n} = {n}\n",
+    "k{n}.a.b = {n}\n",
+    "\n# note\n",
+    "k{n} = [ # note\n  {n},\n]\nl{n} = {n}0000\n",
+    'k{n} = """\ntext\n"""\nl{n} = {n}0000\n',
+    "k{n} = {{ a = {n}, b = {{ c = {n}1111 }} }} # note\n",
+    "k{n} = {{\n  a = {n},\n  b = [\n    1,\n  ],\n  c = {n}4444 }}\nl{n} = {n}0000\n",
+    "[t{n}]\n",
+    "  [ t{n} . u ] # note\n",
+    "[t{n}.u.v]\nx = {n}2222\n",
+    "[t{n}.u]\n\ny = {n}3333\n",
+    "[[s{n}.a]]\nx = 1\n\n[[s{n}.a]]\n[s{n}.a.b]\nz = 2\n",
+    "\r\n",
+]
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(picks=st.lists(st.sampled_from(PIECES), min_size=1, max_size=12))
+def test_every_value_has_its_line(scratch_file, picks):
+    """Each number in the text is there once, so its line can be found by looking."""
+    text = "".join(piece.format(n=100 + number) for number, piece in enumerate(picks))
+    scratch_file.write_bytes(text.encode())
+    lines = text.split("\n")
+    for node in read_nodes(scratch_file):
+        if isinstance(node.value, int):
+            assert str(node.value) in lines[node.line - 1]
+        else:
+            assert node.key.split(".")[-1] in lines[node.line - 1]
+
+
+def test_tables_out_of_order_keep_their_lines():
+    assert [(n.key, n.line) for n in _nodes("[a.b.c]\nz = 1\n[d]\nq = 1\n[a.b]\ny = 2\n") if isinstance(n.value, int)] == [
+        ("a.b.c.z", 2),
+        ("d.q", 4),
+        ("a.b.y", 6),
+    ]
+
+
+@pytest.mark.parametrize(("name", "lines"), [("a", [0, 0, 0, 0]), ("a.b", [1, 3, 4, 7])])
+def test_array_of_tables_in_pieces_is_one_value(name, lines):
+    """tomlkit keeps the place of the second piece only below another table; a wrong line would be worse than none."""
+    nodes = _nodes(f"[[{name}]]\nx = 1\n[c]\ny = 2\n[[{name}]]\nx = 3\n[d]\n")
+    told = [node for node in nodes if node.key in (name, "c", "c.y", "d")]
+    assert [node.key for node in told] == [name, "c", "c.y", "d"]
+    assert told[0].value == [{"x": 1}, {"x": 3}]
+    assert [node.line for node in told] == lines
+
+
+def test_problem_whose_line_is_not_known_names_the_file():
+    assert problems(text="[[a]]\n[server]\nport = 0\n[[a]]\n")[1] == (
+        "config.toml: server.port: expected a whole number from 1 to 65535, got the number 0"
+    )
+
+
+def _nodes(text: str):
+    Path("c.toml").write_text(text)
+    return read_nodes(Path("c.toml"))
