@@ -54,6 +54,10 @@ def make_services(config: Config, storage: Storage | None) -> Services:
 
 
 class SyncFlask(Flask):
+    def start_worker(self) -> None:
+        """What each worker process needs of its own, after the fork."""
+        self.extensions[EXTENSION].health.start()
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """There is no coroutine among our views; to look again at every call would cost time."""
         return func

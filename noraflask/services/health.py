@@ -13,7 +13,6 @@ from noraflask.errors import NoraError
 from noraflask.services.staging import Staging
 
 TICK_SECONDS = 30.0
-SWEEP_SECONDS = 60.0
 PROBE_FRESH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -24,6 +23,7 @@ class Health:
         self._staging = staging
         self._probe_storage = probe_storage
         self._lock_path = os.path.join(lock_folder, ".sweep")
+        self._period_seconds = min(TICK_SECONDS, max(1.0, staging.session_ttl_seconds / 2))
         self._stall_seconds = stall_seconds
         self._started = self._last_tick = time.monotonic()
         self._probed = -PROBE_FRESH_SECONDS
@@ -60,20 +60,22 @@ class Health:
             except Exception:
                 log.exception("the sweep of abandoned uploads failed; it is tried again")
             self._last_tick = time.monotonic()
-            time.sleep(TICK_SECONDS)
+            time.sleep(self._period_seconds)
 
     def sweep(self) -> None:
-        """Remove abandoned uploads, if no other worker has done so in the last minute."""
-        with open(self._lock_path, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            if time.time() - os.fstat(file.fileno()).st_mtime < SWEEP_SECONDS and os.fstat(file.fileno()).st_size:
-                return
+        """Remove abandoned uploads, unless another worker is doing that."""
+        try:
+            descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDONLY, 0o640)
+        except OSError as problem:
+            log.warning("abandoned uploads are not swept: %s", problem)
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             removed = self._staging.sweep()
-            file.truncate(0)
-            file.write(f"{removed}\n")
+        except BlockingIOError:
+            return
+        finally:
+            os.close(descriptor)
         if removed:
             log.info("removed %d abandoned uploads", removed)
 

@@ -54,6 +54,7 @@ class Staging:
     def __init__(self, config: StagingConfig, incoming: str, max_sessions: int, clock: Callable[[], float] = time.time) -> None:
         """`incoming`: a folder on the data volume, to spill to. Raises OSError when no folder can be made."""
         self._config = config
+        self.session_ttl_seconds = config.session_ttl_seconds
         self._incoming = incoming
         self._max_sessions = max_sessions
         self._clock = clock
@@ -122,8 +123,9 @@ class Staging:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.endswith(SUFFIX) and _modified(entry) < oldest:
-                        os.unlink(entry.path)
-                        removed += 1
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(entry.path)
+                            removed += 1
         return removed
 
     def probe(self) -> None:

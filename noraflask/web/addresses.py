@@ -12,8 +12,8 @@ from flask import request
 
 from noraflask.web.context import services
 
-_HOST = re.compile(r"[A-Za-z0-9.\-]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?\Z")
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~\-]+)+\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9.\-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+_PREFIX = re.compile(r"(?=.{1,255}\Z)(?:/[A-Za-z0-9._~\-]+)+\Z")
 
 
 def outside(path: str) -> str:
