@@ -1,0 +1,292 @@
+"""A real server, and real clients with a home of their own.
+
+NORAFLASK_TEST_REGISTRY=127.0.0.1:5000 points the tests at a registry that already runs, for a comparison; tests of our own process
+are then left out. CI=true or NORAFLASK_REQUIRE_CLIENTS=1 makes a missing client a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.layout import Layout
+from tests.client.tools import Client, as_root, clean_environment, missing, tool
+from tests.server import Server, free_port, wait_until
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Where the clients push to, and a plain HTTP client to look at what they left there."""
+
+    address: str
+
+    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        try:
+            connection.request(method, path, body=body, headers=headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def manifest(self, repository: str, reference: str) -> Answer:
+        answer = self.request("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": "*/*, " + ", ".join(MANIFEST_TYPES)})
+        assert answer.status == 200, answer
+        return answer
+
+    def tags(self, repository: str) -> list[str]:
+        answer = self.request("GET", f"/v2/{repository}/tags/list")
+        assert answer.status == 200, answer
+        tags: list[str] = answer.json()["tags"]
+        return tags
+
+    def referrers(self, repository: str, digest: str) -> list[dict[str, Any]]:
+        answer = self.request("GET", f"/v2/{repository}/referrers/{digest}")
+        assert answer.status == 200, answer
+        found: list[dict[str, Any]] = answer.json()["manifests"]
+        return found
+
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+
+
+def finish(server: Server) -> None:
+    """The end that every server must have: asked to stop it stops, with 0, and it has never stumbled."""
+    code = server.stop() if server.running else 0
+    faults = server.log_faults()
+    assert not faults, "in the server's log:\n" + "\n".join(faults[:20])
+    assert code == 0, f"the server ended with {code}\n{server.log_text()[-2000:]}"
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """One server for all tests of this folder: each test has a repository name of its own."""
+    external = os.environ.get("NORAFLASK_TEST_REGISTRY")
+    if external:
+        yield Registry(external)
+        return
+    with Server(tmp_path_factory.mktemp("server")) as server:
+        yield Registry(server.address)
+        finish(server)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server with settings of the test's own: own_server(env={…}, staging=…)."""
+    if os.environ.get("NORAFLASK_TEST_REGISTRY"):
+        pytest.skip("needs our own server, and NORAFLASK_TEST_REGISTRY names another")
+    servers: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        servers.append(Server(options.pop("folder", tmp_path / f"server{len(servers)}"), **options))
+        return servers[-1].start()
+
+    with contextlib.ExitStack() as stack:
+        yield start
+        for server in servers:
+            stack.callback(server.kill)
+        for server in servers:
+            finish(server)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "layout")
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder on a real disk, where /tmp may be memory, with room for the largest test."""
+    folder = Path(tempfile.mkdtemp(prefix="noraflask-", dir="/var/tmp"))
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < 12 << 30:
+            missing(f"12 GiB of free disk in /var/tmp, where {free >> 30} GiB are free")
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------- single programs
+
+
+@pytest.fixture
+def skopeo(tmp_path: Path) -> Client:
+    return Client("skopeo", tmp_path / "skopeo")
+
+
+@pytest.fixture
+def crane(tmp_path: Path) -> Client:
+    return Client("crane", tmp_path / "crane", "--insecure")
+
+
+@pytest.fixture
+def oras(tmp_path: Path) -> Client:
+    return Client("oras", tmp_path / "oras")
+
+
+@pytest.fixture
+def helm(tmp_path: Path) -> Client:
+    return Client("helm", tmp_path / "helm")
+
+
+@pytest.fixture
+def cosign(tmp_path: Path) -> Client:
+    return Client("cosign", tmp_path / "cosign", env={"COSIGN_PASSWORD": "for a test"})
+
+
+@pytest.fixture
+def regctl(tmp_path: Path, registry: Registry) -> Client:
+    return Client("regctl", tmp_path / "regctl", "--host", f"reg={registry.address},tls=disabled")
+
+
+@pytest.fixture
+def podman() -> Iterator[Client]:
+    # runc comes with docker.io; the usual crun refuses to start where both kinds of cgroups are mounted.
+    with _own_store("podman", "--runtime", tool("runc")) as client:
+        yield client
+
+
+@pytest.fixture
+def buildah() -> Iterator[Client]:
+    with _own_store("buildah") as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _own_store(name: str, *options: str) -> Iterator[Client]:
+    # Not below pytest's folder: podman wants its runroot in 50 characters.
+    home = Path(tempfile.mkdtemp(prefix="nf-", dir="/var/tmp"))
+    client = Client(name, home, *options, "--storage-driver", "vfs", "--root", home / "store", "--runroot", home / "runroot")
+    try:
+        yield client
+    finally:
+        client.run("rm", "--all")
+        client.run("rmi", "--all", "--force")
+        if os.geteuid():
+            client.run("unshare", "rm", "-rf", home / "store", home / "runroot")  # files of the user's other ids
+        shutil.rmtree(home)
+
+
+# ---------------------------------------------------------------------------------------------------------- the Docker engine
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A dockerd of our own; `containerd` is the socket of the containerd that it runs."""
+
+    docker: Client
+    containerd: Path
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    as_root("dockerd")
+    # Not below pytest's folder: a socket path has 108 characters at most.
+    folder = Path(tempfile.mkdtemp(prefix="noraflask-docker-", dir="/var/tmp"))
+    log = folder / "dockerd.log"
+    pidfile, socket = folder / "d.pid", folder / "d.sock"
+    (folder / "daemon.json").write_text("{}")
+    command = as_root(
+        *("env", *(f"{key}={value}" for key, value in clean_environment(folder / "home").items())),
+        *(tool("dockerd"), "--config-file", folder / "daemon.json", "--group", str(os.getgid())),
+        *("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
+        *("--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", pidfile, "-H", f"unix://{socket}"),
+    )
+    docker = Client(
+        "docker", folder / "client", env={"DOCKER_HOST": f"unix://{socket}", "DOCKER_BUILDKIT": "0", "DOCKER_CLI_EXPERIMENTAL": "enabled"}
+    )
+    with log.open("wb") as output:
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: daemon.poll() is not None or docker.run("version").returncode == 0, 60, "dockerd to answer")
+        if daemon.poll() is not None:
+            missing("dockerd does not run here: " + log.read_text(errors="replace")[-1000:])
+        yield Engine(docker, folder / "exec" / "containerd" / "containerd.sock")
+    finally:
+        if daemon.poll() is None:
+            subprocess.run(as_root("sh", "-c", f"kill -TERM {pidfile.read_text().strip()}"), check=True)
+            daemon.wait(60)
+        for mounted in (folder / "exec" / "netns" / "default", folder / "data"):
+            subprocess.run(as_root("umount", mounted), capture_output=True, check=False)
+        subprocess.run(as_root("rm", "-rf", "--one-file-system", folder), check=True)
+
+
+@pytest.fixture
+def docker(engine: Engine) -> Client:
+    return engine.docker
+
+
+@pytest.fixture
+def ctr(engine: Engine, tmp_path: Path) -> Client:
+    return Client("ctr", tmp_path / "ctr", "--address", engine.containerd, "--namespace", "noraflask", root=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- nginx
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Callable[[str], int]]:
+    """nginx(server_block) starts one; PORT in the text becomes a free port, which is returned."""
+    running: list[subprocess.Popen[bytes]] = []
+    binary = tool("nginx")
+
+    def start(server_block: str) -> int:
+        folder = tmp_path / f"nginx{len(running)}"
+        (folder / "temp").mkdir(parents=True)
+        port = free_port()
+        temp = "".join(f"{kind}_temp_path {folder}/temp/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        user = "user root;\n" if os.geteuid() == 0 else ""
+        (folder / "nginx.conf").write_text(
+            f"{user}daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr;\n"
+            f"events {{}}\nhttp {{\naccess_log off;\n{temp}{server_block.replace('PORT', str(port))}\n}}\n"
+        )
+        log = folder / "error.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen([binary, "-c", folder / "nginx.conf", "-p", folder], stdout=output, stderr=output)
+        running.append(process)
+        wait_until(lambda: process.poll() is not None or _listens(port), 10, "nginx to listen")
+        assert process.poll() is None, log.read_text()
+        return port
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(20)
+
+
+def _listens(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.connect()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
