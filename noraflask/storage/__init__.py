@@ -36,7 +36,10 @@ Source = bytes | BinaryIO
 
 
 class Storage(Protocol):
-    """Every verb may raise StorageFull, StorageReadOnly or Unavailable; nothing has changed then."""
+    """Every verb may raise StorageFull, StorageReadOnly or Unavailable. What was to be written is not acknowledged then, and never seen in part.
+
+    A key that names an object is no prefix of another one: formats keep names and what is below them apart.
+    """
 
     backend: str
     """The name operators know: `local`, `memory`."""

@@ -17,6 +17,7 @@ import io
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from noraflask.keys import Key
 from noraflask.storage import ObjectInfo, Source
 
 INCOMING = ".incoming"
+PROBE_BYTES = 1024 * 1024
 COPY_BYTES = 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class DiskStorage:
             return None
         except OSError as problem:
             raise explain(problem) from problem
-        return ObjectInfo(found.st_size, found.st_mtime)
+        return None if stat.S_ISDIR(found.st_mode) else ObjectInfo(found.st_size, found.st_mtime)
 
     def create(self, key: Key, source: Source) -> None:
         path = f"{self.root}/{key}"
@@ -106,7 +108,7 @@ class DiskStorage:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             self._sync_folder(os.path.dirname(path))  # also when it was gone: another request may have removed it just now
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
         except OSError as problem:
             raise explain(problem) from problem
@@ -132,7 +134,11 @@ class DiskStorage:
                 yield from self.list(key, after)
 
     def probe(self) -> None:
+        """A volume with less than PROBE_BYTES left counts as full: the next push would not fit."""
         try:
+            found = os.statvfs(self.incoming)
+            if found.f_bavail * found.f_frsize < PROBE_BYTES:
+                raise OSError(errno.ENOSPC, "hardly any space is left")
             with self._durable_file(b"probe"):
                 self._sync_folder(self.incoming)
         except OSError as problem:
@@ -200,6 +206,19 @@ class DiskStorage:
         finally:
             os.close(descriptor)
 
+    def _sweep(self) -> None:
+        with os.scandir(self.incoming) as entries:
+            for entry in entries:
+                if not entry.name.endswith(".tmp"):
+                    continue
+                try:
+                    os.unlink(entry.path)
+                except OSError as problem:
+                    if problem.errno != errno.EROFS:
+                        raise
+                    log.warning(READ_ONLY)
+                    return
+
     def _sweep_and_lock(self) -> int | None:
         """Remove what an earlier process left on its way, unless another one works here; hold a shared lock for as long as this one lives."""
         try:
@@ -207,18 +226,19 @@ class DiskStorage:
         except OSError as problem:
             if problem.errno != errno.EROFS:
                 raise
-            log.warning("storage is read-only; pulls are served, pushes are refused")
+            log.warning(READ_ONLY)
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             log.warning("another server works on this storage folder; leftovers of earlier ones stay until it stops")
         else:
-            for entry in os.scandir(self.incoming):
-                if entry.name.endswith(".tmp"):
-                    os.unlink(entry.path)
+            self._sweep()
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
+
+
+READ_ONLY = "storage is read-only; pulls are served, pushes are refused"
 
 
 def _write(descriptor: int, source: Source) -> None:

@@ -64,7 +64,11 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
         raise RequestedRangeNotSatisfiable(size)
     if parsed is None or parsed.units != "bytes" or len(parsed.ranges) != 1:
         return None
-    found = parsed.range_for_length(size)
-    if found is None:
+    start, stop = parsed.ranges[0]
+    start = max(start, -size) if start < 0 else start  # a suffix may be longer than the whole
+    if start < 0:
+        start, stop = start + size, size
+    stop = size if stop is None else min(stop, size)
+    if start >= stop:
         raise RequestedRangeNotSatisfiable(size)
-    return found
+    return start, stop

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -140,8 +140,8 @@ class Manifest:
     blobs: tuple[Digest, ...] = ()
     """Config and layers that must be in the repository; non-distributable layers are not among them."""
     children: tuple[Digest, ...] = ()
-    platforms: Mapping[Digest, tuple[str, str, str]] = field(default_factory=dict)
-    """Of an index's children: media type, operating system, architecture."""
+    platforms: tuple[tuple[str, str, str], ...] = ()
+    """Of each child in turn: media type, operating system, architecture."""
     subject: Digest | None = None
     artifact_type: str | None = None
     annotations: Mapping[str, str] | None = None
@@ -151,7 +151,8 @@ def parse_manifest(data: bytes, content_type: str) -> Manifest:
     """Check a manifest's form. `content_type` is the request's header, parameters allowed. Raises ManifestInvalid."""
     members = _parse_json(data)
     media_type = _media_type(members, content_type)
-    if media_type != OCI_ARTIFACT and members.get("schemaVersion") != 2:
+    version = members.get("schemaVersion")
+    if media_type != OCI_ARTIFACT and not (version == 2 and isinstance(version, int)):
         raise ManifestInvalid("schemaVersion must be 2; schema 1 images are not supported, push with a newer client")
     if media_type in INDEXES:
         return _parse_index(members, media_type)
@@ -181,11 +182,11 @@ def _parse_json(data: bytes) -> dict[str, Any]:
         raise ManifestInvalid(f"the manifest is not valid JSON in UTF-8: {str(problem)[:200]}") from None
     if not isinstance(members, dict):
         raise ManifestInvalid("the manifest must be a JSON object")
-    return members
+    return _plainly_spelt(members, "the manifest")
 
 
 _MEMBERS = {
-    name.lower(): name
+    name.casefold(): name
     for name in (
         "schemaVersion",
         "mediaType",
@@ -203,14 +204,18 @@ _MEMBERS = {
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without ambiguity: clients that read the last of two members, or any letter case, would see another manifest than we checked."""
-    members: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in members:
-            raise ValueError(f"the member {name[:80]!r} appears twice")
-        if _MEMBERS.get(name.lower(), name) != name and not isinstance(value, str):
-            raise ValueError(f"the member {name[:80]!r} must be spelt {_MEMBERS[name.lower()]!r}")
-        members[name] = value
+    """An object without a member that appears twice: some clients would read the first one, some the last."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member appears twice in one object")
+    return members
+
+
+def _plainly_spelt(members: dict[str, Any], where: str) -> dict[str, Any]:
+    """Clients written in Go take members in any letter case, the last one wins; they would see another manifest than the one checked here."""
+    for name in members:
+        if _MEMBERS.get(name.casefold(), name) != name:
+            raise ManifestInvalid(f"{where}: the member {name[:80]!r} must be spelt {_MEMBERS[name.casefold()]!r}")
     return members
 
 
@@ -232,17 +237,16 @@ def _media_type(members: Mapping[str, Any], content_type: str) -> str:
 
 def _parse_index(members: Mapping[str, Any], media_type: str) -> Manifest:
     _refuse_members(members, ("config", "layers", "blobs"), media_type)
-    children, platforms = [], {}
+    children, platforms = [], []
     for descriptor in _descriptors(members, "manifests"):
-        digest = _digest(descriptor)
-        children.append(digest)
+        children.append(_digest(descriptor))
         platform = descriptor.get("platform")
         platform = platform if isinstance(platform, dict) else {}
-        platforms[digest] = (str(descriptor.get("mediaType")), str(platform.get("os")), str(platform.get("architecture")))
+        platforms.append((str(descriptor.get("mediaType")), str(platform.get("os")), str(platform.get("architecture"))))
     return Manifest(
         media_type,
         children=tuple(children),
-        platforms=platforms,
+        platforms=tuple(platforms),
         subject=_subject(members),
         artifact_type=_text(members, "artifactType"),
         annotations=_annotations(members),
@@ -287,11 +291,12 @@ def _descriptors(members: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _descriptor(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ManifestInvalid(f"{where} must be a descriptor: an object with mediaType, digest and size")
+    _plainly_spelt(value, where)
     if not isinstance(value.get("mediaType"), str):
         raise ManifestInvalid(f"{where}.mediaType must be a string")
     size = value.get("size")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise ManifestInvalid(f"{where}.size must be a whole number of bytes")
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 63:
+        raise ManifestInvalid(f"{where}.size must be a whole number of bytes, below 2^63")
     try:
         _digest(value)
     except InvalidDigest as problem:
@@ -342,7 +347,7 @@ def accepts(header: str | None, media_type: str) -> bool:
 
 def default_child(index: Manifest, accept: str | None) -> Digest | None:
     """What a client that knows no index gets for a tag that leads to one: the linux/amd64 image, if the client takes its type."""
-    for digest, (media_type, system, architecture) in index.platforms.items():
+    for digest, (media_type, system, architecture) in zip(index.children, index.platforms, strict=True):
         if (system, architecture) == ("linux", "amd64") and accepts(accept, media_type):
             return digest
     return None
