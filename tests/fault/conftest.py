@@ -1,0 +1,113 @@
+"""Fixtures of the fault tests: real servers, real file systems of their own, and nothing left of either afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.server import Server, wait_until
+
+from .oci import Client, noise
+
+CAP_SYS_ADMIN = 21
+Mounts = Callable[..., Path]
+
+
+def may_mount() -> bool:
+    found = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    return bool(int(found.split()[1], 16) >> CAP_SYS_ADMIN & 1)
+
+
+def unable(why: str) -> NoReturn:
+    """Skip by name; in CI a test that could run and does not is a failure."""
+    if os.environ.get("CI") == "true" and may_mount():
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Gone afterwards, other than pytest's tmp_path: these tests store much."""
+    path = Path(tempfile.mkdtemp(prefix="nora-fault-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def mount(folder: Path) -> Iterator[Mounts]:
+    """mount(name, *arguments of mount(8)) → the new folder that it is mounted at."""
+    if not may_mount():
+        unable("needs to mount file systems: run as root")
+    for tool in ("mount", "umount", "mkfs.ext4"):
+        if not shutil.which(tool):
+            unable(f"needs {tool}")
+    mounted: list[Path] = []
+
+    def make(name: str, *arguments: str) -> Path:
+        at = folder / name
+        at.mkdir()
+        done = subprocess.run(["mount", *arguments, str(at)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            unable(f"mount {' '.join(arguments)}: {done.stderr.strip()}")
+        mounted.append(at)
+        return at
+
+    yield make
+    for at in reversed(mounted):
+        if subprocess.run(["umount", str(at)], capture_output=True, check=False).returncode:
+            run("umount", "-l", str(at))
+
+
+def ext4_image(path: Path, megabytes: int) -> Path:
+    """A sparse file with an ext4 in it, for `mount -o loop`."""
+    with open(path, "wb") as file:
+        file.truncate(megabytes * 1024 * 1024)
+    run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(path))
+    return path
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[..., Server]]:
+    """start(env, storage=…, staging=…) → a running server, killed at the end, before anything is unmounted."""
+    if "mount" in request.fixturenames:
+        request.getfixturevalue("mount")
+    with contextlib.ExitStack() as servers:
+
+        def begin(env: dict[str, str] | None = None, *, name: str = "server", storage: Path | None = None, staging: Path | None = None) -> Server:
+            return servers.enter_context(Server(folder / name, env, storage=storage, staging=staging))
+
+        yield begin
+
+
+def all_workers(server: Server, count: int = 2) -> list[int]:
+    """The workers' process ids, once all of them have started (one is enough for /health)."""
+    wait_until(lambda: len(server.worker_pids()) == count, 10, f"{count} workers to run")
+    return server.worker_pids()
+
+
+def assert_well(server: Server, workers: list[int], seed: str = "well") -> None:
+    """After a fault: the same processes, and a proper push and pull work."""
+    assert server.worker_pids() == workers, server.log_text()[-3000:]
+    with Client(server.port) as client:
+        data = noise(70_000, seed)
+        assert client.blob("after/fault", client.push_blob("after/fault", data)).body == data
+        assert client.ask("GET", "/health").status == 200
+
+
+def leftovers(server: Server) -> list[Path]:
+    """Files of uploads and unfinished objects, wherever they may lie; those with a dot in front are the server's own locks."""
+    found = [path for top in (server.staging, server.storage / ".incoming") for path in top.rglob("*") if path.is_file()]
+    return [path for path in found if not path.name.startswith(".")]
