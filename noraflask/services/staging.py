@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest, new_hash
-from noraflask.errors import ClientGone, SizeMismatch, TooLarge, TooManyUploads, UploadBusy, UploadUnknown
+from noraflask.errors import BadRequest, ClientGone, SizeMismatch, TooLarge, TooManyUploads, UploadBusy, UploadUnknown
 from noraflask.storage.disk import explain
 
 PIECE_BYTES = 1024 * 1024
@@ -43,11 +43,11 @@ class BodyStream(Protocol):
 
 
 @runtime_checkable
-class SplicesBody(Protocol):
-    """A request's body that can be moved into a file by the kernel, without a copy through this process."""
+class FilesItself(Protocol):
+    """A request's body that knows a shorter way into a file than through read()."""
 
-    def splice(self, descriptor: int, size: int, /) -> int:
-        """Append at most `size` bytes at the file's position; 0 at the end of the body. An error of the body is a ClientGone."""
+    def into_file(self, descriptor: int, size: int, /) -> int:
+        """Append at most `size` bytes at the file's position; 0 at the end of the body. An error of the body is a ClientGone or a BadRequest."""
 
 
 class Staging:
@@ -210,7 +210,7 @@ class Upload:
             self._make_room(expected_bytes or 0)
             with HashAhead(running, self) as ahead:
                 self._drain(stream, max_bytes, ahead)
-        except ClientGone:
+        except (ClientGone, BadRequest):
             self._hashes.put(self.session, running)
             raise
         except TooLarge:
@@ -249,17 +249,17 @@ class Upload:
 
     def _drain(self, stream: BodyStream, max_bytes: int, ahead: HashAhead) -> None:
         written_back = self.offset
-        splice = stream.splice if isinstance(stream, SplicesBody) else None
-        while self._next(stream, splice, max_bytes):
+        into_file = stream.into_file if isinstance(stream, FilesItself) else None
+        while self._next(stream, into_file, max_bytes):
             ahead.advance(self.offset)
             if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
                 os.posix_fadvise(self.file.fileno(), written_back, self.offset - written_back, os.POSIX_FADV_DONTNEED)
                 written_back = self.offset
 
-    def _next(self, stream: BodyStream, splice: Callable[[int, int], int] | None, max_bytes: int) -> int:
+    def _next(self, stream: BodyStream, into_file: Callable[[int, int], int] | None, max_bytes: int) -> int:
         """Take in the next piece; its length, 0 at the end of the body."""
-        if splice and not self._on_tmpfs and self.offset + PIECE_BYTES <= max_bytes:
-            moved = splice(self.file.fileno(), PIECE_BYTES)
+        if into_file and not self._on_tmpfs and self.offset + PIECE_BYTES <= max_bytes:
+            moved = into_file(self.file.fileno(), PIECE_BYTES)
             self.offset += moved
             return moved
         piece = _next_piece(stream)
@@ -510,7 +510,7 @@ def _is_still(file: BinaryIO) -> bool:
 def _next_piece(stream: BodyStream) -> bytes:
     try:
         return stream.read(PIECE_BYTES)
-    except ClientGone:
+    except (ClientGone, BadRequest):
         raise
     except Exception as problem:
         raise ClientGone(f"the request body could not be read: {problem}"[:300]) from problem

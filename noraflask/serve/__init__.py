@@ -1,0 +1,41 @@
+"""The server side: our worker class and arbiter on gunicorn's. docs/decisions/0001-worker.md tells why there is one.
+
+`run(config)` is `nora serve`; etc/gunicorn.conf.py takes `gunicorn_settings(config)` for plain gunicorn. master.py and settings.py belong to the
+master process; in a worker, worker.py holds the main thread, reactor.py the connections that wait, runner.py the requests that run, pool.py the
+threads for what may take long. A connection (connection.py) has its head parsed by request.py, its body read through body.py, its answer sent by
+response.py; limits.py alone says how slow a peer may be.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from noraflask.config import Config
+
+
+def run(config: Config, make_application: Callable[[], Any] | None = None) -> None:
+    """Serve until told to stop; ends by SystemExit. Prints one line and exits with 1 when the address cannot be had."""
+    from noraflask import log
+    from noraflask.serve.master import Application, Arbiter, BindError, bind, inherits_sockets
+    from noraflask.serve.settings import BACKLOG, gunicorn_settings
+
+    log.setup(config.logging)
+    for warning in config.warnings:
+        logging.getLogger("nora.config").warning("%s", warning)
+    settings = gunicorn_settings(config)
+    if not inherits_sockets():  # before the application is made, which may touch data that a running server is using
+        try:
+            listeners = bind(config.server.host, config.server.port, BACKLOG)
+        except BindError as error:
+            sys.exit(f"nora: {error}")
+        settings["bind"] = [f"fd://{listener.detach()}" for listener in listeners]
+    Arbiter(Application(settings, make_application or (lambda: _create_app(config)))).run()
+
+
+def _create_app(config: Config) -> Any:
+    from noraflask.app import create_app
+
+    return create_app(config)

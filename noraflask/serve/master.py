@@ -1,0 +1,150 @@
+"""The master process: gunicorn's Arbiter, which forwards SIGHUP instead of replacing workers, and the listening sockets."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter as BaseArbiter
+from gunicorn.sock import close_sockets, create_sockets
+from gunicorn.workers.base import Worker as BaseWorker
+
+log = logging.getLogger("nora.server")
+
+BIND_SECONDS = 3.0  # the workers of a killed master give the port back within a second
+REPEAT_SECONDS = 0.5  # a second stop signal within this time is the same request, sent twice (terminal and supervisor, say)
+QUICK_SECONDS = 5.0  # for the workers to leave after that
+RESPAWN_SECONDS = 1.0
+
+
+class BindError(Exception):
+    """The server cannot listen where it should; the message is one line for the operator."""
+
+
+class Arbiter(BaseArbiter):
+    """`adopt()` turns gunicorn's own arbiter into one of these, so that `gunicorn -c` and `nora serve` behave alike."""
+
+    @staticmethod
+    def adopt(arbiter: BaseArbiter) -> None:
+        arbiter.__class__ = Arbiter
+
+    def listen(self) -> None:
+        """Make the listening sockets here: gunicorn itself tries for five seconds and tells of it in many lines. Raises BindError."""
+        addresses = self.cfg.address
+        if inherits_sockets() or not all(isinstance(address, tuple) for address in addresses):
+            return
+        listeners = [listener for host, port in addresses for listener in bind(host, port, self.cfg.backlog)]
+        self.LISTENERS: list[Any] = create_sockets(self.cfg, self.log, [listener.detach() for listener in listeners])
+
+    def spawn_workers(self) -> None:
+        """Workers that die as soon as they start are replaced once a second, not in a storm."""
+        now = time.monotonic()
+        if now - getattr(self, "_spawned", -math.inf) >= RESPAWN_SECONDS:
+            self._spawned = now
+            super().spawn_workers()
+
+    def spawn_worker(self) -> Any:
+        """Signals wait until the worker has its handlers: until then they would end it, or be lost in its copy of our queue."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, BaseWorker.SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, BaseWorker.SIGNALS)
+
+    def handle_hup(self) -> None:
+        log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
+        self.kill_workers(signal.SIGHUP)
+
+    def handle_int(self) -> None:
+        self.handle_term()
+
+    def stop(self, graceful: bool = True) -> None:
+        """Running requests get `graceful_timeout`; a second SIGTERM, SIGINT or SIGQUIT ends them."""
+        close_sockets(self.LISTENERS, unlink=self.reexec_pid == self.master_pid == 0 and not self.systemd)
+        self.LISTENERS = []
+        began = time.monotonic()
+        end = began + self.cfg.graceful_timeout
+        self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
+        while self.WORKERS and time.monotonic() < end:
+            if graceful and self._stop_repeated(began):
+                log.info("second signal: stopping without waiting for running requests")
+                graceful = False
+                self.kill_workers(signal.SIGQUIT)
+                end = time.monotonic() + QUICK_SECONDS
+            self.reap_workers()
+            time.sleep(0.05)
+        self.kill_workers(signal.SIGKILL)
+        self.reap_workers()
+
+    def _stop_repeated(self, began: float) -> bool:
+        repeated = any(number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) for number in self._queued())
+        return repeated and time.monotonic() - began > REPEAT_SECONDS
+
+    def _queued(self) -> list[int]:
+        return [self.SIG_QUEUE.get_nowait() for _ in range(self.SIG_QUEUE.qsize())]
+
+
+class Application(BaseApplication):
+    """What gunicorn asks for: settings, and the WSGI application, which is made in the master and inherited by the workers."""
+
+    def __init__(self, settings: dict[str, Any], make: Callable[[], Any]) -> None:
+        self._settings, self._make = settings, make
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return self._make()
+
+
+def inherits_sockets() -> bool:
+    """From systemd, or from the master that this one replaces (SIGUSR2)."""
+    return "LISTEN_FDS" in os.environ or "GUNICORN_FD" in os.environ
+
+
+def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets on all addresses of `host`; `::` takes IPv4 as well. Raises BindError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise BindError(f"cannot listen on {host}: {error.strerror}; set server.host (NORA_HOST) to an address of this machine") from None
+    listeners, problems = [], []
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            listeners.append(_bind_one(family, address, backlog))
+        except OSError as error:
+            problems.append(error)
+    if not listeners or any(error.errno == errno.EADDRINUSE for error in problems):
+        for listener in listeners:
+            listener.close()
+        raise BindError(f"cannot listen on {host} port {port}: {problems[0].strerror}")
+    return listeners
+
+
+def _bind_one(family: int, address: Any, backlog: int) -> socket.socket:
+    end = time.monotonic() + BIND_SECONDS
+    while True:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+            listener.bind(address)
+            listener.listen(backlog)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise
+            time.sleep(0.05)

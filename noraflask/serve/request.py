@@ -1,0 +1,210 @@
+"""From the bytes of a request head to a WSGI environ.
+
+gunicorn's parser decides what is a valid request. Plain GET and HEAD requests, nearly all that a registry sees, take a short cut that accepts a
+strict subset of it and yields the same environ (tests/unit/test_serve_request.py compares the two); everything else goes to the parser itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from gunicorn.http import errors as http_errors
+from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request as Parsed
+from gunicorn.http.unreader import SocketUnreader
+
+from noraflask.serve.body import ChunkedBody, ChunkSource, LengthBody, NoBody
+from noraflask.serve.limits import Receiver
+
+MAX_HEAD = 64 * 1024  # request line and all header fields together
+MAX_LINE = 8190  # request line; gunicorn's own maximum
+_CACHED_HEAD = 4096  # a connection remembers its last header block up to this size
+
+NO_BODY = NoBody()
+Environ = dict[str, Any]
+
+_LINE = re.compile(rb"(GET|HEAD) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")  # origin-form without a fragment
+_BLOCK = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n){1,100}")
+_NOT_PLAIN = frozenset(("CONTENT_LENGTH", "TRANSFER_ENCODING", "EXPECT", "CONTENT_TYPE"))
+
+_REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
+    (http_errors.LimitRequestLine, 414, "URI Too Long"),
+    (http_errors.LimitRequestHeaders, 431, "Request Header Fields Too Large"),
+    (http_errors.ExpectationFailed, 417, "Expectation Failed"),
+    (http_errors.ParseException, 400, "Bad Request"),
+    (http_errors.NoMoreData, 400, "Bad Request"),
+)
+
+
+class Refused(Exception):
+    """The request is not valid HTTP/1.1; `status` and `reason` are the answer, the message is for the log."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class Request:
+    """One request: its environ, its body (None when it has none), and what its head says about the connection."""
+
+    __slots__ = ("body", "environ", "http11", "keep_alive", "method", "parsed", "path")
+
+    def __init__(self, environ: Environ, http11: bool, keep_alive: bool) -> None:
+        self.environ = environ
+        self.method: str = environ["REQUEST_METHOD"]
+        self.path: str = environ["PATH_INFO"]
+        self.http11 = http11
+        self.keep_alive = keep_alive
+        self.body: LengthBody | ChunkedBody | None = None  # set by open_body()
+        self.parsed: Any = None  # gunicorn's request, if there is a body
+
+
+class ParserSettings:
+    """The settings gunicorn's parser asks for, as plain attributes: looking one up in gunicorn's Config costs a microsecond."""
+
+    is_ssl = False
+    proxy_protocol = "off"
+    limit_request_line = MAX_LINE
+    limit_request_fields = 100
+    limit_request_field_size = 32 * 1024
+    forwarded_allow_ips: tuple[str, ...] = ()  # the application itself judges X-Forwarded-*, by server.trusted_proxies
+    secure_scheme_headers: dict[str, str] = {}  # noqa: RUF012
+    forwarder_headers: tuple[str, ...] = ()
+    header_map = "drop"  # names with an underscore
+    http_parser = "python"
+    strip_header_spaces = permit_obsolete_folding = casefold_http_method = False
+    permit_unconventional_http_method = permit_unconventional_http_version = False
+
+    def forwarded_allow_networks(self) -> tuple[()]:
+        return ()
+
+
+_SETTINGS = ParserSettings()
+
+
+class HeadParser:
+    """Parses the requests of one connection. `base` holds what is the same in all of its environs."""
+
+    __slots__ = ("_base", "_block", "_environ", "_keep_alive")
+
+    def __init__(self, base: Environ) -> None:
+        self._base = base
+        self._block: bytes | None = None  # the last plain header block: clients repeat it on every request of a connection
+        self._environ: Environ = base
+        self._keep_alive = True
+
+    def parse(self, data: bytes, end: int, peer: tuple[str, int]) -> tuple[Request, bytes]:
+        """The request whose head ends at `end`, and the bytes after its head. Raises Refused."""
+        line_end = data.find(b"\r\n")
+        line = _LINE.fullmatch(data, 0, line_end)
+        if line and line_end <= MAX_LINE and self._plain(data[line_end + 2 : end - 2]):
+            return Request(_fill(self._environ.copy(), *_decode(line)), True, self._keep_alive), data[end:]
+        return self._parse(data, peer)
+
+    def _plain(self, block: bytes) -> bool:
+        """Is this header block free of everything that changes framing or needs a decision? Then its environ is in place."""
+        if block == self._block:
+            return True
+        text = block.decode("latin-1")
+        if len(text) > 32 * 1024 or not _BLOCK.fullmatch(text):
+            return False
+        environ = self._base.copy()
+        for field in text[:-2].split("\r\n"):
+            name, _, value = field.partition(":")
+            if "_" in name:
+                continue
+            key = name.upper().replace("-", "_")
+            if key in _NOT_PLAIN or "HTTP_" + key in environ:
+                return False
+            environ["HTTP_" + key] = value.strip(" \t")
+        if "HTTP_HOST" not in environ:
+            return False
+        self._environ, self._keep_alive = environ, keeps_alive(environ, http11=True)
+        self._block = block if len(block) <= _CACHED_HEAD else None
+        return True
+
+    def _parse(self, data: bytes, peer: tuple[str, int]) -> tuple[Request, bytes]:
+        unreader = SocketUnreader(_Nothing)
+        unreader.unread(data)
+        try:
+            parsed = Parsed(_SETTINGS, unreader, peer)
+        except (http_errors.ParseException, http_errors.NoMoreData) as error:
+            raise refusal(error) from error
+        environ = _fill(self._base.copy(), parsed.method, parsed.uri, parsed.path, parsed.query)
+        _add_headers(environ, parsed.headers)
+        http11 = parsed.version >= (1, 1)
+        if http11 and "HTTP_HOST" not in environ:
+            raise Refused(400, "Bad Request", "no Host header")  # RFC 9112 section 3.2
+        if "://" in parsed.uri and not parsed.uri.startswith("/"):
+            environ["HTTP_HOST"] = urlsplit(parsed.uri).netloc  # RFC 9112 section 3.2.2
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if http11 else "HTTP/1.0"
+        request = Request(environ, http11, not parsed.must_close and parsed.method != "CONNECT" and keeps_alive(environ, http11))
+        if isinstance(parsed.body.reader, LengthReader) and not parsed.body.reader.length:
+            return request, unreader.take_buffered()
+        request.parsed = parsed
+        return request, b""
+
+
+class _Nothing:
+    """What lies behind the bytes given to the parser: nothing, so it never waits."""
+
+    @staticmethod
+    def recv(size: int) -> bytes:
+        return b""
+
+
+def open_body(request: Request, receiver: Receiver, invite: Callable[[], None]) -> bytes:
+    """Give the request its `wsgi.input`; the result is what follows the body in the bytes already read."""
+    parsed = request.parsed
+    unreader, reader = parsed.unreader, parsed.body.reader
+    expects = invite if parsed._expected_100_continue else None
+    rest = b""
+    if isinstance(reader, LengthReader):
+        start = unreader.take_buffered()
+        start, rest = start[: reader.length], start[reader.length :]
+        request.body = LengthBody(receiver, start, reader.length, expects)
+    else:
+        unreader.sock = ChunkSource(receiver)
+        request.body = ChunkedBody(receiver, reader, unreader, expects)
+    request.environ["wsgi.input"] = request.body
+    return rest
+
+
+def keeps_alive(environ: Environ, http11: bool) -> bool:
+    """RFC 9112 section 9.3."""
+    connection = environ.get("HTTP_CONNECTION")
+    if connection is None:
+        return http11
+    options = {option.strip().lower() for option in connection.split(",")}
+    return "close" not in options and (http11 or "keep-alive" in options)
+
+
+def refusal(error: Exception) -> Refused:
+    status, reason = next((status, reason) for kind, status, reason in _REFUSALS if isinstance(error, kind))
+    return Refused(status, reason, str(error)[:200])
+
+
+def _decode(line: re.Match[bytes]) -> tuple[str, str, str, str]:
+    method, target = line[1].decode("ascii"), line[2].decode("ascii")
+    path, _, query = target.partition("?")
+    return method, target, path, query
+
+
+def _fill(environ: Environ, method: str, target: str, path: str, query: str) -> Environ:
+    environ["REQUEST_METHOD"] = method
+    environ["RAW_URI"] = target
+    environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+    environ["QUERY_STRING"] = query
+    return environ
+
+
+def _add_headers(environ: Environ, headers: list[tuple[str, str]]) -> None:
+    """Repeated fields are joined by commas (RFC 9110 section 5.3); the parser has refused those that may not repeat."""
+    for name, value in headers:
+        key = name.replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = "HTTP_" + key
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
