@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol
 
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest, new_hash
@@ -42,9 +42,8 @@ class BodyStream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-@runtime_checkable
-class FilesItself(Protocol):
-    """A request's body that knows a shorter way into a file than through read()."""
+class FilesItself(BodyStream, Protocol):
+    """A request's body that knows a shorter way into a file than through read(). Other servers than ours have none."""
 
     def into_file(self, descriptor: int, size: int, /) -> int:
         """Append at most `size` bytes at the file's position; 0 at the end of the body. An error of the body is a ClientGone or a BadRequest."""
@@ -87,13 +86,12 @@ class Staging:
         name = _file_name(scope, session)
         if self._tmpfs:
             try:
-                os.makedirs(self._tmpfs, mode=0o700, exist_ok=True)  # cleaners of /tmp remove what lies idle
-                _create(os.path.join(self._tmpfs, name))
+                _create_in(self._tmpfs, name)
                 return session
             except OSError as problem:
                 log.warning("staging folder refuses a new upload, it goes to the data volume: %s", problem)
         with explained():
-            _create(os.path.join(self._incoming, name))
+            _create_in(self._incoming, name)
         return session
 
     def offset(self, scope: str, session: str) -> int:
@@ -196,7 +194,7 @@ class Upload:
         self._on_tmpfs = os.path.dirname(file.name) != incoming
         self._open_files = [file]
 
-    def receive(self, stream: BodyStream, max_bytes: int, expected_bytes: int | None = None) -> int:
+    def receive(self, stream: BodyStream | FilesItself, max_bytes: int, expected_bytes: int | None = None) -> int:
         """Append a request's body; returns the bytes received. The one loop that drains a body to a file.
 
         `max_bytes` bounds the whole upload (TooLarge); `expected_bytes` is the announced length of this body, for the choice of the place and to
@@ -249,7 +247,7 @@ class Upload:
 
     def _drain(self, stream: BodyStream, max_bytes: int, ahead: HashAhead) -> None:
         written_back = self.offset
-        into_file = stream.into_file if isinstance(stream, FilesItself) else None
+        into_file = getattr(stream, "into_file", None)
         while self._next(stream, into_file, max_bytes):
             ahead.advance(self.offset)
             if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
@@ -482,8 +480,14 @@ def _file_name(scope: str, session: str) -> str:
     return f"{session}.{hashlib.sha256(scope.encode()).hexdigest()[:16]}{SUFFIX}"
 
 
-def _create(path: str) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
+def _create_in(folder: str, name: str) -> None:
+    path, flags = os.path.join(folder, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    try:
+        descriptor = os.open(path, flags, 0o640)
+    except FileNotFoundError:  # cleaners of /tmp remove what lies idle
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        descriptor = os.open(path, flags, 0o640)
+    os.close(descriptor)
 
 
 def _size(entry: os.DirEntry[str]) -> int:

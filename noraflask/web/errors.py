@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from noraflask import errors
 from noraflask.web.context import Repository
+from noraflask.web.responses import Answer
 
 Renderer = Callable[[Exception], tuple[str, bytes]]
 """An error's content type and body in a format's own form."""
@@ -27,7 +28,7 @@ def install(app: Flask, renderers: list[tuple[Repository, Renderer]]) -> None:
             log.exception("unexpected error in %s %s", request.method, request.path)
             problem = errors.NoraError()
         content_type, body = _renderer(request.path)(problem)
-        return Response(body, status=problem.status, headers=problem.headers, content_type=content_type)
+        return Answer(body, status=problem.status, headers=problem.headers, content_type=content_type)
 
     def _renderer(path: str) -> Renderer:
         for repository, render in renderers:

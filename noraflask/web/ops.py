@@ -9,6 +9,7 @@ from flask import Blueprint, Response
 from noraflask import __version__
 from noraflask.web.access import PUBLIC, access
 from noraflask.web.context import services
+from noraflask.web.responses import Answer
 
 bp = Blueprint("ops", __name__)
 
@@ -39,4 +40,4 @@ def ready() -> Response:
 
 
 def _json(body: dict[str, object], status: int) -> Response:
-    return Response(json.dumps(body), status=status, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return Answer(json.dumps(body), status=status, content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from flask import Response, request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
@@ -22,6 +24,17 @@ INLINE_BYTES = 64 * 1024
 _REVERSED = re.compile(r"bytes=[0-9]+-[0-9]+\Z")
 
 
+class Answer(Response):
+    """A response whose headers are final as the view made them; Flask would copy and look through them once more for each request."""
+
+    default_mimetype = None
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        if self.is_sequence and "Content-Length" not in self.headers and self.status_code not in (204, 304):
+            self.headers["Content-Length"] = str(sum(len(piece) for piece in self.response))
+        return self.headers
+
+
 def send(
     digest: Digest, size: int, media_type: str, open_range: Callable[[int, int | None], Reader], headers: dict[str, str] | None = None
 ) -> Response:
@@ -30,7 +43,7 @@ def send(
     answer = {"Docker-Content-Digest": str(digest), "ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
     environ = request.environ
     if "HTTP_IF_NONE_MATCH" in environ and _matches(environ["HTTP_IF_NONE_MATCH"], etag):
-        return Response(status=304, headers=answer)
+        return Answer(status=304, headers=answer)
     start, stop, status = 0, size, 200
     if "HTTP_RANGE" in environ and environ.get("HTTP_IF_RANGE", etag) == etag:
         found = _range(environ["HTTP_RANGE"], size)
@@ -40,14 +53,14 @@ def send(
     answer["Content-Length"] = str(stop - start)
     answer["Content-Type"] = media_type
     if environ["REQUEST_METHOD"] == "HEAD":
-        return Response(status=status, headers=answer)
+        return Answer(status=status, headers=answer)
     reader = open_range(start, stop if status == 206 else None)
     if stop - start <= INLINE_BYTES:
         try:
-            return Response(reader.read(stop - start), status=status, headers=answer)
+            return Answer(reader.read(stop - start), status=status, headers=answer)
         finally:
             reader.close()
-    return Response(wrap_file(environ, reader, 1024 * 1024), status=status, headers=answer, direct_passthrough=True)  # type: ignore[arg-type]
+    return Answer(wrap_file(environ, reader, 1024 * 1024), status=status, headers=answer, direct_passthrough=True)  # type: ignore[arg-type]
 
 
 def _matches(header: str, etag: str) -> bool:

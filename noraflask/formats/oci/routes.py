@@ -25,7 +25,7 @@ from noraflask.storage import Reader
 from noraflask.web.access import DELETE, PULL, PUSH, access, may
 from noraflask.web.addresses import outside
 from noraflask.web.context import repository, services
-from noraflask.web.responses import send
+from noraflask.web.responses import Answer, send
 
 IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
 JSON = "application/json"
@@ -42,7 +42,7 @@ def name_the_api(response: Response) -> Response:
 @bp.get("/")
 @access(PULL)
 def ping() -> Response:
-    return Response("{}", content_type=JSON)
+    return Answer("{}", content_type=JSON)
 
 
 # Blobs ("Pulling blobs", "Deleting Blobs").
@@ -67,7 +67,7 @@ def delete_blob(name: str, digest: str) -> Response:
     if not services().content.exists(pointer):
         raise BlobUnknown(detail={"digest": digest})
     services().content.remove(pointer)
-    return Response(status=202)
+    return Answer(status=202)
 
 
 # Uploads ("Pushing blobs").
@@ -124,7 +124,7 @@ def put_upload(name: str, session: str) -> Response:
 @access(PUSH)
 def cancel_upload(name: str, session: str) -> Response:
     services().staging.cancel(scope_of(protocol.parse_name(name)), session)
-    return Response(status=204)
+    return Answer(status=204)
 
 
 def receive(name: str, upload: Upload) -> None:
@@ -162,7 +162,7 @@ def scope_of(name: str) -> str:
 
 
 def upload_state(status: int, name: str, session: str, offset: int) -> Response:
-    return Response(status=status, headers=upload_headers(name, session, offset))
+    return Answer(status=status, headers=upload_headers(name, session, offset))
 
 
 def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
@@ -178,7 +178,7 @@ def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
 
 
 def blob_created(name: str, digest: Digest) -> Response:
-    return Response(status=201, headers={"Location": address(f"{name}/blobs/{digest}"), "Docker-Content-Digest": str(digest)})
+    return Answer(status=201, headers={"Location": address(f"{name}/blobs/{digest}"), "Docker-Content-Digest": str(digest)})
 
 
 # Manifests ("Pulling manifests", "Pushing Manifests", "Deleting Manifests", "Deleting tags").
@@ -219,7 +219,7 @@ def put_manifest(name: str, reference: str) -> Response:
     manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
     check_references(name, manifest)
     keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
-    response = Response(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
+    response = Answer(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
     if manifest.subject:
         response.headers["OCI-Subject"] = str(manifest.subject)
     for tag in tags:
@@ -236,7 +236,7 @@ def delete_manifest(name: str, reference: str) -> Response:
     stored = find_manifest(name, wanted)
     if isinstance(wanted, str):
         content.remove(protocol.tag_pointer(here, name, wanted))
-        return Response(status=202)
+        return Answer(status=202)
     for tag in content.names(protocol.tags_folder(here, name)):
         document = content.document(protocol.tag_pointer(here, name, tag))
         if document and protocol.parse_pointer(document).digest == wanted:
@@ -248,7 +248,7 @@ def delete_manifest(name: str, reference: str) -> Response:
     if subject:
         content.remove(protocol.referrer_pointer(here, name, subject, wanted))
     content.remove(protocol.manifest_pointer(here, name, wanted))
-    return Response(status=202)
+    return Answer(status=202)
 
 
 def find_manifest(name: str, reference: Digest | str) -> StoredManifest:
@@ -321,7 +321,7 @@ def list_tags(name: str) -> Response:
         raise RepositoryUnknown(detail={"name": name})
     page = protocol.take_page(content.names(protocol.tags_folder(here, name), request.args.get("last", "")), size)
     links = protocol.next_link(address(f"{name}/tags/list"), page, size)
-    return Response(json.dumps({"name": name, "tags": page.entries}), content_type=JSON, headers=links)
+    return Answer(json.dumps({"name": name, "tags": page.entries}), content_type=JSON, headers=links)
 
 
 @bp.get("/_catalog")
@@ -332,7 +332,7 @@ def catalog() -> Response:
     names = sorted(name for name in (protocol.name_of_pointer(pointer) for pointer in pointers) if name > last)
     page = protocol.take_page((name for name in names if may(PULL, name)), size)
     links = protocol.next_link(address("_catalog"), page, size)
-    return Response(json.dumps({"repositories": page.entries}), content_type=JSON, headers=links)
+    return Answer(json.dumps({"repositories": page.entries}), content_type=JSON, headers=links)
 
 
 @bp.get("/<path:name>/referrers/<digest>")
@@ -356,7 +356,7 @@ def list_referrers(name: str, digest: str) -> Response:
     if wanted is not None:
         headers["OCI-Filters-Applied"] = "artifactType"
     body = protocol.render_referrers(descriptors[referrer] for referrer in page.entries)
-    return Response(body, content_type=protocol.OCI_INDEX, headers=headers)
+    return Answer(body, content_type=protocol.OCI_INDEX, headers=headers)
 
 
 # Shared by the views.
