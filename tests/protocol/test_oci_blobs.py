@@ -1,0 +1,168 @@
+"""distribution-spec, "Pulling blobs", "Deleting Blobs"; RFC 9110, 13 (conditional requests) and 14 (ranges)."""
+
+from __future__ import annotations
+
+import pytest
+
+from noraflask.digest import Digest
+from noraflask.services.content import content_key
+from noraflask.storage.memory import MemoryStorage
+from noraflask.web.responses import INLINE_BYTES
+from tests.protocol.oci import Registry, code
+
+DATA = b"0123456789"
+DIGEST, ABSENT = Digest.of(DATA), Digest.of(b"absent")
+LARGE = bytes(range(256)) * (INLINE_BYTES // 256) + b"end"
+
+
+@pytest.fixture(params=["sha256", "sha512"])
+def blob(request, registry) -> str:
+    """The path of one that is there."""
+    return f"/v2/team/app/blobs/{registry.push_blob('team/app', DATA, request.param)}"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_pull(registry, blob, method):
+    answer = registry.ask(method, blob)
+    digest = blob.rpartition("/")[2]
+    assert answer.status_code == 200
+    assert answer.data == (DATA if method == "GET" else b"")
+    assert answer.headers["Content-Length"] == "10"
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Docker-Content-Digest"] == digest
+    assert answer.headers["ETag"] == f'"{digest}"'
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert "immutable" in answer.headers["Cache-Control"]
+
+
+@pytest.mark.parametrize("data", [b"", LARGE[:INLINE_BYTES], LARGE[: INLINE_BYTES + 1], LARGE], ids=len)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_pull_of_any_size(registry, method, data):
+    answer = registry.ask(method, f"app/blobs/{registry.push_blob('app', data)}")
+    assert (answer.status_code, answer.headers["Content-Length"]) == (200, str(len(data)))
+    assert answer.data == (data if method == "GET" else b"")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (f"team/app/blobs/{ABSENT}", (404, "BLOB_UNKNOWN")),
+        (f"team/app/blobs/{Digest.of(DATA, 'sha512')}", (404, "BLOB_UNKNOWN")),
+        (f"team/other/blobs/{DIGEST}", (404, "BLOB_UNKNOWN")),
+        (f"team/blobs/{DIGEST}", (404, "BLOB_UNKNOWN")),
+        ("team/app/blobs/sha256:abc", (400, "DIGEST_INVALID")),
+        ("team/app/blobs/latest", (400, "DIGEST_INVALID")),
+        ("team/app/blobs/" + str(DIGEST).upper(), (400, "DIGEST_INVALID")),
+        ("team/app/blobs/md5:" + "0" * 32, (400, "DIGEST_INVALID")),
+        ("team/app/blobs/%ff", (400, "DIGEST_INVALID")),
+        (f"Team/app/blobs/{DIGEST}", (400, "NAME_INVALID")),
+        (f"team/../app/blobs/{DIGEST}", (400, "NAME_INVALID")),
+        (f"_blobs/blobs/{DIGEST}", (400, "NAME_INVALID")),
+    ],
+)
+def test_what_is_not_there(registry, method, path, expected):
+    registry.push_blob("team/app", DATA)
+    answer = registry.ask(method, path)
+    if method == "HEAD":
+        assert (answer.status_code, answer.data) == (expected[0], b"")
+    else:
+        assert code(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "last"),
+    [
+        ("bytes=0-9", 0, 9),
+        ("bytes=0-0", 0, 0),
+        ("bytes=3-5", 3, 5),
+        ("bytes=9-9", 9, 9),
+        ("bytes=4-", 4, 9),
+        ("bytes=0-", 0, 9),
+        ("bytes=5-100", 5, 9),
+        ("bytes=-1", 9, 9),
+        ("bytes=-3", 7, 9),
+        ("bytes=-10", 0, 9),
+        ("bytes=-11", 0, 9),  # RFC 9110, 14.1.2: shorter than the suffix: all of it
+        ("bytes=-1000000", 0, 9),
+        ("BYTES=3-5", 3, 5),
+    ],
+)
+def test_ranges(registry, blob, header, first, last):
+    for method in ("GET", "HEAD"):
+        answer = registry.ask(method, blob, headers={"Range": header})
+        assert answer.status_code == 206
+        assert answer.headers["Content-Range"] == f"bytes {first}-{last}/10"
+        assert answer.headers["Content-Length"] == str(last - first + 1)
+        assert answer.data == (DATA[first : last + 1] if method == "GET" else b"")
+
+
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", "bytes=5-3", "bytes=500-0", "bytes=100-200", "bytes=99999999999999999999-"])
+def test_ranges_outside_of_the_blob(registry, blob, header):
+    answer = registry.ask("GET", blob, headers={"Range": header})
+    assert code(answer)[0] == 416
+    assert answer.headers["Content-Range"] == "bytes */10"
+
+
+def test_every_range_of_an_empty_blob_lies_outside(registry):
+    path = f"app/blobs/{registry.push_blob('app', b'')}"
+    assert registry.ask("GET", path, headers={"Range": "bytes=0-"}).status_code == 416
+    assert registry.ask("GET", path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["", "bytes", "bytes=", "bytes=a-b", "items=0-1", "0-1", "bytes=0-1,4-5", "bytes=0-1,-1", "bytes=--1", "bytes=1--2", "\xff"]
+)
+def test_what_may_be_ignored_is_ignored(registry, blob, header):
+    answer = registry.ask("GET", blob, headers={"Range": header})
+    assert (answer.status_code, answer.data) == (200, DATA)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, INLINE_BYTES), (1, INLINE_BYTES + 1), (INLINE_BYTES, INLINE_BYTES + 2), (5, 6)])
+def test_ranges_of_a_large_blob(registry, first, last):
+    answer = registry.ask("GET", f"app/blobs/{registry.push_blob('app', LARGE)}", headers={"Range": f"bytes={first}-{last}"})
+    assert (answer.status_code, answer.data) == (206, LARGE[first : last + 1])
+
+
+@pytest.mark.parametrize(("if_range", "status"), [("{etag}", 206), ('"other"', 200), ("Wed, 21 Oct 2015 07:28:00 GMT", 200), ("W/{etag}", 200)])
+def test_if_range(registry, blob, if_range, status):
+    etag = registry.ask("HEAD", blob).headers["ETag"]
+    answer = registry.ask("GET", blob, headers={"Range": "bytes=2-3", "If-Range": if_range.format(etag=etag)})
+    assert (answer.status_code, answer.data) == (status, DATA[2:4] if status == 206 else DATA)
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("{etag}", 304), ("*", 304), ("W/{etag}", 304), ('"a", {etag}', 304), ('"a",W/{etag} ,"b"', 304), ('"a"', 200), ("", 200), ("{bare}", 200)],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_if_none_match(registry, blob, method, header, status):
+    etag = registry.ask("HEAD", blob).headers["ETag"]
+    answer = registry.ask(method, blob, headers={"If-None-Match": header.format(etag=etag, bare=etag.strip('"')), "Range": "bytes=0-9"})
+    assert answer.status_code == (status if status == 304 else 206)
+    assert answer.headers["ETag"] == etag
+    if status == 304:
+        assert answer.data == b""
+        assert "Content-Range" not in answer.headers
+
+
+def test_delete(registry):
+    for name in ("app", "other"):
+        registry.push_blob(name, DATA)
+    assert registry.ask("DELETE", f"app/blobs/{DIGEST}").status_code == 202
+    assert code(registry.ask("GET", f"app/blobs/{DIGEST}")) == (404, "BLOB_UNKNOWN")
+    assert code(registry.ask("DELETE", f"app/blobs/{DIGEST}")) == (404, "BLOB_UNKNOWN")
+    assert registry.ask("GET", f"other/blobs/{DIGEST}").data == DATA
+    registry.push_blob("app", DATA)
+    assert registry.ask("GET", f"app/blobs/{DIGEST}").data == DATA
+
+
+def test_bytes_that_vanished_from_storage_are_an_unknown_blob(make_app):
+
+    storage = MemoryStorage()
+    registry = Registry(make_app(storage).test_client())
+    registry.push_blob("app", DATA)
+    storage.delete(content_key(DIGEST))
+    assert code(registry.ask("GET", f"app/blobs/{DIGEST}")) == (404, "BLOB_UNKNOWN")
+    registry.push_blob("app", DATA)
+    assert registry.ask("GET", f"app/blobs/{DIGEST}").data == DATA

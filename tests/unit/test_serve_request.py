@@ -1,0 +1,117 @@
+"""The short cut for plain requests and gunicorn's parser must agree on every head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noraflask.serve.request import HeadParser, Refused
+
+PEER = ("192.0.2.1", 5000)
+BASE = {"wsgi.url_scheme": "http", "SCRIPT_NAME": "", "SERVER_PROTOCOL": "HTTP/1.1"}
+
+NAMES = ["Accept", "User-Agent", "X-A", "x-a", "X.A", "Cookie", "Range", "Authorization", "Proxy", "Upgrade", "TE", "Script-Name", "Connection"]
+SPECIAL = ["Host", "host", "x_a", "SCRIPT_NAME", "Content-Length", "Content-Type", "Transfer-Encoding", "Expect", "Trailer", "", " X", "X ", "X\x00"]
+VALUES = ["x", "", "close", "keep-alive", "a, b", " padded\t", "\xe9\xff", "a\tb", ":", "0", "5"]
+ODD_VALUES = ["chunked", "gzip, chunked", "100-continue", "a\r\n b", "a\nb", "a\rb", "\x00", "\x1f", "\x7f", "1, 1", "+1", "\xb2"]
+TARGETS = ["/", "/v2/", "/a%20b?c=d", "//a//b?c?d", "/%C3%A9", "/a;b=c", "/[::1]", "/a:b", "/?", "/%", "/%zz", "/a?b#", "/\"<>\\^`{|}~'()"]
+ODD_TARGETS = ["/a#b", "*", "http://h/x", "HTTP://u@h:1/x?y", "x", "", "/ ", "/\x00", "/\xe9", "/\x7f", "h:1", "//h/x", "http:///", "http://[x/"]
+METHODS = ["GET", "HEAD"]
+ODD_METHODS = ["OPTIONS", "PUT", "get", "G", "CONNECT", "GET ", "", "POST"]
+VERSIONS = ["HTTP/1.1"]
+ODD_VERSIONS = ["HTTP/1.0", "HTTP/2.0", "HTTP/1.2", "http/1.1", "", "HTTP/1.1 "]
+
+
+@st.composite
+def heads(draw: Any) -> bytes:
+    """Mostly valid requests, each part of which may be an odd one."""
+
+    def part(usual: list[str], odd: list[str]) -> str:
+        return draw(st.sampled_from(odd if draw(st.integers(0, 11)) == 7 else usual))
+
+    def end() -> str:
+        return part(["\r\n"], ["\r\n"] * 5 + ["\n", "\r"])
+
+    line = f"{part(METHODS, ODD_METHODS)} {part(TARGETS, ODD_TARGETS)} {part(VERSIONS, ODD_VERSIONS)}{end()}"
+    fields = [f"{part(NAMES, SPECIAL)}{part([': ', ':'], [' : ', ' '])}{part(VALUES, ODD_VALUES)}{end()}" for _ in range(draw(st.integers(0, 5)))]
+    fields.insert(draw(st.integers(0, len(fields))), part(["Host: h\r\n"], ["", "Host: h\r\nHost: h\r\n"]))
+    return f"{line}{''.join(fields)}\r\n".encode("latin-1")
+
+
+def _end(data: bytes) -> int:
+    found = data.find(b"\r\n\r\n")
+    return len(data) if found < 0 else found + 4
+
+
+def outcome(parser: HeadParser, data: bytes, short_cut: bool) -> Any:
+    """Everything that a parse decides, or the status it refuses with."""
+    end = _end(data)
+    try:
+        request, rest = parser.parse(data, end, PEER) if short_cut else parser._parse(data, PEER)
+    except Refused as refused:
+        return refused.status
+    return request.environ, request.http11, request.keep_alive, request.parsed is not None, None if request.parsed else rest
+
+
+@settings(max_examples=300, deadline=None)
+@given(heads())
+def test_both_ways_agree(head: bytes) -> None:
+    data = head + b"rest"
+    assert outcome(HeadParser(BASE), data, short_cut=True) == outcome(HeadParser(BASE), data, short_cut=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(heads(), min_size=2, max_size=4))
+def test_a_connection_remembers_nothing_but_what_is_the_same(requests: list[bytes]) -> None:
+    used = HeadParser(BASE)
+    for data in [*requests, *requests]:
+        assert outcome(used, data, short_cut=True) == outcome(HeadParser(BASE), data, short_cut=False)
+
+
+def parse(data: bytes) -> Any:
+    return HeadParser(BASE).parse(data, data.find(b"\r\n\r\n") + 4, PEER)
+
+
+def test_a_plain_request() -> None:
+    request, rest = parse(b"GET /v2/a%20b?n=1 HTTP/1.1\r\nHost: h\r\nAccept:  a \r\nX-B:\r\n\r\nGET")
+    assert rest == b"GET"
+    assert request.environ == {
+        **BASE,
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/v2/a b",
+        "RAW_URI": "/v2/a%20b?n=1",
+        "QUERY_STRING": "n=1",
+        "HTTP_HOST": "h",
+        "HTTP_ACCEPT": "a",
+        "HTTP_X_B": "",
+    }
+
+
+def test_an_environ_of_one_request_does_not_reach_the_next() -> None:
+    parser = HeadParser(BASE)
+    data = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    first, _ = parser.parse(data, len(data), PEER)
+    first.environ["spoiled"] = True
+    second, _ = parser.parse(data, len(data), PEER)
+    assert "spoiled" not in second.environ
+    assert "spoiled" not in BASE
+
+
+@pytest.mark.parametrize(
+    ("fields", "version", "kept"),
+    [
+        ("", "1.1", True),
+        ("Connection: close\r\n", "1.1", False),
+        ("Connection: TE, Close\r\n", "1.1", False),
+        ("Connection: keep-alive\r\n", "1.1", True),
+        ("", "1.0", False),
+        ("Connection: Keep-Alive\r\n", "1.0", True),
+        ("Connection: keep-alive\r\nConnection: close\r\n", "1.1", False),
+    ],
+)
+def test_whether_the_connection_stays(fields: str, version: str, kept: bool) -> None:
+    request, _ = parse(f"GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n".encode())
+    assert request.keep_alive is kept
