@@ -96,7 +96,11 @@ class Staging:
 
     def offset(self, scope: str, session: str) -> int:
         """Bytes received so far, also while somebody writes. Raises UploadUnknown."""
-        return self._find(scope, session)[1].st_size
+        with explained():
+            for path in self._paths(scope, session):
+                with contextlib.suppress(FileNotFoundError):
+                    return os.stat(path).st_size
+        raise UploadUnknown()
 
     @contextlib.contextmanager
     def resume(self, scope: str, session: str) -> Iterator[Upload]:
@@ -111,7 +115,13 @@ class Staging:
     def cancel(self, scope: str, session: str) -> None:
         """End an upload, also one that another request is writing to: that one finds it gone. Raises UploadUnknown."""
         with explained():
-            _remove(self._find(scope, session)[0], self._incoming)
+            removed = 0
+            for path in self._paths(scope, session):  # a crash in the middle of a move may have left two
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                    removed += 1
+        if not removed:
+            raise UploadUnknown()
         self._hashes.forget(session)
 
     def sweep(self) -> int:
@@ -130,26 +140,17 @@ class Staging:
         """Can an upload begin? Raises what `begin` raises."""
         self.cancel("probe", self.begin("probe"))
 
-    def _find(self, scope: str, session: str) -> tuple[str, os.stat_result]:
-        """Where an upload is, and its state. One that is just moving to the data volume is found in one place or the other."""
-        if len(session) == 32 and session.isalnum() and session.isascii():
-            name = _file_name(scope, session)
-            for folder in filter(None, (self._tmpfs, self._incoming)):
-                with contextlib.suppress(OSError):
-                    path = os.path.join(folder, name)
-                    return path, os.stat(path)
-        raise UploadUnknown()
+    def _paths(self, scope: str, session: str) -> list[str]:
+        """Where an upload may be. One that is just moving to the data volume is found in one place or the other, looked at in this order."""
+        if len(session) != 32 or not session.isalnum() or not session.isascii():
+            raise UploadUnknown()
+        name = _file_name(scope, session)
+        return [os.path.join(folder, name) for folder in (self._tmpfs, self._incoming) if folder]
 
     def _lock(self, scope: str, session: str) -> BinaryIO:
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
-            path, _ = self._find(scope, session)
-            try:
-                file = open(path, "r+b", buffering=0)  # noqa: SIM115 - the upload closes it
-            except FileNotFoundError:  # it moved or ended since the look
-                continue
-            except OSError as problem:
-                raise explain(problem) from problem
+            file = self._open(self._paths(scope, session))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -158,11 +159,20 @@ class Staging:
                     raise UploadBusy() from None
                 time.sleep(0.05)
                 continue
-            if os.fstat(file.fileno()).st_nlink > 1:  # its bytes were kept, and a crash came before the session ended: they must not change
-                os.unlink(path)
-            if _is_still(file):
+            names = os.fstat(file.fileno()).st_nlink
+            if names == 1:
                 return file
-            file.close()
+            if names > 1:  # its bytes were kept, and a crash came before the session ended: they must not change
+                os.unlink(file.name)
+            file.close()  # else it moved or ended while we waited: look again
+
+    @staticmethod
+    def _open(paths: list[str]) -> BinaryIO:
+        with explained():
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    return open(path, "r+b", buffering=0)
+        raise UploadUnknown()
 
 
 def read_body(stream: BodyStream, max_bytes: int, expected_bytes: int | None = None) -> bytes:
@@ -232,13 +242,13 @@ class Upload:
 
     def check_current(self) -> None:
         """Raises UploadUnknown when the session was cancelled meanwhile."""
-        if not _is_still(self.file):
+        if not os.fstat(self.file.fileno()).st_nlink:
             raise UploadUnknown()
 
     def discard(self) -> None:
         """End the session; its file's bytes live on where they were linked to."""
         with contextlib.suppress(OSError):
-            _remove(self.file.name, self._incoming)
+            os.unlink(self.file.name)
         self._hashes.forget(self.session)
 
     def close(self) -> None:
@@ -503,14 +513,6 @@ def _write(file: BinaryIO, piece: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _is_still(file: BinaryIO) -> bool:
-    """Does the name still lead to this file? It may have moved, or ended, while we waited for its lock."""
-    try:
-        return os.stat(file.name).st_ino == os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return False
-
-
 def _next_piece(stream: BodyStream) -> bytes:
     try:
         return stream.read(PIECE_BYTES)
@@ -525,13 +527,6 @@ def _modified(entry: os.DirEntry[str]) -> float:
         return entry.stat(follow_symlinks=False).st_mtime
     except OSError:
         return float("inf")
-
-
-def _remove(path: str, incoming: str) -> None:
-    """Remove an upload's file, and what a crash in the middle of a spill may have left beside it."""
-    os.unlink(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(incoming, os.path.basename(path)))
 
 
 @contextlib.contextmanager

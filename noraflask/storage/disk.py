@@ -60,6 +60,7 @@ class DiskStorage:
         self.root = os.path.abspath(root)
         self.incoming = os.path.join(self.root, INCOMING)
         os.makedirs(self.incoming, mode=0o750, exist_ok=True)
+        self._device = os.stat(self.incoming).st_dev
         self._settled = {self.root}
         self._lock_file = self._sweep_and_lock()
 
@@ -146,7 +147,7 @@ class DiskStorage:
 
     def _link_upload(self, source: Source, path: str) -> bool:
         """Place a finished upload that is on this volume already, as it is. False when it is on another device, or another mount of this one."""
-        if isinstance(source, bytes) or os.fstat(source.fileno()).st_dev != os.stat(self.incoming).st_dev:
+        if isinstance(source, bytes) or os.fstat(source.fileno()).st_dev != self._device:
             return False
         os.fdatasync(source.fileno())
         try:
