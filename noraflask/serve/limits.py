@@ -70,12 +70,13 @@ class Receiver:
         self._sock = sock
         self._pace = Pace(limits.idle_timeout, limits.min_transfer_rate)
         self.failed = False
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", limits.idle_timeout, 0))
+        self._patience = limits.idle_timeout
+        self._patient = False  # has the kernel been told? A body that came with its head needs no such call
 
     def hurry(self, seconds: int) -> None:
         """From now on the whole rest must come within `seconds`."""
         self._pace = Pace(idle=seconds, rate=1 << 60)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+        self._patience, self._patient = seconds, False
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Up to `size` bytes, at least one; b"" when the peer has closed its side. With MSG_WAITALL the kernel waits for all of `size`."""
@@ -90,6 +91,9 @@ class Receiver:
         return self._judged(lambda: os.splice(self._sock.fileno(), pipe, size), int)
 
     def _judged(self, receive: Callable[[], Received], length: Callable[[Received], int]) -> Received:
+        if not self._patient:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", self._patience, 0))
+            self._patient = True
         started = time.monotonic()
         try:
             received = receive()

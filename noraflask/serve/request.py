@@ -50,7 +50,7 @@ class Refused(Exception):
 class Request:
     """One request: its environ, its body (None when it has none), and what its head says about the connection."""
 
-    __slots__ = ("body", "environ", "http11", "keep_alive", "method", "parsed", "path")
+    __slots__ = ("body", "environ", "http11", "keep_alive", "method", "parsed", "path", "whole")
 
     def __init__(self, environ: Environ, http11: bool, keep_alive: bool) -> None:
         self.environ = environ
@@ -60,6 +60,7 @@ class Request:
         self.keep_alive = keep_alive
         self.body: LengthBody | ChunkedBody | None = None  # set by open_body()
         self.parsed: Any = None  # gunicorn's request, if there is a body
+        self.whole = True  # nothing of it is still to come
 
 
 class ParserSettings:
@@ -142,9 +143,11 @@ class HeadParser:
             environ["HTTP_HOST"] = urlsplit(parsed.uri).netloc  # RFC 9112 section 3.2.2
         environ["SERVER_PROTOCOL"] = "HTTP/1.1" if http11 else "HTTP/1.0"
         request = Request(environ, http11, not parsed.must_close and parsed.method != "CONNECT" and keeps_alive(environ, http11))
-        if isinstance(parsed.body.reader, LengthReader) and not parsed.body.reader.length:
+        reader = parsed.body.reader
+        if isinstance(reader, LengthReader) and not reader.length:
             return request, unreader.take_buffered()
         request.parsed = parsed
+        request.whole = isinstance(reader, LengthReader) and reader.length <= unreader.buf.getbuffer().nbytes
         return request, b""
 
 

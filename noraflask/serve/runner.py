@@ -38,6 +38,8 @@ class Runner:
         self._limits = limits
         self._requests: Lane[Connection] = Lane(limits.threads)
         self._ops: Lane[Connection] = Lane(1)
+        self._write_threads = max(1, limits.threads // 2)
+        self._writes: Lane[Connection] = Lane(self._write_threads)  # whole requests that may wait for the disk
         self._pool = Pool(limits.transfer_threads)
         self.reactor = Reactor(limits, share, board, slot, self.serve, self._give_up)
         self.stopping = False
@@ -45,7 +47,7 @@ class Runner:
     @property
     def request_threads(self) -> int:
         """Threads that should wait on the reactor: one more for OPS_PATHS, and one that can always look at what comes next."""
-        return self._limits.threads + 2
+        return self._limits.threads + self._write_threads + 2
 
     def serve(self, conn: Connection) -> None:
         """Go on with a connection, on a request thread: send more of its response, or take up its next request."""
@@ -62,10 +64,10 @@ class Runner:
             self.reactor.wait_for_head(conn)
             return
         conn.begin(request)
-        if request.parsed is not None or request.method not in QUICK_METHODS:
+        if not request.whole:
             self._pool.submit_long(partial(self._guarded, conn, partial(self._run, conn, True)))
             return
-        lane = self._ops if request.path in OPS_PATHS else self._requests
+        lane = self._writes if request.method not in QUICK_METHODS else self._ops if request.path in OPS_PATHS else self._requests
         if lane.enter(conn):
             self._run_all(lane, conn)
 

@@ -3,12 +3,14 @@
     blobs/<algorithm>/<first two hex digits>/<hex>     verified bytes
     <repository>/…                                     a format's pointers; each format's `protocol.py` draws its own tree
 
-A pointer is written after its content is durable. So content without a pointer may exist (a crash came between), never the reverse.
+A pointer is written after its content. So content without a pointer may exist (a crash came between); a pointer without content counts as absent.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from noraflask.digest import Digest
 from noraflask.errors import AlreadyExists, DigestMismatch, NotFound, Unavailable
@@ -59,6 +61,14 @@ class Content:
 
     def stat(self, digest: Digest) -> ObjectInfo | None:
         return self._storage.stat(content_key(digest))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Keep and point to several things, in order, durable when the block ends: content before what points to it.
+
+        A power cut in the middle may leave a pointer to content that is not there, on file systems that do not keep the order of names. Nobody was
+        told of it, and readers take it for absent. So not for pointers that may replace older ones: those come after the block.
+        """
+        return getattr(self._storage, "together", contextlib.nullcontext)()
 
     # Pointers.
 

@@ -7,6 +7,7 @@ Backends: `disk` (the default) and `memory` (the smallest reading of the contrac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -61,6 +62,13 @@ class Storage(Protocol):
 
     def list(self, prefix: str, after: str = "") -> Iterator[str]:
         """Keys that begin with `prefix` ("" or ending in a slash) and sort behind `after`, in the order of their UTF-8 bytes, lazily."""
+
+
+class Groups(Protocol):
+    """An extra ability: several new objects made durable for the price of one."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """What this thread creates inside appears at once, in order, and is durable when the block ends without an error."""
 
 
 class Probes(Protocol):

@@ -5,6 +5,7 @@ WSGI middleware, since it is on the path of every request, and since a line is d
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -27,11 +28,19 @@ class Envelope:
         self._application = application
         self._trusted_proxies = trusted_proxies
         self._write = write
+        self._process = ""
+        self._numbers = itertools.count()
+
+    def _next_id(self) -> str:
+        """Random for each process, then counted: a random number for each request would be a system call more."""
+        if not self._process:  # on the first request, so that workers forked from one master differ
+            self._process = os.urandom(8).hex()
+        return f"{self._process}{next(self._numbers):08x}"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         started = time.perf_counter()
         given = environ.get("HTTP_X_REQUEST_ID")
-        request_id = given if given and _GIVEN_ID.match(given) else os.urandom(12).hex()
+        request_id = given if given and _GIVEN_ID.match(given) else self._next_id()
         environ[REQUEST_ID] = request_id
         answer: list[Any] = ["000", ()]
 

@@ -139,8 +139,9 @@ def receive(name: str, upload: Upload) -> None:
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
     content = services().content
-    content.keep(upload, expected)
-    content.point(protocol.blob_pointer(repository().name, name, expected))
+    with content.together():
+        content.keep(upload, expected)
+        content.point(protocol.blob_pointer(repository().name, name, expected))
     return blob_created(name, expected)
 
 
@@ -295,16 +296,17 @@ def check_references(name: str, manifest: Manifest) -> None:
 def keep_manifest(name: str, manifest: Manifest, stored: StoredManifest, data: bytes, tags: list[str]) -> None:
     """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it."""
     content, here = services().content, repository().name
-    content.keep_bytes(data, stored.digest)
     document, pointer = protocol.render_pointer(stored), protocol.manifest_pointer(here, name, stored.digest)
-    if content.document(pointer) in (None, document):
+    with content.together():
+        content.keep_bytes(data, stored.digest)
         content.point(pointer, document)
-    else:  # the same bytes under another media type
+        if not content.exists(protocol.name_pointer(here, name)):
+            content.point(protocol.name_pointer(here, name))
+    if content.document(pointer) != document:  # the same bytes under another media type
         content.repoint(pointer, document)
     if manifest.subject:
         entry = protocol.referrer_pointer(here, name, manifest.subject, stored.digest)
         content.repoint(entry, protocol.render_referrer(manifest, stored))
-    content.point(protocol.name_pointer(here, name))
     for tag in tags:
         content.repoint(protocol.tag_pointer(here, name, tag), document)
 
