@@ -9,6 +9,7 @@ from noraflask.serve.settings import gunicorn_settings
 try:
     _config = load()
 except ConfigError as error:
-    sys.exit("\n".join(error.problems))
+    print("\n".join(error.problems), file=sys.stderr)
+    sys.exit(78)  # EX_CONFIG, as `nora serve`
 log.setup(_config.logging)
 globals().update(gunicorn_settings(_config))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Request
-from flask.sessions import SessionInterface
+from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
 
 from noraflask.config import Config
 from noraflask.formats import FORMATS
@@ -22,6 +23,9 @@ from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors, ops
 from noraflask.web.context import EXTENSION
 from noraflask.web.envelope import Envelope
+
+MATCHES_KEPT = 4096
+REMEMBERED_LENGTH = 512
 
 
 def create_app(config: Config, storage: Storage | None = None) -> Flask:
@@ -39,7 +43,10 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     errors.install(app, [(format.default, format.render_error) for format in formats])
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
     app.wsgi_app = Envelope(  # type: ignore[method-assign]
-        app.wsgi_app, config.server.trusted_proxies, write_event(config.logging) if wanted else None
+        app.wsgi_app,
+        {format.default.mount: format.headers for format in formats},
+        config.server.trusted_proxies,
+        write_event(config.logging) if wanted else None,
     )
     return app
 
@@ -54,6 +61,10 @@ def make_services(config: Config, storage: Storage | None) -> Services:
 
 
 class SyncFlask(Flask):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._matches: dict[tuple[str, str], Any] = {}
+
     def start_worker(self) -> None:
         """What each worker process needs of its own, after the fork."""
         self.extensions[EXTENSION].health.start()
@@ -62,12 +73,40 @@ class SyncFlask(Flask):
         """There is no coroutine among our views; to look again at every call would cost time."""
         return func
 
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Routes here depend on the path and the method alone; to work out the host's name for each request would cost time."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return RememberedMatches(self._matches, self.url_map, "localhost", "/", "", request.scheme, request.path, request.method)
+
+
+class RememberedMatches(MapAdapter):
+    """Finds the route of an address that was asked for before without looking through the rules again; they do not change after the start."""
+
+    def __init__(self, known: dict[tuple[str, str], Any], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._known = known
+
+    def match(self, *arguments: Any, **options: Any) -> Any:
+        if arguments or options != {"return_rule": True} or len(self.path_info) > REMEMBERED_LENGTH:
+            return super().match(*arguments, **options)
+        key = (self.path_info, self.default_method)
+        found = self._known.get(key)
+        if found is None:
+            found = super().match(return_rule=True)
+            if len(self._known) >= MATCHES_KEPT:
+                self._known.clear()
+            self._known[key] = found
+        return found[0], dict(found[1])
+
 
 class NoSessions(SessionInterface):
     """A registry has no browser sessions; looking for a cookie on each request would cost time."""
 
-    def open_session(self, app: Flask, request: Request) -> None:
-        return None
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return self._none
 
     def is_null_session(self, obj: object) -> bool:
         return True

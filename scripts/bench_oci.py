@@ -80,13 +80,13 @@ def distribution(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
         f"http: {{addr: '127.0.0.1:{port}', headers: {{X-Content-Type-Options: [nosniff]}}}}\n"
         "health: {storagedriver: {enabled: true, interval: 10s, threshold: 3}}\n"
     )
-    program = find_binary("NORA_BENCH_DISTRIBUTION", "registry")
+    program = find_binary("NORAFLASK_BENCH_DISTRIBUTION", "registry")
     assert program
     return [program, "serve", str(config)], {"OTEL_TRACES_EXPORTER": "none"}
 
 
 def nora(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    program = find_binary("NORA_BENCH_NORA", "nora")
+    program = find_binary("NORAFLASK_BENCH_NORA", "nora")
     assert program
     limits = {"NORA_RATE_LIMIT_ENABLED": "false", "NORA_CURATION_MODE": "off"}
     return [program, "serve"], {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), "NORA_STORAGE_PATH": str(folder / "storage"), **limits}
@@ -97,7 +97,7 @@ SERVERS = (
     Server("distribution", "distribution 3.1.2", distribution),
     Server("nora", "NORA 1.4.3", nora),
 )
-PROGRAMS = {"distribution": ("NORA_BENCH_DISTRIBUTION", "registry"), "nora": ("NORA_BENCH_NORA", "nora")}
+PROGRAMS = {"distribution": ("NORAFLASK_BENCH_DISTRIBUTION", "registry"), "nora": ("NORAFLASK_BENCH_NORA", "nora")}
 
 
 @dataclass

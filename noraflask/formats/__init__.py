@@ -17,8 +17,10 @@ class Format:
     blueprint: Blueprint
     """Registered once for each repository of the format, under the repository's name."""
     render_error: Renderer
+    headers: tuple[tuple[str, str], ...]
+    """On every answer below the mount."""
     default: Repository
     """The repository that exists without configuration."""
 
 
-FORMATS = (Format(oci_blueprint, oci.render_error, Repository("docker", "oci", "/v2")),)
+FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, Repository("docker", "oci", "/v2")),)

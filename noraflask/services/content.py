@@ -59,6 +59,10 @@ class Content:
         """Raises NotFound."""
         return self._storage.open(content_key(digest), start, stop)
 
+    def read(self, digest: Digest) -> bytes:
+        """All bytes of small content. Raises NotFound."""
+        return self._whole(content_key(digest))
+
     def stat(self, digest: Digest) -> ObjectInfo | None:
         return self._storage.stat(content_key(digest))
 
@@ -69,6 +73,16 @@ class Content:
         told of it, and readers take it for absent. So not for pointers that may replace older ones: those come after the block.
         """
         return getattr(self._storage, "together", contextlib.nullcontext)()
+
+    def _whole(self, key: Key) -> bytes:
+        whole = getattr(self._storage, "whole", None)
+        if whole:
+            return bytes(whole(key))
+        reader = self._storage.open(key)
+        try:
+            return reader.read()
+        finally:
+            reader.close()
 
     # Pointers.
 
@@ -86,13 +100,9 @@ class Content:
     def document(self, key: Key) -> bytes | None:
         """What a pointer holds; None when there is none."""
         try:
-            reader = self._storage.open(key)
+            return self._whole(key)
         except NotFound:
             return None
-        try:
-            return reader.read()
-        finally:
-            reader.close()
 
     def exists(self, key: Key) -> bool:
         return self._storage.stat(key) is not None

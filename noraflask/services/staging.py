@@ -7,7 +7,6 @@ would take more than its share there, or all uploads together more than the budg
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import logging
@@ -15,25 +14,21 @@ import os
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from noraflask.config import StagingConfig
-from noraflask.digest import Digest, new_hash
+from noraflask.digest import Digest
 from noraflask.errors import BadRequest, ClientGone, SizeMismatch, TooLarge, TooManyUploads, UploadBusy, UploadUnknown
+from noraflask.services.hashing import HashAhead, HashCache, RunningHash
 from noraflask.storage.disk import explain
 
 PIECE_BYTES = 1024 * 1024
 WRITE_BACK_BYTES = 32 * 1024 * 1024
 """After so many bytes the kernel is asked to begin writing them to the disk, so that the final sync has little left to wait for."""
-LOCK_WAIT_SECONDS = 5.0
+LOCK_WAIT_SECONDS = 2.0
 USAGE_FRESH_SECONDS = 1.0
-HASHES_KEPT = 1024
-HASH_AHEAD_BYTES = 4 * 1024 * 1024
-"""A body of which so much has come in is hashed in a second thread from then on."""
-HASH_LAG_BYTES = 64 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +123,11 @@ class Staging:
         """Remove uploads that nobody has written to for the configured time; returns how many."""
         removed, oldest = 0, self._clock() - self._config.session_ttl_seconds
         for folder in filter(None, (self._tmpfs, self._incoming)):
-            with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(SUFFIX) and _modified(entry) < oldest:
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(entry.path)
-                            removed += 1
+            for entry in _uploads_in(folder):
+                if _modified(entry) < oldest:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.path)
+                        removed += 1
         return removed
 
     def probe(self) -> None:
@@ -216,7 +210,7 @@ class Upload:
         running = self._hashes.take(self.session)
         try:
             self._make_room(expected_bytes or 0)
-            with HashAhead(running, self) as ahead:
+            with HashAhead(running, lambda: self.file.fileno()) as ahead:
                 self._drain(stream, max_bytes, ahead)
         except (ClientGone, BadRequest):
             self._hashes.put(self.session, running)
@@ -322,120 +316,6 @@ class Upload:
         self._hashes.forget(self.session)
 
 
-class RunningHash:
-    """The hash of a file's first `offset` bytes. The file only grows, so that it can go on from there at any time."""
-
-    def __init__(self, algorithm: str = "sha256") -> None:
-        self.offset = 0
-        self._hash = new_hash(algorithm)
-        self._buffer = bytearray(0)
-
-    def follow(self, descriptor: int, stop: int) -> None:
-        """Hash what the file holds up to `stop`. Raises OSError, also when it holds less."""
-        while self.offset < stop:
-            if not self._buffer:
-                self._buffer = bytearray(min(PIECE_BYTES, stop - self.offset))
-            size = os.preadv(descriptor, [memoryview(self._buffer)[: stop - self.offset]], self.offset)
-            if not size:
-                raise OSError(errno.EIO, "the upload's file is shorter than what was received")
-            self._hash.update(memoryview(self._buffer)[:size])
-            self.offset += size
-
-    def hexdigest(self) -> str:
-        return str(self._hash.hexdigest())
-
-    def rest(self) -> None:
-        """Give back the memory that only following needs."""
-        self._buffer = bytearray(0)
-
-
-class HashAhead:
-    """Hashes a large body in a second thread while it comes in; a small one is left for later, as its bytes are at hand then.
-
-    It reads the file that the body goes to, so what is hashed is what was kept, and it needs no copy of its own of what is under way.
-    """
-
-    def __init__(self, running: RunningHash, upload: Upload) -> None:
-        self._running = running
-        self._upload = upload
-        self._goal = running.offset
-        self._ended = False
-        self._problem: OSError | None = None
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> HashAhead:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._thread:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-            self._thread.join()
-        self._running.rest()
-        if self._problem and not any(raised):
-            raise self._problem
-
-    def advance(self, offset: int) -> None:
-        """There are bytes up to `offset` now. Waits when the hash is far behind, so that what it reads is still in memory."""
-        if not self._thread:
-            if offset - self._running.offset < HASH_AHEAD_BYTES:
-                return
-            self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-            self._thread.start()
-        with self._changed:
-            self._goal = offset
-            self._changed.notify_all()
-            while self._goal - self._running.offset > HASH_LAG_BYTES and not self._problem:
-                self._changed.wait()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while self._goal <= self._running.offset and not self._ended:
-                    self._changed.wait()
-                goal = self._goal
-                if goal <= self._running.offset:
-                    return
-            try:
-                self._running.follow(self._upload.file.fileno(), goal)
-            except OSError as problem:
-                self._problem = problem
-            with self._changed:
-                self._changed.notify_all()
-                if self._problem:
-                    return
-
-
-class HashCache:
-    """Running hashes by session, so that the request that ends an upload need not read all of it again.
-
-    A cache of this process: when it is cold or behind, the hash follows the file from where it is.
-    """
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[str, RunningHash] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def take(self, session: str) -> RunningHash:
-        """It is the caller's then, who holds the upload's lock."""
-        with self._lock:
-            return self._entries.pop(session, None) or RunningHash()
-
-    def put(self, session: str, running: RunningHash) -> None:
-        if not running.offset:
-            return
-        with self._lock:
-            self._entries[session] = running
-            if len(self._entries) > HASHES_KEPT:
-                self._entries.popitem(last=False)
-
-    def forget(self, session: str) -> None:
-        with self._lock:
-            self._entries.pop(session, None)
-
-
 class Usage:
     """How much the uploads of all workers take on the tmpfs: a look at the folder once a second, plus what this process wrote since.
 
@@ -474,11 +354,9 @@ class Usage:
             self._looked = now
             taken = sessions = 0
             for folder in self._folders:
-                with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                    for entry in entries:
-                        if entry.name.endswith(SUFFIX):
-                            sessions += 1
-                            taken += _size(entry) if folder == self._tmpfs else 0
+                for entry in _uploads_in(folder):
+                    sessions += 1
+                    taken += _size(entry) if folder == self._tmpfs else 0
             self._bytes, self._sessions = taken, sessions
 
 
@@ -498,6 +376,13 @@ def _create_in(folder: str, name: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         descriptor = os.open(path, flags, 0o640)
     os.close(descriptor)
+
+
+def _uploads_in(folder: str) -> list[os.DirEntry[str]]:
+    """None when the folder cannot be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.name.endswith(SUFFIX)]
+    return []
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -64,6 +64,13 @@ class Storage(Protocol):
         """Keys that begin with `prefix` ("" or ending in a slash) and sort behind `after`, in the order of their UTF-8 bytes, lazily."""
 
 
+class ReadsWhole(Protocol):
+    """An extra ability, for the hot path: a small object in one go, for fewer calls than open, read and close cost."""
+
+    def whole(self, key: Key) -> bytes:
+        """All bytes. Raises NotFound. Only for objects known to be small."""
+
+
 class Groups(Protocol):
     """An extra ability: several new objects made durable for the price of one."""
 

@@ -31,6 +31,9 @@ class MemoryStorage:
         except KeyError:
             raise NotFound() from None
 
+    def whole(self, key: Key) -> bytes:
+        return self.open(key).read()
+
     def stat(self, key: Key) -> ObjectInfo | None:
         found = self._objects.get(key)
         return ObjectInfo(len(found[0]), found[1]) if found else None

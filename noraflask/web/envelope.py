@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from werkzeug.wsgi import ClosingIterator
@@ -23,9 +23,16 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Envelope:
-    def __init__(self, application: Application, trusted_proxies: tuple[str, ...], write: Callable[[dict[str, Any]], None] | None) -> None:
-        """`write` takes one event for each request; None: no such lines."""
+    def __init__(
+        self,
+        application: Application,
+        mounts: Mapping[str, Iterable[tuple[str, str]]],
+        trusted_proxies: tuple[str, ...],
+        write: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        """`mounts`: the headers of every answer below a path. `write` takes one event for each request; None: no such lines."""
         self._application = application
+        self._mounts = [(mount + "/", list(headers)) for mount, headers in mounts.items()]
         self._trusted_proxies = trusted_proxies
         self._write = write
         self._process = ""
@@ -43,11 +50,15 @@ class Envelope:
         request_id = given if given and _GIVEN_ID.match(given) else self._next_id()
         environ[REQUEST_ID] = request_id
         answer: list[Any] = ["000", ()]
+        path = environ.get("PATH_INFO", "") + "/"
 
         def begin(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             answer[:] = status, headers
             headers.append(("X-Request-Id", request_id))
             headers.append(("X-Content-Type-Options", "nosniff"))
+            for mount, more in self._mounts:
+                if path.startswith(mount):
+                    headers.extend(more)
             return start_response(status, headers, *exc_info)
 
         body = self._application(environ, begin)
@@ -72,7 +83,7 @@ class Envelope:
 
 def _event(environ: dict[str, Any], answer: list[Any], started: float, trusted_proxies: tuple[str, ...]) -> dict[str, Any]:
     status, headers = answer
-    return {
+    event = {
         "message": "request",
         "method": environ["REQUEST_METHOD"],
         "path": environ.get("PATH_INFO", ""),
@@ -83,3 +94,6 @@ def _event(environ: dict[str, Any], answer: list[Any], started: float, trusted_p
         "agent": environ.get("HTTP_USER_AGENT", "")[:200],
         "request_id": environ[REQUEST_ID],
     }
+    if "nora.cut" in environ:  # our server says so when the answer did not get through
+        event["cut"] = environ["nora.cut"]
+    return event

@@ -6,7 +6,6 @@ RFC 9110: 13.1.2 If-None-Match, 13.1.5 If-Range, 14.2 Range.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from flask import Response, request
@@ -16,7 +15,8 @@ from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
 from noraflask.digest import Digest
-from noraflask.storage import Reader
+from noraflask.errors import NotFound
+from noraflask.web.context import services
 
 INLINE_BYTES = 64 * 1024
 """Up to this size bytes are read and sent with the headers in one piece; beyond it the kernel sends the file."""
@@ -35,10 +35,8 @@ class Answer(Response):
         return self.headers
 
 
-def send(
-    digest: Digest, size: int, media_type: str, open_range: Callable[[int, int | None], Reader], headers: dict[str, str] | None = None
-) -> Response:
-    """Send content whose digest is known. `open_range(start, stop)` is called only when bytes are to be sent."""
+def send(digest: Digest, size: int, media_type: str, missing: type[NotFound], headers: dict[str, str] | None = None) -> Response:
+    """Send content whose digest is known. Raises `missing` when its bytes are not there."""
     etag = f'"{digest}"'
     answer = {"Docker-Content-Digest": str(digest), "ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
     environ = request.environ
@@ -54,12 +52,14 @@ def send(
     answer["Content-Type"] = media_type
     if environ["REQUEST_METHOD"] == "HEAD":
         return Answer(status=status, headers=answer)
-    reader = open_range(start, stop if status == 206 else None)
-    if stop - start <= INLINE_BYTES:
-        try:
-            return Answer(reader.read(stop - start), status=status, headers=answer)
-        finally:
-            reader.close()
+    content = services().content
+    try:
+        if size <= INLINE_BYTES:
+            data = content.read(digest)
+            return Answer(data if status == 200 else data[start:stop], status=status, headers=answer)
+        reader = content.open(digest, start, stop if status == 206 else None)
+    except NotFound:
+        raise missing(detail={"digest": str(digest)}) from None
     return Answer(wrap_file(environ, reader, 1024 * 1024), status=status, headers=answer, direct_passthrough=True)  # type: ignore[arg-type]
 
 

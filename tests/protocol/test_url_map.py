@@ -142,3 +142,18 @@ def test_errors_and_links_of_a_second_repository(two):
     second.push_image("app", "2")
     assert second.follow("app/tags/list?n=1", "tags") == ["1", "2"]
     assert second.client.get("/named/x").mimetype == "text/plain"
+
+
+def test_an_address_asked_for_again_finds_the_same_route(app, monkeypatch):
+    monkeypatch.setattr("noraflask.app.MATCHES_KEPT", 3)
+    client = app.test_client()
+    for _ in range(3):
+        assert client.get("/v2/").status_code == 200
+        assert client.post("/v2/").status_code == 405
+        assert client.get("/v2/a/tags/list").json["errors"][0]["detail"] == {"name": "a"}
+        assert client.get("/v2/b/tags/list").json["errors"][0]["detail"] == {"name": "b"}
+        assert client.get("/v2/b/nothing").status_code == 404
+        assert len(app._matches) <= 3
+    app._matches.clear()
+    client.get("/v2/" + "a" * 600 + "/tags/list")
+    assert not app._matches, "long addresses are not kept"

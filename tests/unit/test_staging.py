@@ -28,6 +28,7 @@ from noraflask.errors import (
     UploadBusy,
     UploadUnknown,
 )
+from noraflask.services import hashing
 from noraflask.services import staging as module
 from noraflask.services.content import Content, content_key
 from noraflask.services.staging import Staging, read_body
@@ -553,9 +554,20 @@ def test_a_digest_is_right_in_all_orders(tmp_path, steps):
     workers[0].staging.cancel(SCOPE, session)
 
 
+def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few kilobytes are a large body."""
+    for where, name, size in (
+        (module, "PIECE_BYTES", 100),
+        (module, "WRITE_BACK_BYTES", 700),
+        (hashing, "PIECE_BYTES", 100),
+        (hashing, "HASH_AHEAD_BYTES", 500),
+        (hashing, "HASH_LAG_BYTES", 300),
+    ):
+        monkeypatch.setattr(where, name, size)
+
+
 def test_a_large_body_is_hashed_beside_its_arrival(worker, monkeypatch):
-    for name, size in {"PIECE_BYTES": 100, "HASH_AHEAD_BYTES": 500, "HASH_LAG_BYTES": 300, "WRITE_BACK_BYTES": 700}.items():
-        monkeypatch.setattr(module, name, size)
+    in_small_steps(monkeypatch)
     data = os.urandom(20_000)
     session = worker.begin()
     worker.append(session, data[:7000])
@@ -568,8 +580,7 @@ def test_a_large_body_is_hashed_beside_its_arrival(worker, monkeypatch):
 
 
 def test_a_read_error_beside_the_arrival_ends_the_request(worker, monkeypatch):
-    for name, size in {"PIECE_BYTES": 100, "HASH_AHEAD_BYTES": 500, "HASH_LAG_BYTES": 300}.items():
-        monkeypatch.setattr(module, name, size)
+    in_small_steps(monkeypatch)
     session = worker.begin(b"x" * 100)
     with monkeypatch.context() as broken:
         break_os(broken, "preadv", errno.EIO)
@@ -581,8 +592,8 @@ def test_a_read_error_beside_the_arrival_ends_the_request(worker, monkeypatch):
 
 
 def test_only_so_many_hashes_are_remembered(worker, monkeypatch):
-    monkeypatch.setattr(module, "HASHES_KEPT", 3)
-    monkeypatch.setattr(module, "HASH_AHEAD_BYTES", 1)
+    monkeypatch.setattr(hashing, "HASHES_KEPT", 3)
+    monkeypatch.setattr(hashing, "HASH_AHEAD_BYTES", 1)
     sessions = [worker.begin(bytes([number]) * 100) for number in range(6)]
     assert len(worker.staging._hashes._entries) == 3
     assert [worker.digest(session) for session in sessions] == [Digest.of(bytes([number]) * 100) for number in range(6)]

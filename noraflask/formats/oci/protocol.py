@@ -46,6 +46,10 @@ _FOREIGN = re.compile(r"application/vnd\.(?:oci\.image\.layer\.nondistributable\
 NAME_CHARACTERS = 255
 
 
+API_HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"),)
+"""On every answer: old clients take a server without it for another kind."""
+
+
 # Names and references ("Pulling manifests").
 
 

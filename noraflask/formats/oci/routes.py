@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from flask import Blueprint, Response, request
 
@@ -21,7 +20,6 @@ from noraflask.errors import (
 from noraflask.formats.oci import protocol
 from noraflask.formats.oci.protocol import Manifest, StoredManifest
 from noraflask.services.staging import Upload, read_body
-from noraflask.storage import Reader
 from noraflask.web.access import DELETE, PULL, PUSH, access, may
 from noraflask.web.addresses import outside
 from noraflask.web.context import repository, services
@@ -31,12 +29,6 @@ IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
 JSON = "application/json"
 
 bp = Blueprint("oci", __name__)
-
-
-@bp.after_request
-def name_the_api(response: Response) -> Response:
-    response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
-    return response
 
 
 @bp.get("/")
@@ -56,7 +48,7 @@ def get_blob(name: str, digest: str) -> Response:
     found = content.stat(wanted) if content.exists(protocol.blob_pointer(repository().name, name, wanted)) else None
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
-    return send(wanted, found.size, "application/octet-stream", opener(wanted, BlobUnknown), IMMUTABLE)
+    return send(wanted, found.size, "application/octet-stream", BlobUnknown, IMMUTABLE)
 
 
 @bp.delete("/<path:name>/blobs/<digest>")
@@ -197,7 +189,7 @@ def get_manifest(name: str, reference: str) -> Response:
         stored.digest,
         stored.size,
         stored.media_type,
-        opener(stored.digest, ManifestUnknown),
+        ManifestUnknown,
         {"Vary": "Accept"} if isinstance(wanted, str) else IMMUTABLE,
     )
 
@@ -266,11 +258,10 @@ def find_manifest(name: str, reference: Digest | str) -> StoredManifest:
 
 
 def read_manifest(stored: StoredManifest) -> bytes:
-    reader = opener(stored.digest, ManifestUnknown)(0, None)
     try:
-        return reader.read()
-    finally:
-        reader.close()
+        return services().content.read(stored.digest)
+    except NotFound:
+        raise ManifestUnknown(detail={"digest": str(stored.digest)}) from None
 
 
 def acceptable_child(name: str, stored: StoredManifest, accept: str | None) -> StoredManifest:
@@ -367,15 +358,3 @@ def list_referrers(name: str, digest: str) -> Response:
 def address(path: str) -> str:
     """Of something in this repository, as the client must write it."""
     return outside(f"{repository().mount}/{path}")
-
-
-def opener(digest: Digest, missing: type[NotFound]) -> Callable[[int, int | None], Reader]:
-    content = services().content
-
-    def open_range(start: int, stop: int | None) -> Reader:
-        try:
-            return content.open(digest, start, stop)
-        except NotFound:
-            raise missing(detail={"digest": str(digest)}) from None
-
-    return open_range
