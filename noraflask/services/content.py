@@ -26,6 +26,7 @@ def content_key(digest: Digest) -> Key:
 class Content:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self.backend = storage.backend
 
     # Bytes.
 

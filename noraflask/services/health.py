@@ -28,6 +28,7 @@ class Health:
         self._started = self._last_tick = time.monotonic()
         self._probed = -PROBE_FRESH_SECONDS
         self._parts: dict[str, str] = {}
+        self.storage_reachable = True
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -57,8 +58,9 @@ class Health:
         while True:
             try:
                 self.sweep()
+                self.storage_reachable = _outcome(self._probe_storage) == "ok"
             except Exception:
-                log.exception("the sweep of abandoned uploads failed; it is tried again")
+                log.exception("a round of background work failed; it is tried again")
             self._last_tick = time.monotonic()
             time.sleep(self._period_seconds)
 

@@ -33,5 +33,10 @@ def repository() -> Repository:
     return found
 
 
+def repositories() -> list[Repository]:
+    """All that this server has."""
+    return [found for name, found in current_app.extensions.items() if name.startswith(f"{EXTENSION}.")]
+
+
 def principal() -> Principal:
     return ANONYMOUS

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from noraflask import __version__
 from noraflask.web.access import PUBLIC, access
-from noraflask.web.context import services
+from noraflask.web.context import repositories, services
 from noraflask.web.responses import Answer
 
 bp = Blueprint("ops", __name__)
@@ -17,13 +17,19 @@ bp = Blueprint("ops", __name__)
 @bp.get("/health")
 @access(PUBLIC)
 def health() -> Response:
-    """Touches no disk, so that it answers while a disk hangs. 503 only when a background task of this worker stands still."""
+    """Touches no disk, so that it answers while a disk hangs; what it says of storage is from the last round of background work.
+
+    503 only when a background task of this worker stands still: a registry that can only be read from is degraded, not dead.
+    """
     state = services().health
     failing = state.failing_task()
     body: dict[str, object] = {
-        "status": "unhealthy" if failing else "healthy",
+        "status": "unhealthy" if failing else "healthy" if state.storage_reachable else "degraded",
         "version": __version__,
         "uptime_seconds": state.uptime_seconds(),
+        "storage": {"backend": services().content.backend, "reachable": state.storage_reachable},
+        "registries": {here.name: "ok" for here in repositories()},
+        "upstreams": {},
     }
     if failing:
         body["failing_task"] = failing

@@ -14,8 +14,21 @@ def test_health(client):
     answer = client.get("/health")
     assert (answer.status_code, answer.content_type) == (200, "application/json")
     assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.json == {"status": "healthy", "version": __version__, "uptime_seconds": answer.json["uptime_seconds"]}
+    assert answer.json == {
+        "status": "healthy",
+        "version": __version__,
+        "uptime_seconds": answer.json["uptime_seconds"],
+        "storage": {"backend": "memory", "reachable": True},
+        "registries": {"docker": "ok"},
+        "upstreams": {},
+    }
     assert 0 <= answer.json["uptime_seconds"] < 60
+
+
+def test_a_server_that_can_only_be_read_from_is_degraded_not_dead(app, client, monkeypatch):
+    monkeypatch.setattr(app.extensions["noraflask"].health, "storage_reachable", False)
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json["status"], answer.json["storage"]["reachable"]) == (200, "degraded", False)
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/health/"])
