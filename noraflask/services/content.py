@@ -27,6 +27,9 @@ class Content:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.backend = storage.backend
+        prepare = getattr(storage, "prepare", None)
+        if prepare:
+            prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
 
     # Bytes.
 

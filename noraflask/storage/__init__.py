@@ -6,7 +6,7 @@ Backends: `disk` (the default) and `memory` (the smallest reading of the contrac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -69,6 +69,13 @@ class ReadsWhole(Protocol):
 
     def whole(self, key: Key) -> bytes:
         """All bytes. Raises NotFound. Only for objects known to be small."""
+
+
+class Prepares(Protocol):
+    """An extra ability: make room for keys to come, where the first key below a prefix costs more than the next."""
+
+    def prepare(self, folders: Iterable[str]) -> None:
+        """`folders`: prefixes without their last slash. Never raises; it only saves time later."""
 
 
 class Groups(Protocol):

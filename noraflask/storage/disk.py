@@ -19,7 +19,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,20 @@ class DiskStorage:
                 self._sync_folder(self.incoming)
         except OSError as problem:
             raise explain(problem) from problem
+
+    def prepare(self, folders: Iterable[str]) -> None:
+        """Make folders that will be needed, so that no push has to wait for them one by one. What cannot be made now is made when it is needed."""
+        paths = [f"{self.root}/{folder}" for folder in folders]
+        try:
+            for path in paths:
+                os.makedirs(path, mode=0o750, exist_ok=True)
+            for parent in {os.path.dirname(path) for path in paths}:
+                self._settle(parent)
+                self._sync_folder(parent)
+        except OSError as problem:
+            log.warning("folders could not be made in advance: %s", problem)
+            return
+        self._settled.update(paths)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

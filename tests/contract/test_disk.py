@@ -487,3 +487,31 @@ def test_a_reader_is_a_real_file_for_the_kernel_to_send(storage):
     with storage.open(KEY, 3, 6) as reader:
         assert os.lseek(reader.fileno(), 0, os.SEEK_CUR) == 3
         assert os.fstat(reader.fileno()).st_size == reader.size == 10
+
+
+def test_folders_made_in_advance_are_durable_once_and_cost_no_sync_later(storage, root, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    storage.prepare(["blobs/aa", "blobs/bb"])
+    assert str(root / "blobs") in synced
+    synced.clear()
+    storage.create(Key("blobs/aa/one"), b"x")
+    assert synced == [str(root / "blobs/aa")]
+    assert list(storage.list("")) == ["blobs/aa/one"]
+    (root / "blobs/bb").rmdir()
+    storage.create(Key("blobs/bb/two"), b"x")
+    assert content(storage, Key("blobs/bb/two")) == b"x"
+
+
+def test_folders_that_cannot_be_made_in_advance_are_made_when_needed(storage, monkeypatch):
+    with monkeypatch.context() as broken:
+        break_call(broken, "mkdir", errno.EROFS)
+        storage.prepare(["blobs/aa"])
+    storage.create(Key("blobs/aa/one"), b"x")
+    assert content(storage, Key("blobs/aa/one")) == b"x"
