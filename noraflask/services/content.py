@@ -23,10 +23,18 @@ def content_key(digest: Digest) -> Key:
     return Key.trusted(f"blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}")
 
 
+REMEMBERED_BYTES = 4 * 1024 * 1024
+"""Memory for small content that was read before, in each process."""
+SMALL_BYTES = 16 * 1024
+ENTRY_BYTES = 400  # what remembering costs beside the bytes
+
+
 class Content:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.backend = storage.backend
+        self._remembered: dict[Digest, bytes] = {}
+        self._remembered_bytes = 0
         prepare = getattr(storage, "prepare", None)
         if prepare:
             prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
@@ -64,8 +72,20 @@ class Content:
         return self._storage.open(content_key(digest), start, stop)
 
     def read(self, digest: Digest) -> bytes:
-        """All bytes of small content. Raises NotFound."""
-        return self._whole(content_key(digest))
+        """All bytes of small content. Raises NotFound.
+
+        What is named by its digest never changes, so it is read once; whether a name may still lead there is asked of storage each time.
+        """
+        known = self._remembered.get(digest)
+        if known is not None:
+            return known
+        data = self._whole(content_key(digest))
+        if len(data) <= SMALL_BYTES:
+            if self._remembered_bytes + len(data) > REMEMBERED_BYTES:
+                self._remembered, self._remembered_bytes = {}, 0
+            self._remembered[digest] = data
+            self._remembered_bytes += len(data) + ENTRY_BYTES
+        return data
 
     def stat(self, digest: Digest) -> ObjectInfo | None:
         return self._storage.stat(content_key(digest))
