@@ -269,7 +269,7 @@ def test_a_session_that_was_linked_before_a_crash_cannot_change_the_blob(start: 
     server.kill()
     (upload,) = leftovers(server)
     place = server.storage / "blobs" / "sha256" / digest[7:9] / digest[7:]
-    place.parent.mkdir(parents=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     os.link(upload, place)
     server.start()
     with Client(server.port) as client:
