@@ -379,7 +379,7 @@ def _create_in(folder: str, name: str) -> None:
 
 
 def _uploads_in(folder: str) -> list[os.DirEntry[str]]:
-    """None when the folder cannot be read."""
+    """Empty when the folder cannot be read."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return [entry for entry in entries if entry.name.endswith(SUFFIX)]
     return []

@@ -291,8 +291,7 @@ def keep_manifest(name: str, manifest: Manifest, stored: StoredManifest, data: b
     with content.together():
         content.keep_bytes(data, stored.digest)
         content.point(pointer, document)
-        if not content.exists(protocol.name_pointer(here, name)):
-            content.point(protocol.name_pointer(here, name))
+        content.point(protocol.name_pointer(here, name))
     if content.document(pointer) != document:  # the same bytes under another media type
         content.repoint(pointer, document)
     if manifest.subject:
