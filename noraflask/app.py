@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from noraflask.config import Config
+from noraflask.config import AccessConfig, AuthConfig, Config, is_live, reload, restart_only
 from noraflask.formats import FORMATS
 from noraflask.log import write_event
 from noraflask.services import Services
+from noraflask.services.audit import Audit
+from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.documents import Documents
+from noraflask.services.auth.lockout import Lockout
+from noraflask.services.auth.oidc import Oidc
+from noraflask.services.auth.rules import Access, Policy, accepts_claims
+from noraflask.services.auth.signing import Signer
+from noraflask.services.auth.tokens import Tokens
+from noraflask.services.auth.users import Users
 from noraflask.services.content import Content
 from noraflask.services.health import Health
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
+from noraflask.web import auth as auth_routes
 from noraflask.web import errors, ops
-from noraflask.web.context import EXTENSION
+from noraflask.web.context import CHALLENGES, EXTENSION, Repository
 from noraflask.web.envelope import Envelope
+from noraflask.web.peers import client_address
 
 MATCHES_KEPT = 4096
 REMEMBERED_LENGTH = 512
+DAY = 86400
+AUTH = "_auth"
+"""Where storage keeps tokens and keys. A repository's name never begins so."""
+API = Repository("api", "", "/api")
+"""Not a repository; errors below this path are JSON."""
+RELOADED = tuple(f.name for f in fields(AuthConfig) if is_live(f"auth.{f.name}"))
+
+reload_log = logging.getLogger("nora.reload")
 
 
 def create_app(config: Config, storage: Storage | None = None) -> Flask:
@@ -36,11 +58,13 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.session_interface = NoSessions()
     app.extensions[EXTENSION] = make_services(config, storage)
     app.register_blueprint(ops.bp)
+    app.register_blueprint(auth_routes.bp)
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
-    errors.install(app, [(format.default, format.render_error) for format in formats])
+    app.extensions[CHALLENGES] = {format.default.name: format.challenge for format in formats}
+    errors.install(app, [*((format.default, format.render_error) for format in formats), (API, errors.render_json)])
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
     app.wsgi_app = Envelope(  # type: ignore[method-assign]
         app.wsgi_app,
@@ -55,9 +79,53 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     found = storage or DiskStorage(config.storage.path)
     incoming = found.incoming if isinstance(found, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions)
+    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl")
+    tokens = make_tokens(config, found)
+    access = Access(Policy.of(config, formats_of_repositories()))
+    logins = make_logins(config, found, content, tokens, access, audit) if config.auth.enabled else None
+    chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
     probe = found.probe if isinstance(found, DiskStorage | MemoryStorage) else lambda: None
-    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs)
-    return Services(config, Content(found), staging, health)
+    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores)
+    return Services(config, content, staging, health, access, tokens, audit, logins)
+
+
+def make_logins(config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit) -> Authenticator:
+    users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
+    users.current()
+    signer.start()
+    oidc = make_oidc(config.auth, content, access)
+    return Authenticator(config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted))
+
+
+def make_users(config: Config) -> Users:
+    return Users(config.auth.htpasswd_file, config.auth.groups_file, config.auth.token_cache_ttl)
+
+
+def make_tokens(config: Config, storage: Storage) -> Tokens:
+    folder = config.auth.token_storage
+    documents = Documents(DiskStorage(folder)) if folder else Documents(storage, f"{AUTH}/tokens/")
+    return Tokens(documents, config.auth.token_cache_ttl)
+
+
+def make_signer(config: Config, storage: Storage) -> Signer:
+    return Signer(Documents(storage, f"{AUTH}/keys/"), max(config.auth.refresh_ttl_days * DAY, config.auth.bearer_ttl_secs))
+
+
+def make_oidc(auth: AuthConfig, content: Content, access: Access) -> Oidc:
+    providers = auth.oidc_providers if auth.oidc_enabled else ()
+    return Oidc(providers, auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs, content, accepts=lambda who: accepts_claims(access.policy, who))
+
+
+def formats_of_repositories() -> dict[str, str]:
+    return {format.default.name: format.default.format for format in FORMATS}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a reload may change, handed as a whole from the master to its workers."""
+
+    auth: AuthConfig
+    access: AccessConfig
 
 
 class SyncFlask(Flask):
@@ -65,9 +133,51 @@ class SyncFlask(Flask):
         super().__init__(*arguments, **options)
         self._matches: dict[tuple[str, str], Any] = {}
 
+    @property
+    def services(self) -> Services:
+        found: Services = self.extensions[EXTENSION]
+        return found
+
     def start_worker(self) -> None:
         """What each worker process needs of its own, after the fork."""
-        self.extensions[EXTENSION].health.start()
+        self.services.health.start()
+        if self.services.logins:
+            self.services.logins.oidc.start()
+
+    def stop_worker(self) -> None:
+        self.services.tokens.flush()
+
+    # Reload: the master reads again, the workers adopt what it has read.
+
+    def read_again(self) -> Snapshot:
+        """Raises ConfigError, and then nothing has changed."""
+        before = self.services.config
+        config = reload(before, os.environ)
+        for warning in config.warnings:
+            reload_log.warning("%s", warning)
+        for name in restart_only(before, config):
+            reload_log.warning("%s differs now; it takes a restart to change it", name)
+        return Snapshot(config.auth, config.access)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """From the next request on the snapshot counts; requests under way have asked already."""
+        found = self.services
+        auth = replace(found.config.auth, **{name: getattr(snapshot.auth, name) for name in RELOADED})
+        found.access.adopt(Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories()))
+        logins = found.logins
+        if logins is None:
+            return
+        same = [name for name in RELOADED if name.startswith("oidc_") and getattr(logins.config, name) != getattr(auth, name)] == []
+        oidc = logins.oidc if same else make_oidc(auth, found.content, found.access)
+        started = oidc is logins.oidc
+        logins.adopt(auth, oidc)
+        if not started and self.in_worker:
+            oidc.start()
+
+    @property
+    def in_worker(self) -> bool:
+        """Threads are for workers: the master forks."""
+        return self.services.health.is_started
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """There is no coroutine among our views; to look again at every call would cost time."""

@@ -64,13 +64,29 @@ class InvalidPage(BadRequest):
 
 
 class Unauthenticated(NoraError):
+    """Credentials are missing or not valid. `web/access.py` adds the challenge, which RFC 9110, 11.6.1, demands."""
+
     status = 401
     default_message = "authentication is required"
 
 
 class Denied(NoraError):
+    """The principal is known and may not do this."""
+
     status = 403
     default_message = "access is denied"
+
+
+class UnsupportedMediaType(NoraError):
+    status = 415
+    default_message = "the request body must be JSON, with Content-Type: application/json"
+
+
+class Unprocessable(NoraError):
+    """JSON without what is needed, or with something of another type."""
+
+    status = 422
+    default_message = "a member of the request body is missing or of another type"
 
 
 class NotFound(NoraError):
@@ -124,6 +140,14 @@ class TooManyUploads(NoraError):
     default_message = "too many uploads are open; try again later"
 
     def __init__(self, message: str | None = None, detail: Any = None, retry_after_seconds: int = 10) -> None:
+        super().__init__(message, detail, {"Retry-After": str(retry_after_seconds)})
+
+
+class TooManyLogins(NoraError):
+    status = 429
+    default_message = "too many failed logins from this address; try again later, or log in with an API token"
+
+    def __init__(self, message: str | None = None, detail: Any = None, retry_after_seconds: int = 1) -> None:
         super().__init__(message, detail, {"Retry-After": str(retry_after_seconds)})
 
 

@@ -14,7 +14,9 @@ from flask.testing import FlaskClient
 from hypothesis import settings
 
 from noraflask.app import create_app, make_services
-from noraflask.config import Config, DockerConfig, LoggingConfig, ServerConfig, StagingConfig
+from noraflask.config import AccessConfig, AuditConfig, AuthConfig, Config, DockerConfig, LoggingConfig, ServerConfig, StagingConfig, StorageConfig
+from noraflask.services.auth.users import hash_password
+from noraflask.storage import Storage
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web.context import EXTENSION
 
@@ -41,9 +43,21 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flask]:
-    """make_app(storage=…, server={"public_url": …}, docker=…, staging=…) → an app on memory storage that leaves nothing outside of tmp_path."""
+    """make_app(storage=…, server={"public_url": …}, auth={"users": {name: password}}, …) → an app on memory storage, nothing outside of tmp_path."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return lambda storage=None, **sections: create_app(config_of(tmp_path, **sections), storage or MemoryStorage())
+
+
+@pytest.fixture
+def app_with(_built_once: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flask]:
+    """As make_app, quicker, for all but `docker` and `server`: what those settle once is as usual. One at a time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def build(storage: Storage | None = None, **sections: Any) -> Flask:
+        monkeypatch.setitem(_built_once.extensions, EXTENSION, make_services(config_of(tmp_path, **sections), storage or MemoryStorage()))
+        return _built_once
+
+    return build
 
 
 @pytest.fixture
@@ -63,12 +77,27 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Flask:
 
 
 def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
+    """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name. No audit log unless asked for."""
     return Config(
         server=ServerConfig(**sections.get("server", {})),
+        storage=StorageConfig(path=folder / "storage"),
         staging=StagingConfig(**{"path": folder / "tmpfs", **sections.get("staging", {})}),
         docker=DockerConfig(**sections.get("docker", {})),
         logging=LoggingConfig(access=False),
+        auth=_auth_of(folder, **sections["auth"]) if "auth" in sections else AuthConfig(),
+        access=AccessConfig(**sections.get("access", {})),
+        audit=AuditConfig(**{"mode": "off", **sections.get("audit", {})}),
     )
+
+
+def _auth_of(folder: Path, users: dict[str, str] | None = None, **settings: Any) -> AuthConfig:
+    write_htpasswd(folder / "users.htpasswd", users or {})
+    return AuthConfig(**{"enabled": True, "htpasswd_file": folder / "users.htpasswd", **settings})
+
+
+def write_htpasswd(path: Path, users: dict[str, str]) -> None:
+    """With the least bcrypt cost: tests are in a hurry."""
+    path.write_bytes(b"".join(name.encode() + b":" + hash_password(password, 4) + b"\n" for name, password in users.items()))
 
 
 @pytest.fixture

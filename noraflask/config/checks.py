@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from noraflask.config.model import Config
+from noraflask.config.model import AccessRule, Config
+from noraflask.config.patterns import placeholders
 from noraflask.config.reading import Reading
 
 
@@ -23,7 +24,50 @@ def contradictions(config: Config, reading: Reading) -> list[str]:
         if low > high and not {small, large} & reading.doubtful:
             given = reading.values.get(small) or reading.values[large]
             found.append(f"{given.place}: {small} is {low}, expected at most the {high} of {large} (from {config.sources[large]})")
-    return found
+    return found + list(_provider_problems(config, reading)) + list(_rule_problems(config, reading))
+
+
+def _provider_problems(config: Config, reading: Reading) -> Iterator[str]:
+    providers = config.auth.oidc_providers
+    for number, provider in enumerate(providers, 1):
+        begin = f"{reading.values['auth.oidc_providers'].tables[number - 1]}: auth.oidc.providers[{number}]"
+        for field in ("name", "issuer"):
+            first = [getattr(other, field) for other in providers].index(getattr(provider, field)) + 1
+            if first != number:
+                yield f"{begin}.{field}: is that of auth.oidc.providers[{first}] as well"
+        if config.auth.enabled and config.auth.oidc_enabled and provider.enabled and not provider.audience and not provider.any_audience:
+            yield f"{begin}.audience: is missing, so tokens made for other services would be taken; set it, or any_audience = true"
+
+
+def _rule_problems(config: Config, reading: Reading) -> Iterator[str]:
+    providers = {provider.name for provider in config.auth.oidc_providers}
+    for number, rule in enumerate(config.access.rules, 1):
+        begin = f"{rule.place}: access.rules[{number}]"
+        if rule.provider and rule.provider not in providers and "auth.oidc_providers" not in reading.doubtful:
+            yield f"{begin}.provider: no provider of auth.oidc has this name"
+        for problem in _problems_of(rule):
+            yield f"{begin}{problem}"
+
+
+def _problems_of(rule: AccessRule) -> Iterator[str]:
+    """What is wrong with the rule by itself."""
+    named = bool(rule.users or rule.groups)
+    identities = bool(rule.provider or rule.claims)
+    if not (named or identities or rule.anonymous):
+        yield ": names nobody, expected users, groups, anonymous, provider or claims"
+    if "admin" in rule.actions and (_is_limited(rule.names) or _is_limited(rule.repositories)):
+        yield ".actions: admin is about the whole server, so the rule must not limit names or repositories"
+    if rule.anonymous and rule.effect == "allow" and rule.actions != ("pull",):
+        yield ".actions: everybody, with anonymous = true, may only be allowed pull"
+    used = set[str]().union(*map(placeholders, rule.names))
+    if "claim" in used and not identities:
+        yield ".names: {claim:NAME} needs an identity with claims; set provider or claims"
+    if "user" in used and rule.anonymous and not (named or identities):
+        yield ".names: {user} needs a user; a rule for everybody has none"
+
+
+def _is_limited(patterns: tuple[str, ...]) -> bool:
+    return not {"*", "**"} & set(patterns)
 
 
 def warnings(config: Config, file: Path | None) -> list[str]:
@@ -40,9 +84,54 @@ def _warnings(config: Config, file: Path | None) -> Iterator[str]:
         yield "auth.trusted_proxies: a network of length /0 trusts everybody, so every client can forge its address"
     if not config.docker.enabled:
         yield "docker.enabled = false: no format is served"
-    for key, path in (("storage.path", config.storage.path), ("staging.path", config.staging.path)):
-        if file is not None and not path.is_absolute():
+    for key, path in _paths(config):
+        if file is not None and path is not None and not path.is_absolute():
             yield f"{key} = {path}: is relative to the working folder, not to the configuration file; use an absolute path"
+    yield from _access_warnings(config) if config.auth.enabled else _open_warnings(config)
+    yield from _provider_warnings(config)
+    if config.auth.public_web_ui:
+        yield "auth.public_web_ui = true: has no effect, there is no web UI yet"
+
+
+def _paths(config: Config) -> Iterator[tuple[str, Path | None]]:
+    yield "storage.path", config.storage.path
+    yield "staging.path", config.staging.path
+    if config.auth.enabled:  # else they are not used
+        yield "auth.htpasswd_file", config.auth.htpasswd_file
+        yield "auth.groups_file", config.auth.groups_file
+        yield "auth.token_storage", config.auth.token_storage
+    yield "audit.path", config.audit.path
+
+
+def _access_warnings(config: Config) -> Iterator[str]:
+    auth = config.auth
+    if auth.anonymous_read:
+        yield "auth.anonymous_read = true: everybody may read all formats other than docker"
+    if auth.docker_anon_pull:
+        yield "auth.docker_anon_pull = true: everybody may pull all images"
+    if not auth.htpasswd_file.exists():
+        rest = "only tokens and OIDC identities are let in" if auth.oidc_enabled else "nobody can log in with a password"
+        yield f"auth.htpasswd_file = {auth.htpasswd_file}: is not there; {rest}"
+
+
+def _open_warnings(config: Config) -> Iterator[str]:
+    auth = config.auth
+    if not _is_loopback(config.server.host):
+        yield "auth.enabled = false: everybody who reaches the port may read, write and delete"
+    unused = {"auth.admin_users": auth.admin_users, "auth.oidc.providers": auth.oidc_providers, "access.rules": config.access.rules}
+    for key in (key for key, value in unused.items() if value):
+        yield f"{key}: has no effect, because auth.enabled is false"
+
+
+def _provider_warnings(config: Config) -> Iterator[str]:
+    for number, provider in enumerate(config.auth.oidc_providers, 1):
+        begin = f"auth.oidc.providers[{number}]"
+        issuer = urlsplit(provider.issuer)
+        if issuer.scheme.lower() == "http" and not _is_loopback(issuer.hostname or ""):
+            yield f"{begin}.issuer = {provider.issuer}: without TLS its keys can be forged on the way"
+        if provider.any_audience:
+            effect = "has no effect, because audience is set" if provider.audience else "tokens that were made for other services are taken"
+            yield f"{begin}.any_audience = true: {effect}"
 
 
 def _is_loopback(host: str) -> bool:

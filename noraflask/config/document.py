@@ -7,32 +7,81 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from noraflask.config.kinds import Off
-from noraflask.config.model import Config
+from noraflask.config.model import AccessRule, Config, OidcProvider, RoleRule
 from noraflask.config.settings import KEYS_NOT_YET, NOT_YET, SETTINGS, VARIABLES_NOT_YET, Setting
+from noraflask.config.tables import PROVIDERS, ROLE_RULES, RULES, Claims, TableArray
 
 SAMPLE = Path("etc/config.toml")
 DOCS = Path("docs/configuration.md")
-_EXAMPLES = {"server.public_url": "https://registry.example.com", "registries.enable": "docker"}  # of settings that are unset by default
+_EXAMPLES = {
+    "server.public_url": "https://registry.example.com",
+    "registries.enable": "docker",
+    "auth.groups_file": "/etc/nora/groups",
+    "auth.token_storage": "/var/lib/nora/tokens",
+    "access.default_role": "read",
+    "access.contact": "registry@example.com",
+    "audit.path": "/var/log/nora/audit.jsonl",
+}
+"""Of settings that are unset by default."""
+
+_EXAMPLE_TABLES = {
+    "auth.oidc.providers": OidcProvider(
+        "ci",
+        "https://ci.example.com",
+        audience=("https://registry.example.com",),
+        role_rules=(RoleRule("repo:team/*:ref:refs/heads/main", "write", ("team/**",)),),
+    ),
+    "access.rules": AccessRule("", ("pull", "push"), "Developers push to their team", groups=("developers",), names=("team/**",)),
+}
 
 
 def effective(config: Config) -> str:
     """Every setting with its value and its source, as TOML that gives the same configuration again."""
-    lines = []
+    lines, tables = [], []
     for setting in _in_config():
-        field = setting.field or setting.key
+        source = config.sources.get(setting.name, "default")
         value = value_of(config, setting)
+        if isinstance(setting.kind, TableArray) and value:
+            tables += [f"\n# {setting.key}: {len(value)}, from {source}\n", *_tables(setting.kind, value)]
+            continue
         text = f"# {setting.key} is not set" if value is None else f"{setting.key} = {toml(value)}"
-        lines.append(f"{text}  # from {config.sources.get(field, 'default')}\n")
-    return "".join(lines)
+        lines.append(f"{text}  # from {source}\n")
+    return "".join(lines + tables)
+
+
+def _tables(kind: TableArray, values: Iterable[Any]) -> Iterator[str]:
+    """Each value as a table, without the fields that have their defaults."""
+    for value in values:
+        yield f"[[{kind.header}]]\n"
+        given = {field: getattr(value, field.key) for field in kind.fields}
+        defaults = _defaults(type(value))
+        for field, content in given.items():
+            if content != defaults.get(field.key, MISSING) and not isinstance(field.kind, TableArray):
+                yield f"{field.key} = {_claims(content) if isinstance(field.kind, Claims) else toml(content)}\n"
+        for field, content in given.items():
+            if isinstance(field.kind, TableArray):
+                yield from _tables(field.kind, content)
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(kind)}
+
+
+def _claims(pairs: Iterable[tuple[str, str]]) -> str:
+    patterns: dict[str, tuple[str, ...]] = {}
+    for claim, pattern in pairs:
+        patterns[claim] = (*patterns.get(claim, ()), pattern)
+    return f"{{ {', '.join(f'{toml(claim)} = {toml(found)}' for claim, found in patterns.items())} }}"
 
 
 def value_of(config: Config, setting: Setting) -> Any:
-    section, name = (setting.field or setting.key).split(".")
+    section, name = setting.name.split(".")
     return getattr(getattr(config, section), name)
 
 
@@ -58,8 +107,19 @@ def settings_table() -> str:
     rows = ["| key | variable | default | allowed | meaning |", "|---|---|---|---|---|"]
     for setting in SETTINGS:
         key = f"`{setting.key}`" if setting.key else ""
-        cells = (key, f"`{setting.env[0]}`", _default_cell(setting), setting.kind.expected, setting.meaning)
+        variable = f"`{setting.env[0]}`" if setting.env else ""
+        cells = (key, variable, _default_cell(setting), setting.kind.expected, setting.meaning)
         rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def fields_table(kind: TableArray, made: type) -> str:
+    rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for field in kind.fields:
+        default = _defaults(made)[field.key]
+        is_unset = default in (None, (), "")
+        cell = "required" if field.required else "unset" if is_unset else f"`{toml(default)}`"
+        rows.append(f"| `{field.key}` | {cell} | {field.kind.expected} | {field.meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -76,7 +136,14 @@ def not_yet_table() -> str:
 
 def with_tables(text: str) -> str:
     """The page with its generated parts, which stand between marks, made anew."""
-    for mark, table in (("settings", settings_table()), ("not-yet", not_yet_table())):
+    generated = {
+        "settings": settings_table(),
+        "rules": fields_table(RULES, AccessRule),
+        "providers": fields_table(PROVIDERS, OidcProvider),
+        "role-rules": fields_table(ROLE_RULES, RoleRule),
+        "not-yet": not_yet_table(),
+    }
+    for mark, table in generated.items():
         before, begin, rest = text.partition(f"<!-- {mark} -->\n")
         _, end, after = rest.partition(f"<!-- /{mark} -->")
         text = before + begin + table + end + after
@@ -90,11 +157,11 @@ def _in_config() -> list[Setting]:
 
 def _default_cell(setting: Setting) -> str:
     value = value_of(Config(), setting) if setting in _in_config() else None
-    return "unset" if value is None else f"`{toml(value)}`"
+    return "unset" if value is None or isinstance(setting.kind, TableArray) else f"`{toml(value)}`"
 
 
 def _sections() -> list[str]:
-    return list(dict.fromkeys(setting.key.partition(".")[0] for setting in SETTINGS if setting.key))
+    return list(dict.fromkeys(setting.key.rpartition(".")[0] for setting in SETTINGS if setting.key))
 
 
 def _sample_section(section: str) -> str:
@@ -103,12 +170,19 @@ def _sample_section(section: str) -> str:
 
 def _sample_lines(section: str) -> Iterator[str]:
     for setting in SETTINGS:
-        if setting.key.partition(".")[0] == section:
-            comment = f"{setting.meaning} Allowed: {setting.kind.expected}. Variable: {setting.env[0]}"
-            name = setting.key.partition(".")[2]
-            value = None if setting.key in _EXAMPLES else value_of(Config(), setting)
-            line = f"# {name} = {toml(_EXAMPLES[setting.key])}" if value is None else f"{name} = {toml(value)}"
-            yield "".join(f"# {part}\n" for part in textwrap.wrap(comment, 136)) + line + "\n"
+        if setting.key.rpartition(".")[0] == section:
+            variable = f" Variable: {setting.env[0]}" if setting.env else ""
+            comment = f"{setting.meaning} Allowed: {setting.kind.expected}.{variable}"
+            yield "".join(f"# {part}\n" for part in textwrap.wrap(comment, 136)) + _sample_value(setting)
+
+
+def _sample_value(setting: Setting) -> str:
+    """The line of its default; an example, as a comment, where there is none."""
+    if isinstance(setting.kind, TableArray):
+        return "".join(f"# {line}" for line in _tables(setting.kind, [_EXAMPLE_TABLES[setting.key]]))
+    name = setting.key.rpartition(".")[2]
+    value = None if setting.key in _EXAMPLES else value_of(Config(), setting)
+    return f"# {name} = {toml(_EXAMPLES[setting.key])}\n" if value is None else f"{name} = {toml(value)}\n"
 
 
 if __name__ == "__main__":

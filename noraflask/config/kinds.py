@@ -74,12 +74,15 @@ class Choice:
     words: tuple[str, ...]
     aliases: tuple[tuple[str, str], ...] = ()
     not_yet: tuple[str, ...] = ()  # words that NORA knows and this version does not
+    optional: bool = False  # an empty text is None
 
     @property
     def expected(self) -> str:
         return " or ".join([", ".join(self.words[:-1]), self.words[-1]]) if len(self.words) > 1 else self.words[0]
 
-    def from_text(self, text: str) -> str:
+    def from_text(self, text: str) -> str | None:
+        if self.optional and not text:
+            return None
         word = text.lower()
         if word in self.not_yet:
             raise Bad(f"{word} is not supported by this version, expected {self.expected}", show_value=False)
@@ -88,7 +91,7 @@ class Choice:
             raise Bad(f"expected {self.expected}")
         return word
 
-    def from_toml(self, value: Any) -> str:
+    def from_toml(self, value: Any) -> str | None:
         return self.from_text(_string(value, self.expected))
 
 
@@ -130,6 +133,38 @@ class Addresses:
             if not _is_network(entry):
                 raise Bad(f"expected {self.expected}; entry {number} is neither", show_value=False)
         return tuple(value)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Texts that `read` takes. In the file, a single string is a list of one; with `commas` it is parted as in a variable."""
+
+    expected: str
+    read: Callable[[str], str]
+    least: int = 0
+    commas: bool = False
+
+    def from_text(self, text: str) -> tuple[str, ...]:
+        return self.from_toml([entry.strip() for entry in text.split(",")] if text.strip() else [])
+
+    def from_toml(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            if self.commas:
+                return self.from_text(value)
+            return (self._entry(value, ""),) if value or self.least else ()
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise Bad(f"expected {self.expected}, as a string or an array of strings")
+        if len(value) < self.least:
+            raise Bad(f"expected {self.expected}, at least one")
+        return tuple(dict.fromkeys(self._entry(entry, f"entry {number}: ") for number, entry in enumerate(value, 1)))
+
+    def _entry(self, text: str, begin: str) -> str:
+        try:
+            return self.read(text)
+        except Bad as bad:
+            raise Bad(begin + bad.text, show_value=False) from None
+        except ValueError:
+            raise Bad(f"{begin}expected {self.expected}", show_value=not begin) from None
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,95 @@ class DockerConfig:
 
 
 @dataclass(frozen=True)
+class RoleRule:
+    """The role of an OIDC identity by its claim `sub`; the first rule of its provider that matches decides."""
+
+    pattern: str  # `*` stands for any run of characters, also for slashes
+    role: str  # read, write, admin
+    namespace_scope: tuple[str, ...] | None = None  # beside the provider's: names that may be written
+
+
+@dataclass(frozen=True)
+class OidcProvider:
+    """An issuer whose tokens are accepted as credentials (workload identity of a CI system or a cluster)."""
+
+    name: str
+    issuer: str  # equal to the claim `iss`, to the letter
+    audience: tuple[str, ...] = ()  # one of them must be in the claim `aud`
+    any_audience: bool = False
+    jwks_uri: str | None = None  # where its keys are; unset: by discovery
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    max_token_lifetime_secs: int = 7200
+    namespace_scope: tuple[str, ...] = ("*",)  # names that its identities may write
+    namespace_scope_enforcement: str = "enforce"  # enforce, audit
+    enabled: bool = True
+    ca_file: Path | None = None  # PEM; unset: the system's
+    bearer_token_file: Path | None = None  # sent to the issuer with each request, as Kubernetes wants it
+    role_rules: tuple[RoleRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class AccessRule:
+    """Who may, or may not, do what to which names. Who: any of users, groups, anonymous, or a provider's identity with all of the claims."""
+
+    place: str = field(compare=False)  # "config.toml:14"
+    actions: tuple[str, ...]  # pull, push, delete, admin
+    title: str = ""
+    effect: str = "allow"  # allow, deny
+    users: tuple[str, ...] = ()  # patterns
+    groups: tuple[str, ...] = ()
+    anonymous: bool = False
+    provider: str = ""  # of `claims`; empty: any
+    claims: tuple[tuple[str, str], ...] = ()  # claim, pattern
+    repositories: tuple[str, ...] = ("*",)
+    names: tuple[str, ...] = ("**",)
+
+
+@dataclass(frozen=True)
+class AuthConfig:
+    enabled: bool = False
+    anonymous_read: bool = False  # formats other than docker
+    docker_anon_pull: bool = False
+    public_web_ui: bool = False
+    public_metrics: bool = True
+    htpasswd_file: Path = Path("users.htpasswd")
+    groups_file: Path | None = None
+    token_storage: Path | None = None  # None: in the registry's storage
+    token_cache_ttl: int = 300  # seconds that a verified secret is remembered
+    admin_users: tuple[str, ...] = ()  # may mint admin tokens with their password
+    bearer_ttl_secs: int = 300
+    refresh_ttl_days: int = 30
+    oidc_enabled: bool = False
+    oidc_leeway_secs: int = 60
+    oidc_jwks_cache_secs: int = 3600
+    oidc_providers: tuple[OidcProvider, ...] = ()
+
+
+@dataclass(frozen=True)
+class AccessConfig:
+    default_role: str | None = None  # of users with a password: read, write, none; None: write without rules, none with rules
+    contact: str | None = None  # named in every denial
+    rules: tuple[AccessRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    mode: str = "file"  # file, stdout, both, off
+    path: Path | None = None  # None: audit.jsonl in the storage folder
+
+
+@dataclass(frozen=True)
 class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     staging: StagingConfig = field(default_factory=StagingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     docker: DockerConfig = field(default_factory=DockerConfig)
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    file: Path | None = field(default=None, compare=False)
+    """The file that was read."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Where each field's value is from: "server.port" -> "default", "config.toml:12" or "NORA_PORT"."""
     warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)

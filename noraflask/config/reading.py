@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from noraflask.config.kinds import KEEP, Bad
 from noraflask.config.model import Config, StagingConfig
 from noraflask.config.settings import BY_ENV, BY_KEY, SECTIONS, SETTINGS, Setting, is_not_yet
-from noraflask.config.toml_file import FileProblem, Node, Table, dotted, read_nodes, shown
+from noraflask.config.tables import BadTables, places
+from noraflask.config.telling import described, got, nearest
+from noraflask.config.toml_file import FileProblem, Node, Table, dotted, label_of, place, read_nodes
 
-_SECRET = re.compile(r"password|secret|token|auth|(^|[._])key", re.IGNORECASE)
+NOT_SECTIONS = ("file", "sources", "warnings")
+"""Fields of Config that hold no settings."""
+
 _SERVICE_LINK = re.compile(r"NORA_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)\Z", re.DOTALL)
 _SURE = 0.87  # of a nearest name: so near that it is a slip of the pen and not another name of NORA's
 
@@ -24,6 +27,7 @@ class Value:
     value: Any
     source: str  # "config.toml:12" or "NORA_PORT"
     place: str  # how a problem line begins: "config.toml:12: server.port" or "NORA_PORT"
+    tables: tuple[str, ...] = ()  # of an array of tables: the place of each
 
 
 class Reading:
@@ -36,7 +40,7 @@ class Reading:
         self.doubtful: set[str] = set()  # names of settings with a problem: what is compared with them would be guessed
 
     def take_file(self, path: Path) -> None:
-        label = str(path) if str(path).isprintable() else shown(str(path))
+        label = label_of(path)
         try:
             nodes = read_nodes(path)
         except FileProblem as problem:
@@ -50,7 +54,7 @@ class Reading:
                 continue
             is_table = node.value is Table
             if node.key in kinds and not (is_table and kinds[node.key]):
-                self.problems.append(f"{_source(label, node)}: {node.key}: is set twice")
+                self.problems.append(f"{place(label, node.line)}: {node.key}: is set twice")
             elif not self._take_node(label, node):
                 closed.add(node.key)
             kinds[node.key] = is_table
@@ -79,7 +83,7 @@ class Reading:
         defaults = Config()
         sections: dict[str, Any] = {}
         sources: dict[str, str] = {}
-        for section in (f.name for f in fields(Config) if f.name not in ("sources", "warnings")):
+        for section in (f.name for f in fields(Config) if f.name not in NOT_SECTIONS):
             default = getattr(defaults, section)
             names = {f.name: f"{section}.{f.name}" for f in fields(default)}
             given = {short: values[name].value for short, name in names.items() if name in values}
@@ -89,37 +93,38 @@ class Reading:
 
     def _take_node(self, label: str, node: Node) -> bool:
         """Whether what lies below the node may be looked at."""
-        source = _source(label, node)
-        place = f"{source}: {node.key}"
+        source = place(label, node.line)
+        begin = f"{source}: {node.key}"
         setting = BY_KEY.get(node.key)
         if setting is not None:
             if node.value is Table:
                 self.doubtful.add(setting.name)
-                self.problems.append(f"{place}: expected {setting.kind.expected}, got a table")
+                self.problems.append(f"{begin}: expected {setting.kind.expected}, got a table")
                 return False
-            self._take(setting, Value(node.value, source, place), setting.kind.from_toml)
+            self._take(setting, Value(node.value, source, begin), setting.kind.from_toml)
             return True
         if node.key in SECTIONS:
             if node.value is Table:
                 return True
-            self.problems.append(f"{place}: expected a table [{node.key}], got {_described(node.value)}")
+            self.problems.append(f"{begin}: expected a table [{node.key}], got {described(node.value)}")
             return False
-        self.problems.append(f"{place}: {_unknown_key(node)}")
+        self.problems.append(f"{begin}: {_unknown_key(node)}")
         return False
 
     def _take(self, setting: Setting, given: Value, convert: Any) -> None:
         try:
             value = convert(given.value)
+        except BadTables as bad:
+            self.doubtful.add(setting.name)
+            self.problems += [f"{one.place or given.source}: {setting.key}{one.path}: {one.text}" for one in bad.problems]
+            return
         except Bad as bad:
             self.doubtful.add(setting.name)
-            self.problems.append(f"{given.place}: {bad.text}{_got(setting, given, bad)}")
+            names = (setting.key, *setting.env)
+            self.problems.append(f"{given.place}: {bad.text}{got(given.value, bad, setting.kind, names, of_variable=given.source in setting.env)}")
             return
         if value is not KEEP:
-            self.values[setting.name] = Value(value, given.source, given.place)
-
-
-def _source(label: str, node: Node) -> str:
-    return f"{label}:{node.line}" if node.line else label
+            self.values[setting.name] = replace(given, value=value, tables=places(given.value))
 
 
 def _fit_default_share(values: dict[str, Value]) -> None:
@@ -129,35 +134,12 @@ def _fit_default_share(values: dict[str, Value]) -> None:
         values["staging.share_bytes"] = Value(budget.value, "default", "staging.share_bytes")
 
 
-def _got(setting: Setting, given: Value, bad: Bad) -> str:
-    if not bad.show_value:
-        return ""
-    if any(_SECRET.search(name) for name in (setting.key, *setting.env)) or "@" in str(given.value):  # user:password@host
-        return ", got a value that is not shown"
-    if not isinstance(given.value, str):
-        return f", got {_described(given.value)}"
-    text = "nothing" if not given.value else shown(given.value)
-    if given.source in setting.env:
-        return f", got {text}"
-    return f", got the string {shown(given.value)}"
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return f"the number {value}" if abs(value) < 1e18 else "a number far too large"
-    if isinstance(value, list):
-        return "an array of tables" if value and all(isinstance(v, dict) for v in value) else "an array"
-    return "a string" if isinstance(value, str) else "a date or time"
-
-
 def _unknown_key(node: Node) -> str:
     what = "unknown section" if node.value is Table else "unknown key"
     candidates = sorted(SECTIONS) if node.value is Table else sorted(BY_KEY)
     last = node.key.rpartition(".")[2]
     same_end = [key for key in candidates if key.rpartition(".")[2] == last]
-    near = _nearest(node.key, candidates, _SURE if is_not_yet(node.key) else 0.75)
+    near = nearest(node.key, candidates, _SURE if is_not_yet(node.key) else 0.75)
     if near is None and is_not_yet(node.key):
         return "belongs to a feature of NORA that is not supported by this version; remove it"
     if near is None and len(same_end) == 1:
@@ -170,17 +152,13 @@ def _unknown_key(node: Node) -> str:
 
 
 def _unknown_variable(name: str) -> str:
-    place = dotted((name,))
-    near = _nearest(name, sorted(BY_ENV), _SURE if is_not_yet(name) else 0.75)
+    begin = dotted((name,))
+    near = nearest(name, sorted(BY_ENV), _SURE if is_not_yet(name) else 0.75)
     if near is not None:
-        return f"{place}: unknown variable, did you mean {near}?"
+        return f"{begin}: unknown variable, did you mean {near}?"
     if is_not_yet(name):
-        return f"{place}: belongs to a feature of NORA that is not supported by this version; remove it"
-    return f"{place}: unknown variable; docs/configuration.md lists the valid ones"
-
-
-def _nearest(name: str, candidates: list[str], cutoff: float) -> str | None:
-    return next(iter(difflib.get_close_matches(name[:100], candidates, 1, cutoff)), None)
+        return f"{begin}: belongs to a feature of NORA that is not supported by this version; remove it"
+    return f"{begin}: unknown variable; docs/configuration.md lists the valid ones"
 
 
 def _service_links(names: list[str], environ: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from noraflask.config.kinds import Addresses, Choice, FormatList, Kind, Off, RustLog, Switch, Text, WholeNumber, read_host, read_path, read_url
+from noraflask.config.kinds import (
+    Addresses,
+    Choice,
+    FormatList,
+    Kind,
+    Listed,
+    Off,
+    RustLog,
+    Switch,
+    Text,
+    WholeNumber,
+    read_host,
+    read_path,
+    read_url,
+)
+from noraflask.config.patterns import read_contact, read_word
+from noraflask.config.tables import PROVIDERS, RULES
 
 DAY = 86400
 MIB = 1024 * 1024
@@ -14,7 +30,7 @@ TIB = MIB * MIB
 @dataclass(frozen=True)
 class Setting:
     key: str  # in the file; empty: it is only a variable
-    env: tuple[str, ...]
+    env: tuple[str, ...]  # none: it is only in the file
     kind: Kind
     meaning: str
     field: str = ""  # in Config, where it is not the key
@@ -37,6 +53,7 @@ ENV_OF_FORMAT = {"terraform": "TF", "pub_dart": "PUB"}  # the others are their n
 
 _SECONDS = WholeNumber(1, DAY)
 _FOLDER = Text("a path of printable characters, not empty", read_path)
+_PATH = Text("a path of printable characters", read_path, optional=True)
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -93,6 +110,33 @@ SETTINGS: tuple[Setting, ...] = (
         WholeNumber(90, DAY),
         "/health answers 503 when the last round of background work is older than this many seconds.",
     ),
+    Setting("auth.enabled", ("NORA_AUTH_ENABLED",), Switch(), "Whether rights are asked for. false: whoever reaches the port may do everything."),
+    Setting("auth.anonymous_read", ("NORA_AUTH_ANONYMOUS_READ",), Switch(), "Whether formats other than docker may be read without a login."),
+    Setting("auth.docker_anon_pull", ("NORA_AUTH_DOCKER_ANON_PULL",), Switch(), "Whether images may be pulled without a login."),
+    Setting("auth.public_web_ui", ("NORA_AUTH_PUBLIC_WEB_UI",), Switch(), "Taken for NORA's sake: there is no web UI yet."),
+    Setting("auth.public_metrics", ("NORA_AUTH_PUBLIC_METRICS",), Switch(), "Whether /metrics is open without a login."),
+    Setting(
+        "auth.htpasswd_file",
+        ("NORA_AUTH_HTPASSWD_FILE",),
+        _FOLDER,
+        "Users and their passwords, in bcrypt. A relative path starts at the working folder.",
+    ),
+    Setting("auth.groups_file", ("NORA_AUTH_GROUPS_FILE",), _PATH, "Groups and their users."),
+    Setting("auth.token_storage", ("NORA_AUTH_TOKEN_STORAGE",), _PATH, "Folder of API tokens. Unset: they are kept in the storage."),
+    Setting(
+        "auth.token_cache_ttl",
+        ("NORA_AUTH_TOKEN_CACHE_TTL",),
+        WholeNumber(0, DAY),
+        "Seconds that a verified secret is remembered in memory; 0 = not at all.",
+    ),
+    Setting(
+        "auth.admin_users",
+        ("NORA_AUTH_ADMIN_USERS",),
+        Listed("user names of 1 to 255 printable characters without spaces", read_word, commas=True),
+        "Users who may make admin tokens with their password. The file takes a string or an array.",
+    ),
+    Setting("auth.bearer_ttl_secs", ("NORA_AUTH_BEARER_TTL_SECS",), WholeNumber(1, DAY), "Life of a Docker bearer token, in seconds."),
+    Setting("auth.refresh_ttl_days", ("NORA_AUTH_REFRESH_TTL_DAYS",), WholeNumber(1, 3650), "Life of a Docker refresh token, in days."),
     Setting(
         "auth.trusted_proxies",
         ("NORA_AUTH_TRUSTED_PROXIES",),
@@ -100,6 +144,36 @@ SETTINGS: tuple[Setting, ...] = (
         "Peers whose X-Forwarded-* headers are believed. Empty: nobody. The file takes a string or an array.",
         field="server.trusted_proxies",
     ),
+    Setting(
+        "auth.oidc.enabled",
+        ("NORA_AUTH_OIDC_ENABLED",),
+        Switch(),
+        "Whether tokens of the providers are taken as a login; without effect unless auth.enabled.",
+        field="auth.oidc_enabled",
+    ),
+    Setting("auth.oidc.leeway_secs", (), WholeNumber(0, 600), "Clock skew allowed in the times of a token.", field="auth.oidc_leeway_secs"),
+    Setting("auth.oidc.jwks_cache_secs", (), WholeNumber(10, 604800), "Seconds an issuer's keys are kept.", field="auth.oidc_jwks_cache_secs"),
+    Setting("auth.oidc.providers", (), PROVIDERS, "Issuers whose tokens are taken; see Access.", field="auth.oidc_providers"),
+    Setting(
+        "access.default_role",
+        ("NORA_ACCESS_DEFAULT_ROLE",),
+        Choice(("read", "write", "none"), optional=True),
+        "What a user with a password may on every name. Unset: write when there are no rules, else none.",
+    ),
+    Setting(
+        "access.contact",
+        ("NORA_ACCESS_CONTACT",),
+        Text("1 to 200 printable characters", read_contact, optional=True),
+        "To whom to turn: named in every denial.",
+    ),
+    Setting("access.rules", (), RULES, "Who may do what to which names; see Access."),
+    Setting(
+        "audit.mode",
+        ("NORA_AUDIT_LOG",),
+        Choice(("file", "stdout", "both", "off"), aliases=(("stderr", "stdout"), ("none", "off"), ("false", "off"), ("0", "off"))),
+        "Where the audit log goes.",
+    ),
+    Setting("audit.path", ("NORA_AUDIT_PATH",), _PATH, "File of the audit log. Unset: audit.jsonl in the storage folder."),
     Setting(
         "storage.mode",
         ("NORA_STORAGE_MODE",),
@@ -180,14 +254,11 @@ def _formats_not_yet() -> tuple[Setting, ...]:
 
 
 NOT_YET: tuple[Setting, ...] = (
-    Setting("auth.enabled", ("NORA_AUTH_ENABLED",), Off("authentication"), ""),
-    Setting("auth.oidc.enabled", ("NORA_AUTH_OIDC_ENABLED",), Off("OIDC"), ""),
     Setting("rate_limit.enabled", ("NORA_RATE_LIMIT_ENABLED",), Off("rate limiting"), ""),
     Setting("curation.mode", ("NORA_CURATION_MODE",), Off("curation", ("off",)), ""),
     Setting("gc.enabled", ("NORA_GC_ENABLED",), Off("garbage collection"), ""),
     Setting("retention.enabled", ("NORA_RETENTION_ENABLED",), Off("retention"), ""),
     Setting("circuit_breaker.enabled", ("NORA_CB_ENABLED",), Off("the circuit breaker"), ""),
-    Setting("audit.mode", ("NORA_AUDIT_LOG",), Off("the audit log", ("off", "none", "false", "0")), ""),
     Setting("signing.enabled", ("NORA_SIGNING_ENABLED",), Off("signing of package indexes"), ""),
     Setting("docker.upstreams", ("NORA_DOCKER_PROXIES", "NORA_DOCKER_UPSTREAMS"), Off("fetching from an upstream", ("",)), ""),
     Setting("docker.default_action", ("NORA_DOCKER_DEFAULT_ACTION",), Off("refusing names by default", ("allow",)), ""),
@@ -200,14 +271,14 @@ NOT_YET: tuple[Setting, ...] = (
 _OWNERS = [setting for setting in NOT_YET if setting.key.endswith((".enabled", ".mode"))]  # gc.enabled stands for gc.* and NORA_GC_*
 
 KEYS_NOT_YET = (
-    *(setting.key[: setting.key.rindex(".") + 1] for setting in _OWNERS if setting.key != "auth.oidc.enabled"),
+    *(setting.key[: setting.key.rindex(".") + 1] for setting in _OWNERS),
     *("tls.", "secrets.", "storage.s3_", "storage.gcs_", "storage.bucket", "server.proxy_coalesce"),
     *("docker.proxy_timeout", "docker.read_timeout", "docker.metadata_ttl", "docker.serve_stale"),
 )
 """Beginnings of keys of NORA that belong to features this version lacks."""
 
 VARIABLES_NOT_YET = (
-    *(setting.env[0][: setting.env[0].rindex("_") + 1] for setting in _OWNERS if setting.key != "auth.oidc.enabled"),
+    *(setting.env[0][: setting.env[0].rindex("_") + 1] for setting in _OWNERS),
     *("NORA_TLS_", "NORA_SECRETS_", "NORA_STORAGE_S3_", "NORA_STORAGE_GCS_", "NORA_STORAGE_BUCKET", "NORA_IMPORT_AUTH"),
     *("NORA_DOCKER_PROXY_TIMEOUT", "NORA_DOCKER_READ_TIMEOUT", "NORA_DOCKER_METADATA_TTL", "NORA_DOCKER_SERVE_STALE"),
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 MAX_BYTES = 1024 * 1024
@@ -16,11 +18,30 @@ class Table:
     """The value of a node that is a table; its keys are nodes of their own."""
 
 
+class LinedTable(dict[str, Any]):
+    """A table of an array, with its lines; below an inline one all lines are the line where the array begins."""
+
+    def __init__(self, values: Mapping[str, Any], label: str, line: int, lines: Mapping[str, int] = MappingProxyType({})) -> None:
+        super().__init__(values)
+        self.label = label
+        self.line = line
+        self.lines = dict(lines)
+
+    def place(self, key: str = "") -> str:
+        """Of the key, where it has a line of its own, else of the table: `config.toml:14`."""
+        return place(self.label, self.lines.get(key, self.line))
+
+
 @dataclass(frozen=True)
 class Node:
-    key: str  # dotted, quoted where TOML wants quotes
-    value: Any
+    path: tuple[str, ...]
+    value: Any  # the tables of an array are LinedTables
     line: int
+
+    @property
+    def key(self) -> str:
+        """Dotted, quoted where TOML wants quotes."""
+        return dotted(self.path)
 
 
 class FileProblem(Exception):
@@ -36,11 +57,20 @@ def read_nodes(path: Path) -> list[Node]:
     """
     text = _read_text(path)
     document = _parse(text)
-    walk = _Walk()
+    walk = _Walk(label_of(path))
     walk.container(document, ())
     if document.as_string() != text:
-        return [replace(node, line=0) for node in walk.nodes]
+        walk.forget_lines()
     return walk.nodes
+
+
+def label_of(path: Path) -> str:
+    """How problems name the file."""
+    return str(path) if str(path).isprintable() else shown(str(path))
+
+
+def place(label: str, line: int) -> str:
+    return f"{label}:{line}" if line else label
 
 
 def shown(text: str) -> str:
@@ -104,10 +134,17 @@ def _place(error: Exception, text: str) -> str:
 class _Walk:
     """Goes through tomlkit's bodies, which keep comments and blank lines, and counts the newlines of what it passes."""
 
-    def __init__(self, line: int = 1) -> None:
-        self.nodes: list[Node] = []
-        self.arrays: dict[str, list[Any]] = {}
+    def __init__(self, label: str, line: int = 1, tables: list[LinedTable] | None = None) -> None:
+        self.label = label
         self.line = line
+        self.nodes: list[Node] = []
+        self.arrays: dict[tuple[str, ...], list[LinedTable]] = {}
+        self.tables = [] if tables is None else tables  # every one of any array
+
+    def forget_lines(self) -> None:
+        self.nodes = [replace(node, line=0) for node in self.nodes]
+        for table in self.tables:
+            table.line, table.lines = 0, {}
 
     def container(self, container: Any, prefix: tuple[str, ...]) -> None:
         for key, item in container.body:
@@ -119,7 +156,7 @@ class _Walk:
     def item(self, path: tuple[str, ...], item: Any) -> None:
         kind = type(item).__name__
         if kind == "Table":
-            self.nodes.append(Node(dotted(path), Table, self.line))
+            self.nodes.append(Node(path, Table, self.line))
             self.table(path, item)
         elif kind == "AoT":
             self.array_of_tables(path, item)
@@ -132,21 +169,37 @@ class _Walk:
         self.container(table.value, path)
 
     def array_of_tables(self, path: tuple[str, ...], array: Any) -> None:
-        """One node, also when other tables stand between its tables. They are its value; below it only lines are counted."""
-        key = dotted(path)
-        if key in self.arrays:
-            self.arrays[key].extend(array.unwrap())
-        else:
-            self.arrays[key] = array.unwrap()
-            self.nodes.append(Node(key, self.arrays[key], self.line))
-        inner = _Walk(self.line)
+        """One node, also when other tables stand between its tables. They are its value."""
+        if path not in self.arrays:
+            self.arrays[path] = []
+            self.nodes.append(Node(path, self.arrays[path], self.line))
         for table in array.body:
+            inner = _Walk(self.label, self.line, self.tables)
             inner.table(path, table)
-        self.line = inner.line
+            self.arrays[path].append(self.with_lines(table.unwrap(), inner.nodes, len(path)))
+            self.line = inner.line
+
+    def with_lines(self, values: dict[str, Any], nodes: list[Node], depth: int) -> LinedTable:
+        """The table that begins here, from its plain values and from the nodes below it, which know the lines."""
+        lines: dict[str, int] = {}
+        for node in nodes:
+            name = node.path[depth]
+            lines.setdefault(name, node.line)
+            if len(node.path) == depth + 1 and isinstance(node.value, list):
+                values[name] = node.value
+        table = LinedTable(values, self.label, self.line, lines)
+        self.tables.append(table)
+        return table
 
     def value(self, path: tuple[str, ...], item: Any, inline_table: bool) -> None:
         start = self.line
-        self.nodes.append(Node(dotted(path), Table if inline_table else item.unwrap(), start))
+        self.nodes.append(Node(path, Table if inline_table else self.plain(item.unwrap()), start))
         if inline_table:
             self.container(item.value, path)
         self.line = start + item.as_string().count("\n") + item.trivia.trail.count("\n")
+
+    def plain(self, value: Any) -> Any:
+        """The value, the tables of an inline array with the line where it begins."""
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            return value
+        return [self.with_lines({key: self.plain(inner) for key, inner in entry.items()}, [], 0) for entry in value]

@@ -8,7 +8,8 @@ from flask import Blueprint
 
 from noraflask.formats.oci import protocol as oci
 from noraflask.formats.oci.routes import bp as oci_blueprint
-from noraflask.web.context import Repository
+from noraflask.formats.oci.routes import challenge as oci_challenge
+from noraflask.web.context import Challenge, Repository
 from noraflask.web.errors import Renderer
 
 
@@ -19,8 +20,10 @@ class Format:
     render_error: Renderer
     headers: tuple[tuple[str, str], ...]
     """On every answer below the mount."""
+    challenge: Challenge
+    """What a client is asked for that has no valid credentials."""
     default: Repository
     """The repository that exists without configuration."""
 
 
-FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, Repository("docker", "oci", "/v2")),)
+FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, oci_challenge, Repository("docker", "oci", "/v2")),)

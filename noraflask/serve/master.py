@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import math
 import os
@@ -16,6 +17,8 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter as BaseArbiter
 from gunicorn.sock import close_sockets, create_sockets
 from gunicorn.workers.base import Worker as BaseWorker
+
+from noraflask.config import ConfigError
 
 log = logging.getLogger("nora.server")
 
@@ -60,6 +63,16 @@ class Arbiter(BaseArbiter):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, BaseWorker.SIGNALS)
 
     def handle_hup(self) -> None:
+        """Read the configuration again; if it is good, hand it to the workers. Workers that are forked later inherit it from this process."""
+        application = self.app.wsgi()
+        if hasattr(application, "read_again"):
+            try:
+                snapshot = application.read_again()
+            except ConfigError as error:
+                log.warning("policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
+                return
+            application.adopt(snapshot)
+            self.worker_class.handover.publish(snapshot)
         log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
         self.kill_workers(signal.SIGHUP)
 

@@ -19,6 +19,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 
 from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
+from noraflask.serve.handover import Handover
 from noraflask.serve.request import NO_BODY
 from noraflask.serve.response import FileWrapper
 from noraflask.serve.runner import Runner
@@ -34,11 +35,12 @@ class Worker(BaseWorker):
 
     limits: ClassVar[ServerConfig]
     board: ClassVar[Board]
+    handover: ClassVar[Handover]
     slot: int  # on the board; the master gives it before the fork
 
     @classmethod
     def configured(cls, server: ServerConfig) -> type[Worker]:
-        return type("Worker", (cls,), {"limits": server, "board": Board()})
+        return type("Worker", (cls,), {"limits": server, "board": Board(), "handover": Handover()})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -64,8 +66,11 @@ class Worker(BaseWorker):
         self.alive = False
 
     def reload(self) -> None:
-        """The operator has asked for the configuration to be read again (SIGHUP)."""
-        log.info("reload requested")
+        """SIGHUP: take over what the master has read. When there is nothing new, or the master refused it, nothing changes."""
+        snapshot = self.handover.current()
+        if snapshot is not None:
+            self.wsgi.adopt(snapshot)
+        log.info("reloaded")
 
     # The main thread
 
@@ -149,6 +154,7 @@ class Worker(BaseWorker):
         if self.reactor.connections:
             log.warning("stopping with %d connections still busy", len(self.reactor.connections))
             self._cut()
+        getattr(self.wsgi, "stop_worker", lambda: None)()
         self.ended = True
         self.reactor.wake_all()
         for thread in self.threads:

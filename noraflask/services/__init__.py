@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from noraflask.config import Config
+from noraflask.services.audit import Audit
+from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.rules import Access
+from noraflask.services.auth.tokens import Tokens
 from noraflask.services.content import Content
 from noraflask.services.health import Health
 from noraflask.services.staging import Staging
@@ -13,6 +17,12 @@ from noraflask.services.staging import Staging
 @dataclass(frozen=True)
 class Services:
     config: Config
+    """As it was at the start; what a reload may change is asked of `access` and `logins`."""
     content: Content
     staging: Staging
     health: Health
+    access: Access
+    tokens: Tokens
+    audit: Audit
+    logins: Authenticator | None
+    """None where authentication is off: everybody is anonymous and may do everything."""

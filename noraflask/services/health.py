@@ -19,7 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class Health:
-    def __init__(self, staging: Staging, probe_storage: Callable[[], None], lock_folder: str, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        probe_storage: Callable[[], None],
+        lock_folder: str,
+        stall_seconds: float,
+        each_round: Callable[[], object] = lambda: None,
+        in_sweep: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`each_round` is called in every worker, `in_sweep` in one of them at a time."""
+        self._each_round, self._in_sweep = each_round, in_sweep
         self._staging = staging
         self._probe_storage = probe_storage
         self._lock_path = os.path.join(lock_folder, ".sweep")
@@ -37,6 +47,10 @@ class Health:
         self._last_tick = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         self._thread.start()
+
+    @property
+    def is_started(self) -> bool:
+        return self._thread is not None
 
     def uptime_seconds(self) -> int:
         return int(time.monotonic() - self._started)
@@ -57,6 +71,7 @@ class Health:
     def _run(self) -> None:
         while True:
             try:
+                self._each_round()
                 self.sweep()
                 self.storage_reachable = _outcome(self._probe_storage) == "ok"
             except Exception:
@@ -74,6 +89,7 @@ class Health:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             removed = self._staging.sweep()
+            self._in_sweep()
         except BlockingIOError:
             return
         finally:

@@ -1,26 +1,39 @@
-"""The one guard a route carries: @access(PULL | PUSH | DELETE | ADMIN | PUBLIC). A test walks the URL map for views without it."""
+"""The one guard a route carries: @access(PULL | PUSH | DELETE | ADMIN | LOGIN | PUBLIC). A test walks the URL map for views without it.
+
+Without credentials a refusal is 401 with the challenge of the format; with them it is 403, and says which right is missing and whom to ask.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from noraflask.errors import Denied
-from noraflask.services.auth import Action, allowed
-from noraflask.web.context import principal, repository
+from noraflask.errors import Denied, Unauthenticated
+from noraflask.services.auth.principal import Action, Principal, Source
+from noraflask.services.auth.rules import Decision, without_bearer
+from noraflask.web.context import format_challenge, note, principal, repository_name, services
 
-PULL, PUSH, DELETE, ADMIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.PUBLIC
+PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
+LISTING = ":listing"
+"""Stands for a name in a bearer token that was issued for the list of all names. No real name has a colon."""
+
+log = logging.getLogger("nora.auth")
 
 
-def access(action: Action) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare what a view needs; the view runs only for a principal who may do that to the name in the address, else Denied."""
+def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare what a view needs; it runs only for a principal who may do that to the name in the address.
+
+    `listing`: the view lists names itself, those that the principal may pull; it needs a login, and a right to any name at all.
+    """
 
     def declare(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
         def guarded(**arguments: Any) -> Any:
             if action is not PUBLIC:
-                demand(action, arguments.get("name"))
+                demand(action, LISTING if listing else arguments.get("name"))
             return view(**arguments)
 
         guarded.access = action  # type: ignore[attr-defined]
@@ -30,10 +43,84 @@ def access(action: Action) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def demand(action: Action, name: str | None) -> None:
-    """Raises Denied. For what an address alone does not tell, such as the source of a mount."""
-    if not may(action, name):
-        raise Denied(f"{principal().name} may not {action.value} {name or 'everything'}", detail={"action": action.value, "name": name})
+    """Raises Unauthenticated or Denied."""
+    try:
+        who = principal()
+    except Unauthenticated as problem:
+        problem.headers["WWW-Authenticate"] = challenge(action, name, "invalid_token")
+        raise
+    here = services().access
+    if not here.policy.enabled:
+        return
+    if action is LOGIN:
+        if who.source is Source.ANONYMOUS and who.bearer is None:
+            raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, "")})
+        return
+    if name == LISTING:
+        _demand_listing(action, who)
+        return
+    decision = here.decide(who, action, repository_name(), name)
+    if not decision.allowed:
+        _refuse(action, name, who, decision)
 
 
-def may(action: Action, name: str | None) -> bool:
-    return allowed(principal(), action, repository().name, name)
+def _demand_listing(action: Action, who: Principal) -> None:
+    if who.source is Source.ANONYMOUS:
+        raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, LISTING, "")})
+    if who.bearer is not None and not any(LISTING in scope.names for scope in who.bearer):
+        raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, LISTING, "insufficient_scope")})
+    decision = services().access.decide(without_bearer(who), action, repository_name(), None)
+    if not decision.allowed:
+        _deny(action, None, who, decision)
+
+
+def _refuse(action: Action, name: str | None, who: Principal, decision: Decision) -> None:
+    if who.source is Source.ANONYMOUS:
+        error = "" if who.bearer is None else "insufficient_scope"
+        raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, error)})
+    if who.bearer is not None:
+        own = services().access.decide(without_bearer(who), action, repository_name(), name)
+        if own.allowed:  # the client only has to ask for a token with that scope
+            raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, "insufficient_scope")})
+        decision = own
+    _deny(action, name, who, decision)
+
+
+def _deny(action: Action, name: str | None, who: Principal, decision: Decision) -> None:
+    what = name or ("this server" if action is ADMIN else "anything here")
+    log.info("denied: user=%s action=%s name=%s by=%s", json.dumps(who.name), action.value, json.dumps(what), decision.by or "no rule")
+    note("denied", name or "", f"{action.value}: {decision.by or 'no rule grants it'}", "denied")
+    raise Denied(
+        f"{who.name} may not {action.value} {what}: {decision.by or f'no rule grants {action.value} there'}. {_whom_to_ask()}",
+        detail={"action": action.value, "name": name, "user": who.name, "decided_by": decision.by},
+    )
+
+
+def _whom_to_ask() -> str:
+    contact = services().access.policy.contact
+    return f"To get the right, turn to {contact}." if contact else "To get the right, turn to the administrator of this registry."
+
+
+def may(action: Action, name: str) -> bool:
+    """For what an address alone does not tell, such as the source of a mount."""
+    return services().access.allowed(principal(), action, repository_name(), name)
+
+
+def may_by_right(action: Action, name: str) -> bool:
+    """As may(), whatever the bearer token in hand was issued for: to fill a listing that it was issued for."""
+    return services().access.allowed(without_bearer(principal()), action, repository_name(), name)
+
+
+def may_everywhere(action: Action) -> bool:
+    return services().access.everywhere(principal(), action, repository_name())
+
+
+def challenge(action: Action, name: str | None, error: str) -> str:
+    """The WWW-Authenticate header for the request at hand: its format's own, else Basic."""
+    own = format_challenge()
+    return own(action, name, error) if own else basic_challenge()
+
+
+def basic_challenge() -> str:
+    realm = services().config.server.public_url or "Nora"
+    return f'Basic realm="{realm}", charset="UTF-8"'

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Any
 
 from flask import request
 
 from noraflask.web.context import services
+from noraflask.web.peers import is_trusted
 
 _HOST = re.compile(r"(?:(?=[^:]{1,253}(?::|\Z))(?:[A-Za-z0-9_\-]{1,63}\.)*[A-Za-z0-9_\-]{1,63}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _PREFIX = re.compile(r"(?=.{1,255}\Z)(?:/[A-Za-z0-9._~\-]+)+\Z")
@@ -40,31 +37,25 @@ def outside(path: str) -> str:
     return f"{scheme}://{host}{prefix}{path}"
 
 
-def client_address(environ: Mapping[str, Any], trusted_proxies: tuple[str, ...]) -> str:
-    """The client's IP: the first address from the right of X-Forwarded-For that is no trusted proxy, else the peer."""
-    peer: str = environ.get("REMOTE_ADDR", "")
-    if "HTTP_X_FORWARDED_FOR" not in environ or not is_trusted(peer, trusted_proxies):
-        return peer
-    for address in reversed(environ["HTTP_X_FORWARDED_FOR"].split(",")):
-        if not is_trusted(address.strip(), trusted_proxies):
-            return str(address.strip()[:64])
-    return peer
+def absolute(path: str) -> str:
+    """As outside(), and absolute whatever is known: for what clients do not resolve, such as the realm of a challenge.
+
+    Without a public URL and a forwarded host, the host is the one that the client asked.
+    """
+    address = outside(path)
+    if not address.startswith("/"):
+        return address
+    scheme = request.scheme
+    if "X-Forwarded-Proto" in request.headers and is_trusted(request.remote_addr or "", services().config.server.trusted_proxies):
+        told = _first("X-Forwarded-Proto").lower()
+        scheme = told if told in ("http", "https") else scheme
+    return f"{scheme}://{own_host()}{address}"
 
 
-@lru_cache(maxsize=4096)
-def is_trusted(address: str, trusted: tuple[str, ...]) -> bool:
-    """Is an IP one of these addresses and networks? A mapped IPv4 address counts as IPv4; what is no IP is not trusted."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip in network for network in _networks(trusted))
-
-
-@lru_cache(maxsize=16)
-def _networks(trusted: Iterable[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    return [ipaddress.ip_network(entry, strict=False) for entry in trusted]
+def own_host() -> str:
+    """Host and port as the client wrote them, where that is sound; else where the server listens."""
+    host = request.environ.get("HTTP_HOST", "")
+    return host if _HOST.match(host) else f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
 
 
 def _first(header: str) -> str:

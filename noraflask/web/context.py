@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import current_app, request
 
 from noraflask.services import Services
-from noraflask.services.auth import ANONYMOUS, Principal
+from noraflask.services.auth.principal import ANONYMOUS, Action, Principal
+from noraflask.web.peers import client_address
 
 EXTENSION = "noraflask"
+CHALLENGES = f"{EXTENSION}-challenges"
+"""In the application's extensions: by blueprint, the function that makes a format's own challenge."""
+PRINCIPAL = "nora.principal"
+"""In a request's environ, once it was asked for."""
+
+Challenge = Callable[[Action, str | None, str], str]
+"""A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +42,44 @@ def repository() -> Repository:
     return found
 
 
+def repository_name() -> str:
+    """The name of the request's repository, empty for what belongs to none."""
+    found: Repository | None = current_app.extensions.get(f"{EXTENSION}.{request.blueprint}")
+    return found.name if found else ""
+
+
+def format_challenge() -> Challenge | None:
+    """What makes the WWW-Authenticate header of the request's format; None where Basic will do."""
+    found: Challenge | None = current_app.extensions[CHALLENGES].get(request.blueprint)
+    return found
+
+
 def repositories() -> list[Repository]:
     """All that this server has."""
     return [found for name, found in current_app.extensions.items() if name.startswith(f"{EXTENSION}.")]
 
 
 def principal() -> Principal:
-    return ANONYMOUS
+    """Who asks. Raises Unauthenticated or TooManyLogins for credentials that are not valid, whatever the route would let anonymous clients do."""
+    environ = request.environ
+    found: Principal | None = environ.get(PRINCIPAL)
+    if found is None:
+        logins = services().logins
+        found = environ[PRINCIPAL] = ANONYMOUS if logins is None else logins.authenticate(environ)
+    return found
+
+
+def note(action: str, artifact: str = "", detail: str = "", outcome: str = "ok", actor: Principal | None = None) -> None:
+    """A record in the audit log, with what every record has: who, in which repository, from where."""
+    who, environ, here = actor or principal(), request.environ, services()
+    here.audit.record(
+        action,
+        who.name,
+        artifact=artifact,
+        registry=repository_name(),
+        detail=detail,
+        outcome=outcome,
+        source=who.source.value,
+        client=client_address(environ, here.config.server.trusted_proxies),
+        request_id=environ.get("nora.request_id", ""),
+    )

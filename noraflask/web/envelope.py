@@ -14,9 +14,17 @@ from typing import Any
 
 from werkzeug.wsgi import ClosingIterator
 
-from noraflask.web.addresses import client_address
+from noraflask.web.context import PRINCIPAL
+from noraflask.web.peers import client_address
 
 REQUEST_ID = "nora.request_id"
+_SAFE = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
+)
+"""On every answer. What the registry serves was made by others; a browser that is shown it must not run it as a page of this server."""
 _GIVEN_ID = re.compile(r"[!-~]{1,128}\Z")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -55,7 +63,7 @@ class Envelope:
         def begin(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             answer[:] = status, headers
             headers.append(("X-Request-Id", request_id))
-            headers.append(("X-Content-Type-Options", "nosniff"))
+            headers.extend(_SAFE)
             for mount, more in self._mounts:
                 if path.startswith(mount):
                     headers.extend(more)
@@ -94,6 +102,9 @@ def _event(environ: dict[str, Any], answer: list[Any], started: float, trusted_p
         "agent": environ.get("HTTP_USER_AGENT", "")[:200],
         "request_id": environ[REQUEST_ID],
     }
+    who = environ.get(PRINCIPAL)
+    if who is not None:
+        event["user"] = who.name
     if "nora.cut" in environ:  # our server says so when the answer did not get through
         event["cut"] = environ["nora.cut"]
     return event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from noraflask import errors
+from noraflask.web.access import basic_challenge
 from noraflask.web.context import Repository
 from noraflask.web.responses import Answer
 
@@ -27,6 +29,8 @@ def install(app: Flask, renderers: list[tuple[Repository, Renderer]]) -> None:
         elif not isinstance(problem, errors.NoraError):
             log.exception("unexpected error in %s %s", request.method, request.path)
             problem = errors.NoraError()
+        if problem.status == 401 and "WWW-Authenticate" not in problem.headers:
+            problem.headers["WWW-Authenticate"] = basic_challenge()
         content_type, body = _renderer(request.path)(problem)
         return Answer(body, status=problem.status, headers=problem.headers, content_type=content_type)
 
@@ -41,6 +45,12 @@ def install(app: Flask, renderers: list[tuple[Repository, Renderer]]) -> None:
 
 def render_text(problem: Exception) -> tuple[str, bytes]:
     return "text/plain; charset=utf-8", f"{problem.args[0]}\n".encode(errors="replace")
+
+
+def render_json(problem: Exception) -> tuple[str, bytes]:
+    """The form of everything below /api/, as in NORA."""
+    members = {"error": str(problem.args[0]), "detail": getattr(problem, "detail", None)}
+    return "application/json", json.dumps({name: value for name, value in members.items() if value is not None}).encode()
 
 
 def _translate(problem: HTTPException) -> errors.NoraError:

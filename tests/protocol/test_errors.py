@@ -44,6 +44,15 @@ def test_elsewhere_a_wrong_method_is_text_too(client):
     assert (answer.status_code, answer.mimetype, set(answer.headers["Allow"].split(", "))) == (405, "text/plain", {"GET", "HEAD", "OPTIONS"})
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/api/none", 404), ("GET", "/api", 404), ("GET", "/api/tokens", 405), ("POST", "/api/tokens", 415)]
+)
+def test_below_api_errors_are_json(client, method, path, status):
+    answer = client.open(path, method=method)
+    assert (answer.status_code, answer.content_type) == (status, "application/json")
+    assert list(answer.json) == ["error"]
+
+
 class BrokenStorage(MemoryStorage):
     def stat(self, key):
         raise ZeroDivisionError("secret words")
@@ -57,11 +66,14 @@ def test_the_unexpected_says_nothing_of_the_inside(make_app, caplog):
     assert "ZeroDivisionError: secret words" in caplog.text
 
 
-@pytest.mark.parametrize("path", ["/v2/", "/v2/app/tags/list", "/v2/none", "/health", "/none"])
+@pytest.mark.parametrize("path", ["/v2/", "/v2/app/tags/list", "/v2/none", "/health", "/none", "/api/v1/whoami", "/api/none"])
 def test_headers_of_all_answers(client, path):
     answer = client.get(path)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert len(answer.headers["X-Request-Id"]) == 24
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert "Server" not in answer.headers
     assert "Set-Cookie" not in answer.headers
 

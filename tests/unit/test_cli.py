@@ -100,6 +100,7 @@ def test_version(argv, capsys):
         ["version", "x"],
         *(["healthcheck", "--timeout-secs", text] for text in ("x", "0", "-1", "nan", "inf", "")),
         ["healthcheck", "--timeout", "5"],
+        ["user", "add", "a", "--gen"],
     ],
 )
 def test_wrong_usage_exits_with_2(argv, capsys):
@@ -107,7 +108,16 @@ def test_wrong_usage_exits_with_2(argv, capsys):
     assert capsys.readouterr().err.startswith("usage: nora")
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["check-config"], ["version"], ["healthcheck"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([], ["serve"], ["check-config"], ["version"], ["healthcheck"], ["whoami"]),
+        *(["user", *more] for more in ([], ["add"], ["passwd"], ["remove"], ["list"])),
+        *(["token", *more] for more in ([], ["create"], ["list"], ["revoke"], ["rotate"])),
+        *(["keys"], ["keys", "list"], ["keys", "rotate"], ["access"], ["access", "explain"]),
+    ],
+    ids=" ".join,
+)
 def test_every_command_has_help(command, capsys):
     assert exit_code([*command, "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: nora")
@@ -116,7 +126,18 @@ def test_every_command_has_help(command, capsys):
 def test_help_teaches(capsys):
     exit_code(["--help"])
     out = capsys.readouterr().out
-    for word in ("examples:", "NORA_CONFIG_PATH", "config.toml", "RUST_LOG", "exit codes:", "78", "kill -HUP", "kill -TERM"):
+    for word in (
+        "examples:",
+        "NORA_CONFIG_PATH",
+        "config.toml",
+        "RUST_LOG",
+        "exit codes:",
+        "78",
+        "kill -HUP",
+        "kill -TERM",
+        "access rules",
+        "htpasswd",
+    ):
         assert word in out
 
 

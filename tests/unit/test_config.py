@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -86,6 +87,29 @@ TAKEN_VARIABLES = [
     ("RUST_LOG", "hyper=debug", "logging.level", "info"),
     ("RUST_LOG", "off", "logging.level", "error"),
     ("RUST_LOG", "", "logging.level", "info"),
+    ("NORA_AUTH_ENABLED", "true", "auth.enabled", True),
+    ("NORA_AUTH_ANONYMOUS_READ", "true", "auth.anonymous_read", True),
+    ("NORA_AUTH_DOCKER_ANON_PULL", "true", "auth.docker_anon_pull", True),
+    ("NORA_AUTH_PUBLIC_WEB_UI", "true", "auth.public_web_ui", True),
+    ("NORA_AUTH_PUBLIC_METRICS", "false", "auth.public_metrics", False),
+    ("NORA_AUTH_HTPASSWD_FILE", "/etc/nora/users", "auth.htpasswd_file", Path("/etc/nora/users")),
+    ("NORA_AUTH_GROUPS_FILE", "/etc/nora/groups", "auth.groups_file", Path("/etc/nora/groups")),
+    ("NORA_AUTH_GROUPS_FILE", "", "auth.groups_file", None),
+    ("NORA_AUTH_TOKEN_STORAGE", "data/tokens", "auth.token_storage", Path("data/tokens")),
+    ("NORA_AUTH_TOKEN_CACHE_TTL", "0", "auth.token_cache_ttl", 0),
+    ("NORA_AUTH_ADMIN_USERS", "ann, bob", "auth.admin_users", ("ann", "bob")),
+    ("NORA_AUTH_ADMIN_USERS", "", "auth.admin_users", ()),
+    ("NORA_AUTH_BEARER_TTL_SECS", "1", "auth.bearer_ttl_secs", 1),
+    ("NORA_AUTH_REFRESH_TTL_DAYS", "3650", "auth.refresh_ttl_days", 3650),
+    ("NORA_AUTH_OIDC_ENABLED", "true", "auth.oidc_enabled", True),
+    ("NORA_ACCESS_DEFAULT_ROLE", "Read", "access.default_role", "read"),
+    ("NORA_ACCESS_DEFAULT_ROLE", "", "access.default_role", None),
+    ("NORA_ACCESS_CONTACT", "the platform team", "access.contact", "the platform team"),
+    ("NORA_ACCESS_CONTACT", "", "access.contact", None),
+    ("NORA_AUDIT_LOG", "both", "audit.mode", "both"),
+    ("NORA_AUDIT_LOG", "stderr", "audit.mode", "stdout"),
+    *(("NORA_AUDIT_LOG", word, "audit.mode", "off") for word in ("off", "none", "False", "0")),
+    ("NORA_AUDIT_PATH", "/var/log/audit", "audit.path", Path("/var/log/audit")),
     ("NORA_CONFIG_STRICT", "false", "logging.level", "info"),
     ("NORA_CONFIG_PATH", "", "server.port", 4000),
     *(("NORA_ACCESS_LOG", word, "logging.access", True) for word in ("true", "1", "yes", "on", "YES", "On")),
@@ -111,6 +135,14 @@ TAKEN_LINES = [
     ('auth.trusted_proxies = "10.0.0.1,10.1.0.0/16"', "server.trusted_proxies", ("10.0.0.1", "10.1.0.0/16")),
     ('auth.trusted_proxies = ["10.0.0.1"]', "server.trusted_proxies", ("10.0.0.1",)),
     ("auth.trusted_proxies = []", "server.trusted_proxies", ()),
+    ('auth.admin_users = ["ann"]', "auth.admin_users", ("ann",)),
+    ('auth.admin_users = "ann,bob"', "auth.admin_users", ("ann", "bob")),
+    ("auth.oidc.enabled = true", "auth.oidc_enabled", True),
+    ("auth.oidc.leeway_secs = 0", "auth.oidc_leeway_secs", 0),
+    ("[auth.oidc]\njwks_cache_secs = 604800", "auth.oidc_jwks_cache_secs", 604800),
+    ("auth.oidc.providers = []", "auth.oidc_providers", ()),
+    ("access.rules = []", "access.rules", ()),
+    ('audit.mode = "none"', "audit.mode", "off"),
     ('storage.mode = "filesystem"', "storage.mode", "local"),
     ("logging.access = false", "logging.access", False),
     ('registries.enable = ["docker"]', "docker.enabled", True),
@@ -227,14 +259,25 @@ REFUSED_VARIABLES = [
     ("NORA_ZZ", "x", "unknown variable; docs/configuration.md lists the valid ones"),
     ("NORA_", "x", "unknown variable; docs/configuration.md lists the valid ones"),
     ("NORA_LOG_FILE", "/var/log/nora", "a log file (all lines go to stdout; send that where you want them) is not supported by this version"),
-    ("NORA_AUTH_ENABLED", "true", "authentication is not supported by this version, expected false"),
-    ("NORA_AUTH_ENABLED", "", "authentication is not supported by this version, expected false"),
+    ("NORA_AUTH_ENABLED", "", "expected one of true, false, 1, 0, yes, no, on, off, got nothing"),
+    ("NORA_AUTH_ENABLED", "maybe", 'expected one of true, false, 1, 0, yes, no, on, off, got "maybe"'),
+    ("NORA_AUTH_TOKEN_CACHE_TTL", "86401", 'expected a whole number from 0 to 86400, got "86401"'),
+    ("NORA_AUTH_BEARER_TTL_SECS", "0", 'expected a whole number from 1 to 86400, got "0"'),
+    ("NORA_AUTH_REFRESH_TTL_DAYS", "3651", 'expected a whole number from 1 to 3650, got "3651"'),
+    ("NORA_AUTH_HTPASSWD_FILE", "", "expected a path of printable characters, not empty"),
+    ("NORA_AUTH_ADMIN_USERS", "ann,b b", "entry 2: expected user names of 1 to 255 printable characters without spaces"),
+    ("NORA_AUTH_ADMIN_USERS", "ann,,bob", "entry 2: expected user names"),
+    ("NORA_ACCESS_DEFAULT_ROLE", "admin", 'expected read, write or none, got "admin"'),
+    ("NORA_ACCESS_CONTACT", "x" * 201, "expected 1 to 200 printable characters"),
+    ("NORA_ACCESS_CONTACT", "a\nb", "expected 1 to 200 printable characters"),
+    ("NORA_AUDIT_LOG", "syslog", 'expected file, stdout, both or off, got "syslog"'),
+    ("NORA_AUDIT_PATH", "a\nb", "expected a path of printable characters"),
     ("NORA_CURATION_MODE", "enforce", "curation is not supported by this version, expected off"),
     ("NORA_DOCKER_PROXIES", "https://u:p@h|a:b", "fetching from an upstream is not supported by this version, expected empty"),
     *(
         (name, "1", "belongs to a feature of NORA that is not supported by this version; remove it")
         for name in (
-            *("NORA_AUTH_ANONYMOUS_READ", "NORA_AUTH_HTPASSWD_FILE", "NORA_AUTH_TOKEN_STORAGE", "NORA_RATE_LIMIT_AUTH_RPS", "NORA_TLS_CA_CERT"),
+            *("NORA_RATE_LIMIT_AUTH_RPS", "NORA_TLS_CA_CERT"),
             *(
                 "NORA_STORAGE_S3_URL",
                 "NORA_STORAGE_BUCKET",
@@ -271,7 +314,10 @@ REFUSED_LINES = [
     ("[storage]\ncolour = 1", "config.toml:2: storage.colour: unknown key, valid are storage.mode, storage.path"),
     ("[sevrer]\nport = 1\nx.y = 2", "config.toml:1: sevrer: unknown section, did you mean server?"),
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
-    ("[[repositories]]\nname = 1", "config.toml:1: repositories: unknown key, valid are auth, docker, logging, registries, server, staging, storage"),
+    (
+        "[[repositories]]\nname = 1",
+        "config.toml:1: repositories: unknown key, valid are access, audit, auth, docker, logging, registries, server, staging, storage",
+    ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
     ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),
     ('server.port = "12"', 'config.toml:1: server.port: expected a whole number from 1 to 65535, got the string "12"'),
@@ -297,9 +343,18 @@ REFUSED_LINES = [
     ("registries.enable = []", "config.toml:1: registries.enable: no format is left, expected at least docker, got an array"),
     ("auth.trusted_proxies = [7]", "config.toml:1: auth.trusted_proxies: expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1"),
     ("auth.trusted_proxies = 7", "config.toml:1: auth.trusted_proxies: expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8, got a value"),
-    ("auth.enabled = true", "config.toml:1: auth.enabled: authentication is not supported by this version, expected false"),
-    ('auth.enabled = "false"', "config.toml:1: auth.enabled: authentication is not supported by this version, expected false"),
-    ("[[auth.oidc.providers]]\nname = 1", "config.toml:1: auth.oidc.providers: belongs to a feature of NORA that is not supported by this version"),
+    ("gc.enabled = true", "config.toml:1: gc.enabled: garbage collection is not supported by this version, expected false"),
+    ('gc.enabled = "false"', "config.toml:1: gc.enabled: garbage collection is not supported by this version, expected false"),
+    ('auth.enabled = "false"', 'config.toml:1: auth.enabled: expected true or false, without quotes, got the string "false"'),
+    ("auth.bearer_ttl_secs = 0", "config.toml:1: auth.bearer_ttl_secs: expected a whole number from 1 to 86400, got the number 0"),
+    ("auth.oidc.leeway_secs = 601", "config.toml:1: auth.oidc.leeway_secs: expected a whole number from 0 to 600, got the number 601"),
+    ("auth.oidc.jwks_cache_secs = 9", "config.toml:1: auth.oidc.jwks_cache_secs: expected a whole number from 10 to 604800, got the number 9"),
+    ("auth.admin_users = 7", "config.toml:1: auth.admin_users: expected user names of 1 to 255 printable characters without spaces, as a string or"),
+    ("auth.oidc.enable = true", "config.toml:1: auth.oidc.enable: unknown key, did you mean auth.oidc.enabled?"),
+    ("[[access.rule]]\nusers = 1", "config.toml:1: access.rule: unknown key, did you mean access.rules?"),
+    ("[access.rules]\nusers = 1", "config.toml:1: access.rules: expected at most 1000 tables [[access.rules]], got a table"),
+    ('access.rules = "x"', 'config.toml:1: access.rules: expected at most 1000 tables [[access.rules]], got the string "x"'),
+    ("access.rules = [1]", "config.toml:1: access.rules: expected at most 1000 tables [[access.rules]], got an array"),
     (
         '[[docker.upstreams]]\nurl = "h"',
         "config.toml:1: docker.upstreams: fetching from an upstream is not supported by this version",
@@ -327,7 +382,7 @@ def test_line_is_refused(text, message):
 
 
 def test_all_problems_come_at_once_and_in_order():
-    text = '[server]\nport = "x"\nprot = 1\n\n[auth]\nenabled = true\n'
+    text = '[server]\nport = "x"\nprot = 1\n\n[gc]\nenabled = true\n'
     assert [line.split(": ")[0] for line in problems({"NORA_PORT": "x", "NORA_HOTS": "y"}, text)] == [
         "config.toml:2",
         "config.toml:3",
@@ -343,6 +398,10 @@ SECRETS = [
     ({"NORA_DOCKER_PROXIES": "https://h|user:hunter2"}, None),
     ({"NORA_CURATION_BYPASS_TOKEN": "hunter2"}, None),
     ({"NORA_TOKEN": "hunter2"}, None),
+    ({"NORA_AUTH_TOKEN_STORAGE": "hunter2\n"}, None),
+    ({}, '[[auth.oidc.providers]]\nname = "a"\nissuer = "https://user:hunter2@h"'),
+    ({}, '[[auth.oidc.providers]]\nname = "a"\nissuer = "https://h"\nbearer_token_file = "hunter2\\n"'),
+    ({}, '[[auth.oidc.providers]]\nname = "a"\nissuer = "https://h"\nclient_secret = "hunter2"'),
     ({"NORA_REGISTRIES_ENABLE": "user:hunter2@h"}, None),
     ({}, 'server.public_url = "https://user:hunter2@h"'),
     ({}, 'auth.trusted_proxies = "hunter2"'),
@@ -445,6 +504,7 @@ WARNINGS = [
     ({"NORA_STORAGE_PATH": "here"}, None, []),
     ({}, "", ["storage.path = data/storage"]),
     ({"NORA_STORAGE_PATH": "/srv", "NORA_STAGING_PATH": "x"}, "", ["staging.path = x"]),
+    ({"NORA_HOST": "0.0.0.0"}, None, ["auth.enabled = false: everybody who reaches the port"]),
     ({"NORA_SERVICE_HOST": "10.0.0.1", "NORA_PORT": "tcp://10.0.0.1:4000"}, None, ["ignored NORA_SERVICE_HOST, NORA_PORT: Kubernetes"]),
     ({"NORA_PORT_4000_TCP_ADDR": "10.0.0.1"}, None, ["ignored NORA_PORT_4000_TCP_ADDR: Kubernetes"]),
 ]
@@ -506,12 +566,18 @@ def test_sample_is_written_from_the_table_and_says_the_defaults():
     text = (TOP / "etc/config.toml").read_text()
     assert text == doc.sample(), "run: python -m noraflask.config.document"
     assert load(TOP / "etc/config.toml", {}) == Config()
-    assert all(f"\n{s.key.partition('.')[2]} = " in text or f"\n# {s.key.partition('.')[2]} = " in text for s in SETTINGS if s.key)
+    for setting in (s for s in SETTINGS if s.key):
+        name = setting.key.rpartition(".")[2]
+        assert any(f"\n{line}" in text for line in (f"{name} = ", f"# {name} = ", f"# [[{setting.key}]]\n"))
 
 
 def test_commented_lines_of_the_sample_are_valid():
-    text = "".join(line.removeprefix("# ") for line in doc.sample().splitlines(keepends=True) if line.startswith(("[", "# public_url", "# enable")))
-    assert from_text(text).server.public_url == "https://registry.example.com"
+    lines = [line.removeprefix("# ") for line in doc.sample().splitlines(keepends=True)]
+    config = from_text("".join(line for line in lines if re.match(r"[a-z_]+ = |\[", line)))
+    assert config.server.public_url == "https://registry.example.com"
+    assert config.access.contact == "registry@example.com"
+    assert [rule.groups for rule in config.access.rules] == [("developers",)]
+    assert [len(provider.role_rules) for provider in config.auth.oidc_providers] == [1]
 
 
 def test_documentation_holds_the_table():

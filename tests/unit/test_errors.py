@@ -10,7 +10,10 @@ import pytest
 from noraflask import errors
 from noraflask.formats import FORMATS
 from noraflask.formats.oci import protocol
-from noraflask.web.errors import render_text
+from noraflask.services.auth.lockout import LockedOut
+from noraflask.services.auth.oidc import OidcRefused
+from noraflask.web.auth import NoLogins
+from noraflask.web.errors import render_json, render_text
 
 SPEC_CODES = {
     "BLOB_UNKNOWN",
@@ -43,6 +46,8 @@ TABLE = {
     "InvalidPage": (400, "UNSUPPORTED"),
     "Unauthenticated": (401, "UNAUTHORIZED"),
     "Denied": (403, "DENIED"),
+    "UnsupportedMediaType": (415, "UNSUPPORTED"),
+    "Unprocessable": (422, "UNSUPPORTED"),
     "NotFound": (404, "UNSUPPORTED"),
     "RepositoryUnknown": (404, "NAME_UNKNOWN"),
     "BlobUnknown": (404, "BLOB_UNKNOWN"),
@@ -54,14 +59,15 @@ TABLE = {
     "TooLarge": (413, "SIZE_INVALID"),
     "RangeInvalid": (416, "BLOB_UPLOAD_INVALID"),
     "TooManyUploads": (429, "TOOMANYREQUESTS"),
+    "TooManyLogins": (429, "TOOMANYREQUESTS"),
     "Unavailable": (503, "TOOMANYREQUESTS"),
     "StorageReadOnly": (503, "TOOMANYREQUESTS"),
     "StorageFull": (507, "TOOMANYREQUESTS"),
     "ClientGone": (400, "BLOB_UPLOAD_INVALID"),
 }
 KINDS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NoraError)}
-RENDERERS = [render_text, *(format.render_error for format in FORMATS)]
-RETRIED = {"TooManyUploads": "10", "Unavailable": "30", "StorageReadOnly": "30", "StorageFull": "30"}
+RENDERERS = [render_text, render_json, *(format.render_error for format in FORMATS)]
+RETRIED = {"TooManyUploads": "10", "TooManyLogins": "1", "Unavailable": "30", "StorageReadOnly": "30", "StorageFull": "30"}
 
 
 def test_the_table_has_every_class_and_the_codes_are_the_specs():
@@ -83,7 +89,7 @@ def test_status_and_default_words(name):
 def test_each_class_has_words_of_its_own():
     said = [kind.default_message for kind in KINDS.values()]
     assert len(set(said)) == len(said)
-    assert not [words for words in said if not words or "/" in words], "a path, or no words at all"
+    assert not [words for words in said if not words or "/" in words.replace("application/json", "")], "a path, or no words at all"
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -127,6 +133,24 @@ def test_a_class_that_comes_later_takes_its_parents_code():
         pass
 
     assert json.loads(protocol.render_error(Fresh())[1])["errors"][0]["code"] == "BLOB_UNKNOWN"
+
+
+def test_what_is_raised_elsewhere_is_one_of_them():
+    """Whoever catches a class of the tree catches those; and they have a code that the specification knows."""
+    for kind, status in ((LockedOut, 429), (OidcRefused, 401), (NoLogins, 503)):
+        assert kind.status == status
+        assert issubclass(kind, errors.NoraError)
+    locked = LockedOut(retry_after_seconds=2.5)
+    assert isinstance(locked, errors.TooManyLogins)
+    assert locked.headers == {"Retry-After": "3"}
+    assert json.loads(protocol.render_error(locked)[1])["errors"][0]["code"] == "TOOMANYREQUESTS"
+    assert json.loads(protocol.render_error(OidcRefused("expired"))[1])["errors"][0]["code"] == "UNAUTHORIZED"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_as_json_of_the_api(name):
+    assert render_json(KINDS[name]("the words \ud800")) == ("application/json", b'{"error": "the words \\ud800"}')
+    assert json.loads(render_json(KINDS[name]("the words", {"a": 1}))[1]) == {"error": "the words", "detail": {"a": 1}}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -434,6 +434,54 @@ def next_link(url: str, page: Page, size: int | None, **filters: str) -> dict[st
     return {"Link": f'<{url}?{query}>; rel="next"'}
 
 
+# Bearer tokens (distribution, "Token Authentication Specification" and "Token Scope Documentation").
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A scope that a client asks a token for. `name` None: the list of all names."""
+
+    name: str | None
+    actions: frozenset[str]
+
+
+MAX_SCOPES = 100
+ACTIONS = ("pull", "push", "delete")
+_SCOPE = re.compile(r"([a-z0-9]+(?:\([a-z0-9]+\))?):(.+):([a-z*,]*)\Z")
+
+
+def parse_scopes(texts: Iterable[str]) -> list[Wanted]:
+    """`repository:team/app:pull,push registry:catalog:*`, several in one text or in several. What is of no known kind is left out: nobody gets it."""
+    found: list[Wanted] = []
+    for scope in " ".join(texts).split()[:MAX_SCOPES]:
+        parts = _SCOPE.match(scope)
+        if parts is None:
+            continue
+        kind, name, words = parts[1].partition("(")[0], parts[2], set(parts[3].split(","))
+        if kind == "registry" and name == "catalog" and words & {"*", "pull"}:
+            found.append(Wanted(None, frozenset(("pull",))))
+        elif kind == "repository" and len(name) <= NAME_CHARACTERS and _NAME.match(name):
+            found.append(Wanted(name, frozenset(action for action in ACTIONS if action in words or "*" in words)))
+    return found
+
+
+def render_scope(name: str, actions: Iterable[str]) -> str:
+    """`name` that is no image name: the list of all names."""
+    return f"repository:{name}:{','.join(sorted(actions))}" if _NAME.match(name) else "registry:catalog:*"
+
+
+def render_challenge(realm: str, service: str, name: str | None, action: str, error: str) -> str:
+    """The WWW-Authenticate header. `name` empty or no image name: no scope; None: the list of all names."""
+    parts = [f'realm="{realm}"', f'service="{service}"']
+    if name is None:
+        parts.append('scope="registry:catalog:*"')
+    elif len(name) <= NAME_CHARACTERS and _NAME.match(name):  # what is no name must not get into a header
+        parts.append(f'scope="repository:{name}:{"pull,push" if action == "push" else action}"')
+    if error:
+        parts.append(f'error="{error}"')
+    return f"Bearer {','.join(parts)}"
+
+
 # Errors ("Error Codes"): the spec's closed list, by the class of what was raised.
 
 CODES = {
@@ -455,6 +503,7 @@ CODES = {
     "TooLarge": "SIZE_INVALID",
     "RangeInvalid": "BLOB_UPLOAD_INVALID",
     "TooManyUploads": "TOOMANYREQUESTS",
+    "TooManyLogins": "TOOMANYREQUESTS",
     "Unavailable": "TOOMANYREQUESTS",
     "NoraError": "UNSUPPORTED",
 }

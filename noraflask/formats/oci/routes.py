@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import (
+    BadRequest,
     BlobUnknown,
     DigestMismatch,
     ManifestBlobUnknown,
@@ -16,13 +18,15 @@ from noraflask.errors import (
     NotFound,
     RangeInvalid,
     RepositoryUnknown,
+    Unauthenticated,
 )
 from noraflask.formats.oci import protocol
-from noraflask.formats.oci.protocol import Manifest, StoredManifest
+from noraflask.formats.oci.protocol import Manifest, StoredManifest, Wanted
+from noraflask.services.auth.principal import Action, Principal, Scope, Source
 from noraflask.services.staging import Upload, read_body
-from noraflask.web.access import DELETE, PULL, PUSH, access, may
-from noraflask.web.addresses import outside
-from noraflask.web.context import repository, services
+from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may, may_by_right, may_everywhere
+from noraflask.web.addresses import absolute, outside, own_host
+from noraflask.web.context import PRINCIPAL, note, principal, repository, services
 from noraflask.web.responses import Answer, send
 
 IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
@@ -32,9 +36,74 @@ bp = Blueprint("oci", __name__)
 
 
 @bp.get("/")
-@access(PULL)
+@access(LOGIN)
 def ping() -> Response:
+    """Clients find out here how to log in, and whether a login is good. So it is closed to anonymous clients also where they may pull."""
     return Answer("{}", content_type=JSON)
+
+
+# Bearer tokens (distribution, "Token Authentication Specification", "OAuth2 Token Authentication").
+
+
+@bp.get("/token")
+@access(PUBLIC)
+def get_token() -> Response:
+    """Who asks is known by the Basic login of this request; whoever has none gets a token for what is open to all."""
+    return issue_token(principal(), request.args.getlist("scope"), request.args.get("offline_token") == "true")
+
+
+@bp.post("/token")
+@access(PUBLIC)
+def post_token() -> Response:
+    form, logins = request.form, services().logins
+    if logins is None:
+        raise NotFound("this registry has no logins")
+    grant = form.get("grant_type")
+    if grant == "password":
+        who = logins.login(form.get("username", ""), form.get("password", ""), request.environ)
+    elif grant == "refresh_token":
+        who = logins.by_refresh_token(form.get("refresh_token", ""), request.environ)
+    else:
+        raise BadRequest("grant_type must be password or refresh_token")
+    request.environ[PRINCIPAL] = who
+    return issue_token(who, form.getlist("scope"), form.get("access_type") == "offline")
+
+
+def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
+    """A token for what of the wanted scopes the principal may do. RFC 6749, 5.1: never cached."""
+    logins = services().logins
+    if logins is None:
+        raise NotFound("this registry has no logins")
+    if who.source is Source.ANONYMOUS and not services().access.rights(who).grants:
+        raise Unauthenticated()
+    if who.bearer is not None:  # it would live for ever, and get a refresh token that is cut to nothing
+        raise Unauthenticated("a bearer token is no login; ask with what it was issued for")
+    granted = tuple(scope for wanted in protocol.parse_scopes(scopes) if (scope := granted_scope(wanted)).actions)
+    token, issued, lifetime = logins.issue(who, "bearer", logins.config.bearer_ttl_secs, granted)
+    members: dict[str, object] = {
+        "token": token,
+        "access_token": token,
+        "expires_in": lifetime,
+        "issued_at": datetime.fromtimestamp(issued, UTC).isoformat().replace("+00:00", "Z"),
+        "scope": " ".join(protocol.render_scope(scope.names[0], (action.value for action in scope.actions)) for scope in granted),
+    }
+    if offline and who.source in (Source.PASSWORD, Source.TOKEN):
+        members["refresh_token"] = logins.issue(who, "refresh", logins.config.refresh_ttl_days * 86400)[0]
+    return Answer(json.dumps(members), content_type=JSON, headers={"Cache-Control": "no-store"})
+
+
+def granted_scope(wanted: Wanted) -> Scope:
+    here = (repository().name,)
+    if wanted.name is None:
+        return Scope(frozenset((PULL,)), here, (LISTING,))
+    return Scope(
+        frozenset(action for action in (PULL, PUSH, DELETE) if action.value in wanted.actions and may(action, wanted.name)), here, (wanted.name,)
+    )
+
+
+def challenge(action: Action, name: str | None, error: str) -> str:
+    wanted = None if name == LISTING else name or ""
+    return protocol.render_challenge(absolute(f"{repository().mount}/token"), own_host(), wanted, action.value, error)
 
 
 # Blobs ("Pulling blobs", "Deleting Blobs").
@@ -59,6 +128,7 @@ def delete_blob(name: str, digest: str) -> Response:
     if not services().content.exists(pointer):
         raise BlobUnknown(detail={"digest": digest})
     services().content.remove(pointer)
+    note("delete", f"{name}@{digest}", "blob")
     return Answer(status=202)
 
 
@@ -141,12 +211,13 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
     """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob")."""
     content = services().content
     if source is None:
-        found = may(PULL, None) and content.stat(digest) is not None
+        found = may_everywhere(PULL) and content.stat(digest) is not None
     else:
         pointer = protocol.blob_pointer(repository().name, protocol.parse_name(source), digest)
         found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None
     if found:
         content.point(protocol.blob_pointer(repository().name, name, digest))
+        note("mount", f"{name}@{digest}", f"from {source}" if source else "")
     return found
 
 
@@ -212,6 +283,7 @@ def put_manifest(name: str, reference: str) -> Response:
     manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
     check_references(name, manifest)
     keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
+    note("push", f"{name}@{digest}", " ".join(tags))
     response = Answer(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
     if manifest.subject:
         response.headers["OCI-Subject"] = str(manifest.subject)
@@ -229,6 +301,7 @@ def delete_manifest(name: str, reference: str) -> Response:
     stored = find_manifest(name, wanted)
     if isinstance(wanted, str):
         content.remove(protocol.tag_pointer(here, name, wanted))
+        note("delete", f"{name}:{wanted}", f"tag of {stored.digest}")
         return Answer(status=202)
     for tag in content.names(protocol.tags_folder(here, name)):
         document = content.document(protocol.tag_pointer(here, name, tag))
@@ -241,6 +314,7 @@ def delete_manifest(name: str, reference: str) -> Response:
     if subject:
         content.remove(protocol.referrer_pointer(here, name, subject, wanted))
     content.remove(protocol.manifest_pointer(here, name, wanted))
+    note("delete", f"{name}@{wanted}", "manifest")
     return Answer(status=202)
 
 
@@ -317,12 +391,12 @@ def list_tags(name: str) -> Response:
 
 
 @bp.get("/_catalog")
-@access(PULL)
+@access(PULL, listing=True)
 def catalog() -> Response:
     size, last = protocol.page_size(request.args.get("n")), request.args.get("last", "")
     pointers = services().content.names(protocol.names_folder(repository().name))
     names = sorted(name for name in (protocol.name_of_pointer(pointer) for pointer in pointers) if name > last)
-    page = protocol.take_page((name for name in names if may(PULL, name)), size)
+    page = protocol.take_page((name for name in names if may_by_right(PULL, name)), size)
     links = protocol.next_link(address("_catalog"), page, size)
     return Answer(json.dumps({"repositories": page.entries}), content_type=JSON, headers=links)
 

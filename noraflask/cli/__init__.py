@@ -1,15 +1,20 @@
-"""The command `nora`: thin, each sub-command imports what it needs and calls it."""
+"""The command `nora`: thin, each sub-command imports what it needs and calls it.
+
+Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from noraflask import __version__
+from noraflask.cli import access, tokens, users
+from noraflask.cli.common import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, refuse, tell
 
-FAILED = 1
-BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h; a service manager can be told not to try again
+__all__ = ["BAD_CONFIGURATION", "FAILED", "main"]
+
+NOT_STARTED = "nothing was started"
 
 DESCRIPTION = """\
 A self-hosted artifact registry. Without a command it serves.
@@ -19,6 +24,9 @@ examples:
   NORA_HOST=0.0.0.0 NORA_PORT=80 nora serve    the same on every address of the machine
   NORA_CONFIG_PATH=/etc/nora/config.toml nora  serve with that file
   nora check-config /etc/nora/config.toml      try a file without starting anything
+  nora user add alice                          a user with a password, asked for on the terminal
+  nora token create ci --role write            a token for a machine
+  nora access explain alice push team/app      may she, and by which rule
 """
 
 EPILOG = """\
@@ -29,14 +37,17 @@ configuration, later wins over earlier:
   There are no options for settings. Every name is known or refused: `nora check-config` shows what is in force and why.
 
 while it serves:
-  reload   kill -HUP $(pidof nora)     logged, and no request is lost; so far every setting needs a restart to change
+  reload   kill -HUP $(pidof nora)     access rules, OIDC providers, auth.admin_users, anonymous reading and the lives of bearer and
+                                       refresh tokens; no request is lost, a file with a mistake changes nothing, other settings
+                                       need a restart
+  users    nothing to do               the htpasswd and the groups file are read again when they change; tokens and keys likewise
   stop     kill -TERM $(pidof nora)    running requests have NORA_SHUTDOWN_TIMEOUT seconds to finish
 
 exit codes:
   0   done
-  1   failed; healthcheck: the server did not answer with 2xx
+  1   failed; healthcheck: the server did not answer with 2xx; access explain: not allowed; whoami: refused
   2   the command line is wrong
-  78  the configuration cannot be used; every problem is on stderr and nothing was started
+  78  the configuration cannot be used; every problem is on stderr and nothing was started or changed
 """
 
 CHECK_DESCRIPTION = """\
@@ -62,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return check_config(options.path)
     if command == "healthcheck":
         return healthcheck(options.timeout_secs)
-    return serve()
+    return serve() if command == "serve" else carry_out(options)
 
 
 def serve() -> int:
@@ -71,7 +82,7 @@ def serve() -> int:
     try:
         config = load()
     except ConfigError as error:
-        return _refuse(error.problems)
+        return refuse(error.problems, NOT_STARTED)
     from noraflask.serve import run
 
     run(config)
@@ -85,9 +96,9 @@ def check_config(path: Path | None) -> int:
     try:
         config = load(path)
     except ConfigError as error:
-        return _refuse(error.problems)
+        return refuse(error.problems, NOT_STARTED)
     for warning in config.warnings:
-        _tell(f"warning: {warning}")
+        tell(f"warning: {warning}")
     print(effective(config), end="")
     return 0
 
@@ -100,9 +111,9 @@ def healthcheck(timeout_seconds: float) -> int:
         server = load().server
     except ConfigError as error:
         for problem in error.problems:
-            _tell(f"warning: {problem}")
+            tell(f"warning: {problem}")
         server = error.usable.server
-    return _ask_health("127.0.0.1" if _is_wildcard(server.host) else server.host, server.port, timeout_seconds)
+    return _ask_health(local_address(server.host), server.port, timeout_seconds)
 
 
 def _ask_health(host: str, port: int, timeout_seconds: float) -> int:
@@ -113,34 +124,14 @@ def _ask_health(host: str, port: int, timeout_seconds: float) -> int:
         connection.request("GET", "/health", headers={"User-Agent": f"nora/{__version__} healthcheck"})
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        _tell(f"unhealthy: no answer from {host} port {port}: {error or type(error).__name__}")
+        tell(f"unhealthy: no answer from {host} port {port}: {error or type(error).__name__}")
         return FAILED
     finally:
         connection.close()
     if 200 <= status < 300:
         return 0
-    _tell(f"unhealthy: {host} port {port} answered {status}")
+    tell(f"unhealthy: {host} port {port} answered {status}")
     return FAILED
-
-
-def _is_wildcard(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def _refuse(problems: list[str]) -> int:
-    for problem in problems:
-        _tell(problem)
-    _tell(f"nora: the configuration has {len(problems)} problem{'s' * (len(problems) != 1)}; nothing was started")
-    return BAD_CONFIGURATION
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,17 +140,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"nora {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    _add(commands, "serve", "serve until a signal stops it (the default)", "Serves until a signal stops it.\n\n" + EPILOG)
-    check = _add(commands, "check-config", "show what is in force and every mistake", CHECK_DESCRIPTION)
+    add(commands, "serve", "serve until a signal stops it (the default)", "Serves until a signal stops it.\n\n" + EPILOG)
+    check = add(commands, "check-config", "show what is in force and every mistake", CHECK_DESCRIPTION)
     check.add_argument("path", nargs="?", type=Path, metavar="PATH", help="the file to check, instead of the one `nora serve` would take")
-    _add(commands, "version", "print the version", "Prints the version.")
-    health = _add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
+    add(commands, "version", "print the version", "Prints the version.")
+    health = add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
     health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
+    for part in (users, tokens, access):
+        part.add_commands(commands)
     return parser
-
-
-def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, long: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=short, description=long, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,11 @@
+"""Who asks, and what they may.
+
+principal.py   Action, Principal: the words of the question
+rules.py       rights: allowed(), explain(); pure functions of a policy
+users.py       names and passwords: the htpasswd and the groups file
+tokens.py      API tokens, kept in storage as hashes
+signing.py     bearer tokens that this registry signs, and their keys
+oidc.py        identities of other issuers
+lockout.py     failed logins, counted for all workers of a server
+authenticator.py  from a request's headers to a Principal
+"""

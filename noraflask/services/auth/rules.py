@@ -1,0 +1,336 @@
+"""Rights: what a principal may do to which names, and which rule says so. Pure functions of a policy and a principal.
+
+What is granted comes from roles and from `[[access.rules]]`; a rule that denies wins over all grants; what a credential is cut to (a token's role and
+scopes, the scopes of a bearer token, the namespaces of an OIDC provider) must allow it as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from noraflask.config import AccessRule, Config
+from noraflask.services.auth.principal import ANONYMOUS, ROLES, Action, Principal, Scope, Source
+
+EVERYTHING = ("**",)
+WRITES = frozenset((Action.PUSH, Action.DELETE))
+LOCAL = (Source.PASSWORD, Source.TOKEN)
+"""Users of this server. The `sub` of another issuer may look like one of their names and is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Some actions on some names, allowed or denied, and by whose word."""
+
+    scope: Scope
+    by: str
+    deny: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a credential is cut to: one of the scopes must allow an action."""
+
+    scopes: tuple[Scope, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    allowed: bool
+    by: str
+    """The rule, role or limit that decided, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """All that bears on one principal."""
+
+    grants: tuple[Grant, ...]
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What of the configuration decides over rights; replaced as a whole on a reload."""
+
+    enabled: bool = False
+    rules: tuple[AccessRule, ...] = ()
+    default_role: str = "write"
+    open_repositories: tuple[str, ...] = ()
+    """Repositories that may be read without a login."""
+    admin_users: tuple[str, ...] = ()
+    contact: str | None = None
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, config: Config, formats: Mapping[str, str]) -> Policy:
+        """`formats`: the format of each repository."""
+        auth, access = config.auth, config.access
+        is_open = {"oci": auth.docker_anon_pull}
+        policy = cls(
+            enabled=auth.enabled,
+            rules=access.rules,
+            default_role=access.default_role or ("none" if access.rules else "write"),
+            open_repositories=tuple(name for name, format in formats.items() if is_open.get(format, auth.anonymous_read)),
+            admin_users=auth.admin_users,
+            contact=access.contact,
+        )
+        text = json.dumps(asdict(policy), sort_keys=True)
+        return replace(policy, fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def rights_of(policy: Policy, principal: Principal) -> Rights:
+    if not policy.enabled:
+        return Rights((Grant(Scope(ROLES["admin"]), "authentication is switched off"),), ())
+    return Rights(tuple(_grants(policy, principal)), tuple(_limits(principal)))
+
+
+def decide(rights: Rights, action: Action, repository: str, name: str | None) -> Decision:
+    """May that be done to the name? `name` None asks whether there is any name to which it may be done.
+
+    `repository` is its name, "" for what belongs to none, such as administration.
+    """
+    for grant in rights.grants:
+        if grant.deny and covers(grant.scope, action, repository, name) and (name is not None or grant.scope.names == EVERYTHING):
+            return Decision(False, grant.by)
+    allowed = next((grant for grant in rights.grants if not grant.deny and covers(grant.scope, action, repository, name)), None)
+    if allowed is None:
+        return Decision(False, "")
+    for limit in rights.limits:
+        if not any(covers(scope, action, repository, name) for scope in limit.scopes):
+            return Decision(False, limit.by)
+    return Decision(True, allowed.by)
+
+
+def everywhere(rights: Rights, action: Action, repository: str) -> bool:
+    """May that be done to every name of a repository, also to those nobody has thought of?"""
+    if any(grant.deny and covers(grant.scope, action, repository, None) for grant in rights.grants):
+        return False
+    pieces = [[grant.scope for grant in rights.grants if not grant.deny], *(limit.scopes for limit in rights.limits)]
+    return all(any(covers(scope, action, repository, None) and set(scope.names) & {"*", "**"} for scope in scopes) for scopes in pieces)
+
+
+def covers(scope: Scope, action: Action, repository: str, name: str | None) -> bool:
+    if action not in scope.actions:
+        return False
+    if repository and scope.repositories != ("*",) and not any(glob(pattern, repository) for pattern in scope.repositories):
+        return False
+    return name is None or scope.names == EVERYTHING or any(matches_name(pattern, name) for pattern in scope.names)
+
+
+def _grants(policy: Policy, principal: Principal) -> Iterator[Grant]:
+    if policy.open_repositories:
+        yield Grant(Scope(ROLES["read"], policy.open_repositories), "open to everybody")
+    if principal.source is Source.PASSWORD or (principal.source is Source.TOKEN and not principal.service):
+        if policy.default_role != "none":
+            yield Grant(Scope(ROLES[policy.default_role]), f"default role {policy.default_role}")
+        if principal.role == "admin" and principal.name in policy.admin_users:  # as in NORA: with such a token, not with the password alone
+            yield Grant(Scope(ROLES["admin"]), "auth.admin_users")
+    elif principal.role:
+        yield Grant(Scope(ROLES[principal.role]), f"role {principal.role}")
+    for number, rule in enumerate(policy.rules, 1):
+        if not concerns(rule, principal):
+            continue
+        names = tuple(filled for pattern in rule.names for filled in _filled(pattern, principal))
+        if names:
+            title = f', "{rule.title}"' if rule.title else ""
+            scope = Scope(frozenset(Action(word) for word in rule.actions), rule.repositories, names)
+            yield Grant(scope, f"rule {number} ({rule.place}{title})", rule.effect == "deny")
+
+
+def concerns(rule: AccessRule, principal: Principal) -> bool:
+    """What is open to anonymous clients is open to all."""
+    if rule.anonymous:
+        return True
+    if principal.source in LOCAL:
+        by_group = any(glob(pattern, group) for pattern in rule.groups for group in principal.groups)
+        return by_group or any(glob(pattern, principal.name) for pattern in rule.users)
+    if principal.source is Source.OIDC and (rule.provider or rule.claims):
+        return rule.provider in ("", principal.provider) and all(_has_claim(principal, *wanted) for wanted in _by_claim(rule.claims))
+    return False
+
+
+def _by_claim(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, list[str]]]:
+    """Several patterns for one claim: one of them must match."""
+    found: dict[str, list[str]] = {}
+    for claim, pattern in pairs:
+        found.setdefault(claim, []).append(pattern)
+    return found.items()
+
+
+def _has_claim(principal: Principal, claim: str, patterns: list[str]) -> bool:
+    return any(name == claim and any(glob(pattern, value) for pattern in patterns) for name, value in principal.claims)
+
+
+def _limits(principal: Principal) -> Iterator[Limit]:
+    if principal.source is Source.TOKEN:
+        role = principal.role or "read"
+        yield Limit((Scope(ROLES[role]),), f"the token's role is {role}")
+        if principal.scopes is not None:
+            yield Limit(principal.scopes, "the token's scopes do not include it")
+    for patterns in principal.namespace_scopes:
+        if "*" not in patterns:
+            scopes = (Scope(ROLES["admin"] - WRITES), Scope(WRITES, names=patterns))
+            yield Limit(scopes, f"it is outside of the namespaces that provider {principal.provider} may write")
+    if principal.bearer is not None:
+        yield Limit(principal.bearer, "the bearer token was not issued for it")
+
+
+# Patterns. No regular expressions: what a user writes must not be able to take long.
+
+
+def glob(pattern: str, text: str) -> bool:
+    """`*` stands for any run of characters, none and slashes included; all else for itself."""
+    if "*" not in pattern:
+        return pattern == text
+    first, *middle, last = pattern.split("*")
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    position, end = len(first), len(text) - len(last)
+    for part in middle:
+        found = text.find(part, position, end)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True
+
+
+def matches_name(pattern: str, name: str) -> bool:
+    """By slash-parted segments: `*` is any run of characters in one of them, `**` any number of segments, none included. `*` alone is everything."""
+    if pattern in ("*", "**"):
+        return True
+    if "*" not in pattern:
+        return pattern == name
+    wanted, parts = pattern.split("/"), name.split("/")
+    at_wanted = at_part = 0
+    star, resume = -1, 0  # the last `**`, and the part from which to try again after it
+    while at_part < len(parts):
+        if at_wanted < len(wanted) and wanted[at_wanted] == "**":
+            star, resume = at_wanted, at_part
+            at_wanted += 1
+        elif at_wanted < len(wanted) and glob(wanted[at_wanted], parts[at_part]):
+            at_wanted, at_part = at_wanted + 1, at_part + 1
+        elif star >= 0:
+            resume += 1
+            at_wanted, at_part = star + 1, resume
+        else:
+            return False
+    return all(rest == "**" for rest in wanted[at_wanted:])
+
+
+def _filled(pattern: str, principal: Principal) -> list[str]:
+    """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself."""
+    if "{" not in pattern:
+        return [pattern]
+    before, _, rest = pattern.partition("{")
+    word, _, after = rest.partition("}")
+    if word == "user":
+        values = [principal.name] if principal.source in LOCAL else []
+    else:
+        claim = word.removeprefix("claim:")
+        values = [value.lower() for name, value in principal.claims if name == claim]
+    fit = [value for value in values if _is_plain(value)]
+    return [before + value + tail for value in fit for tail in _filled(after, principal)]
+
+
+def _is_plain(value: str) -> bool:
+    return all(part and part not in (".", "..") for part in value.split("/")) and not set(value) & set("*{}")
+
+
+# In words.
+
+
+def describe(rights: Rights) -> list[dict[str, object]]:
+    """Grants as JSON-ready objects, for whoami."""
+    return [{"effect": "deny" if grant.deny else "allow", **_scope_members(grant.scope), "by": grant.by} for grant in rights.grants]
+
+
+def describe_limits(rights: Rights) -> list[dict[str, object]]:
+    return [{"by": limit.by, "scopes": [_scope_members(scope) for scope in limit.scopes]} for limit in rights.limits]
+
+
+def _scope_members(scope: Scope) -> dict[str, object]:
+    order = [action.value for action in Action if action in scope.actions]
+    return {"actions": order, "repositories": list(scope.repositories), "names": list(scope.names)}
+
+
+def without_bearer(principal: Principal) -> Principal:
+    """The principal by its own rights, whatever the bearer token in hand was issued for."""
+    return principal if principal.bearer is None else replace(principal, bearer=None)
+
+
+class Access:
+    """The question every route asks. Holds the current policy; what it worked out before is kept until the policy changes."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._state: tuple[Policy, dict[Principal, _Known]] = (policy, {})
+
+    @property
+    def policy(self) -> Policy:
+        return self._state[0]
+
+    def adopt(self, policy: Policy) -> None:
+        """One assignment: a request sees the old policy with its answers or the new one with its own."""
+        self._state = (policy, {})
+
+    def decide(self, principal: Principal, action: Action, repository: str, name: str | None) -> Decision:
+        known = self._of(principal)
+        key = (action, repository, name)
+        decision = known.decisions.get(key)
+        if decision is None:
+            decision = decide(known.rights, action, repository, name)
+            if len(known.decisions) >= DECISIONS_KEPT:
+                known.decisions.clear()
+            known.decisions[key] = decision
+        return decision
+
+    def allowed(self, principal: Principal, action: Action, repository: str, name: str | None) -> bool:
+        return self.decide(principal, action, repository, name).allowed
+
+    def everywhere(self, principal: Principal, action: Action, repository: str) -> bool:
+        return everywhere(self._of(principal).rights, action, repository)
+
+    def rights(self, principal: Principal) -> Rights:
+        return self._of(principal).rights
+
+    def _of(self, principal: Principal) -> _Known:
+        policy, known = self._state
+        found = known.get(principal)
+        if found is None:
+            if len(known) >= PRINCIPALS_KEPT:
+                known.clear()
+            found = known[principal] = _Known(rights_of(policy, principal), {})
+        return found
+
+
+PRINCIPALS_KEPT = 2048
+DECISIONS_KEPT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    rights: Rights
+    decisions: dict[tuple[Action, str, str | None], Decision]
+
+
+def accepts_claims(policy: Policy, principal: Principal) -> bool:
+    """Whether an access rule names an OIDC identity, so that it may come in without a role."""
+    return any(concerns(rule, principal) and not rule.anonymous for rule in policy.rules)
+
+
+__all__ = [
+    "ANONYMOUS",
+    "Access",
+    "Decision",
+    "Policy",
+    "accepts_claims",
+    "decide",
+    "describe",
+    "describe_limits",
+    "everywhere",
+    "glob",
+    "matches_name",
+]

@@ -1,0 +1,351 @@
+"""API tokens: `nra_` and 32 hex digits, kept as hashes, in NORA's form.
+
+    <id>.json       JSON: what the token may and until when; the id is the first 16 hex digits of the token's SHA-256
+    revoked/<id>    empty: the token is revoked, whatever else is there
+    used/<id>       text: when it was last used, seconds since the epoch
+
+A token has 128 random bits, so its plain SHA-256 gives nothing away; records that NORA made hold an Argon2id hash and work as well.
+Revoking creates the mark before the record goes. So a rotation that writes the record at the same moment, on another node, cannot bring a token back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from noraflask.errors import AlreadyExists, NoraError
+from noraflask.services.auth.documents import Documents
+from noraflask.services.auth.principal import ROLES, Action, Scope
+
+FORM = re.compile(r"nra_[0-9a-f]{32}\Z")
+ID = re.compile(r"[0-9a-f]{16}\Z")
+FRESH_SECONDS = 0.5
+"""A revocation takes effect within this time in every worker of every node."""
+USED_SECONDS = 60
+"""A use is not noted again within this time."""
+KEPT_SECONDS = 30 * 86400
+"""How long after its end a token is still listed."""
+MARK_SECONDS = 86400
+"""How long a mark must outlive its record: longer than any rotation that may be under way."""
+RECORDS_KEPT = 8192
+MAX_SECONDS = 3650 * 86400
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    id: str
+    hash: str
+    user: str
+    role: str
+    created_at: int
+    expires_at: int
+    description: str | None = None
+    scopes: tuple[Scope, ...] | None = None
+    service: bool = False
+    """Made by an administrator: its role is its right. Else it never exceeds its owner."""
+    lifetime: int = 0
+    """Seconds that it was made for; a rotation takes them over."""
+    last_used: int | None = None
+
+    def is_expired(self, now: float) -> bool:
+        return self.expires_at <= now
+
+
+class Tokens:
+    def __init__(self, documents: Documents, remember_seconds: float = 300, clock: Callable[[], float] = time.time) -> None:
+        """`remember_seconds`: how long an Argon2 hash that was right is not computed again."""
+        self._documents = documents
+        self._remember_seconds = remember_seconds
+        self._clock = clock
+        self._read: dict[str, tuple[TokenRecord | None, float]] = {}
+        self._right: dict[str, tuple[str, float]] = {}  # SHA-256 of a token -> the Argon2 hash that it fits
+        self._used: dict[str, int] = {}
+        self._noted: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        return self._clock()
+
+    # Making and ending.
+
+    def mint(
+        self,
+        user: str,
+        role: str,
+        lifetime: int,
+        description: str | None = None,
+        scopes: tuple[Scope, ...] | None = None,
+        service: bool = False,
+    ) -> tuple[str, TokenRecord]:
+        """A new token and its record. The token is not kept anywhere. `lifetime` in seconds."""
+        now = int(self._clock())
+        while True:
+            token = f"nra_{secrets.token_hex(16)}"
+            hashed = hashlib.sha256(token.encode()).hexdigest()
+            record = TokenRecord(hashed[:16], hashed, user, role, now, now + lifetime, description, scopes, service, lifetime)
+            try:
+                self._documents.create(f"{record.id}.json", render_record(record))
+            except AlreadyExists:
+                continue
+            self._forget(record.id)
+            return token, record
+
+    def revoke(self, id: str) -> bool:
+        """False when there is no such token. Effective at once here, within FRESH_SECONDS elsewhere."""
+        if self.find(id) is None:
+            return False
+        self._mark(id)
+        self._documents.delete(f"{id}.json")
+        self._documents.delete(f"used/{id}")
+        self._forget(id)
+        return True
+
+    def rotate(self, id: str, overlap: int = 0) -> tuple[str, TokenRecord] | None:
+        """A new token with the rights of an old one, which ends after `overlap` seconds; None when there is no such token."""
+        old = self.find(id)
+        if old is None or old.is_expired(self._clock()):
+            return None
+        token, record = self.mint(old.user, old.role, old.lifetime or old.expires_at - old.created_at, old.description, old.scopes, old.service)
+        end = int(self._clock()) + overlap
+        if overlap <= 0:
+            self.revoke(id)
+        elif end < old.expires_at:
+            self._documents.replace(f"{id}.json", render_record(replace(old, expires_at=end)))
+            self._forget(id)
+        return token, record
+
+    def _mark(self, id: str) -> None:
+        try:
+            self._documents.create(f"revoked/{id}", b"")
+        except AlreadyExists:
+            pass
+
+    # Asking.
+
+    def check(self, token: str) -> TokenRecord | None:
+        """The record of a token that is right and not revoked; it may be expired. Raises what storage raises when it cannot be read."""
+        if not FORM.match(token):
+            return None
+        hashed = hashlib.sha256(token.encode()).hexdigest()
+        record = self.find(hashed[:16])
+        if record is None:
+            return None
+        if record.hash.startswith("$argon2"):
+            return record if self._fits_argon2(token, hashed, record.hash) else None
+        return record if hmac.compare_digest(record.hash, hashed) else None
+
+    def find(self, id: str) -> TokenRecord | None:
+        """By id, as it was at most FRESH_SECONDS ago; the same object as long as nothing has changed."""
+        known = self._read.get(id)
+        now = self._clock()
+        if known is not None and 0 <= now - known[1] < FRESH_SECONDS:
+            return known[0]
+        record = self._load(id)
+        if known is not None and known[0] == record:
+            record = known[0]
+        if len(self._read) >= RECORDS_KEPT:
+            self._read.clear()
+        self._read[id] = (record, now)
+        return record
+
+    def _load(self, id: str) -> TokenRecord | None:
+        data = self._documents.read(f"{id}.json")
+        if data is None or self._documents.stat(f"revoked/{id}") is not None:
+            return None
+        try:
+            return parse_record(id, data)
+        except ValueError as problem:
+            log.error("the record of API token %s cannot be read, it is refused: %s", id, problem)
+            return None
+
+    def _fits_argon2(self, token: str, hashed: str, argon2: str) -> bool:
+        known = self._right.get(hashed)
+        if known is not None and known[0] == argon2 and known[1] > self._clock():
+            return True
+        from argon2 import PasswordHasher
+        from argon2.exceptions import Argon2Error, InvalidHashError
+
+        try:
+            PasswordHasher().verify(argon2, token)
+        except (Argon2Error, InvalidHashError):
+            return False
+        if len(self._right) >= RECORDS_KEPT:
+            self._right.clear()
+        self._right[hashed] = (argon2, self._clock() + self._remember_seconds)
+        return True
+
+    def list(self, user: str | None = None) -> list[TokenRecord]:
+        """Newest first; `user` None: of all."""
+        found = []
+        for name in self._documents.names():
+            id = name.removesuffix(".json")
+            record = self._load(id) if ID.match(id) and name != id else None
+            if record is not None and user in (None, record.user):
+                found.append(replace(record, last_used=self._last_used(record)))
+        return sorted(found, key=lambda record: (-record.created_at, record.id))
+
+    def _last_used(self, record: TokenRecord) -> int | None:
+        data = self._documents.read(f"used/{record.id}") or b""
+        times = [int(data) if data.isdigit() else None, record.last_used, self._used.get(record.id)]
+        return max((time for time in times if time is not None), default=None)
+
+    def revoke_all(self, user: str) -> int:
+        """Those that the user made or that an administrator made in the user's name; how many there were."""
+        return sum(self.revoke(record.id) for record in self.list(user))
+
+    # Uses, written now and then.
+
+    def used(self, id: str) -> None:
+        now = int(self._clock())
+        if now - self._used.get(id, 0) >= USED_SECONDS:
+            self._used[id] = now
+
+    def flush(self) -> None:
+        """Write down uses that are not yet: called every half minute and at the end of a worker."""
+        with self._lock:
+            for id, used in list(self._used.items()):
+                if self._noted.get(id) == used:
+                    continue
+                try:
+                    if self.find(id) is not None:
+                        self._documents.replace(f"used/{id}", str(used).encode())
+                    self._noted[id] = used
+                except NoraError as problem:
+                    log.warning("the last use of API tokens could not be noted: %s", problem)
+                    return
+
+    def sweep(self) -> None:
+        """Forget tokens that ended long ago, and marks that nothing needs any more."""
+        now = self._clock()
+        for name in list(self._documents.names()):
+            folder, _, id = name.rpartition("/")
+            found = self._documents.stat(name)
+            if found is None:
+                continue
+            if folder == "revoked" and now - found.modified > MARK_SECONDS:
+                self._documents.delete(f"{id}.json")
+                self._documents.delete(name)
+            elif folder == "used" and now - found.modified > MARK_SECONDS and self._documents.stat(f"{id}.json") is None:
+                self._documents.delete(name)
+            elif not folder and ID.match(name.removesuffix(".json")):
+                record = self._load(name.removesuffix(".json"))
+                if record is not None and record.expires_at + KEPT_SECONDS < now:
+                    self.revoke(record.id)
+
+    def _forget(self, id: str) -> None:
+        self._read.pop(id, None)
+
+
+# Records as JSON.
+
+
+def render_record(record: TokenRecord) -> bytes:
+    members: dict[str, Any] = {
+        "token_hash": record.hash,
+        "user": record.user,
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+        "last_used": record.last_used,
+        "description": record.description,
+        "role": record.role,
+    }
+    if record.scopes is not None:
+        members["scopes"] = [render_scope(scope) for scope in record.scopes]
+    members["service"] = record.service
+    if record.lifetime:
+        members["lifetime"] = record.lifetime
+    return json.dumps(members).encode()
+
+
+def parse_record(id: str, data: bytes) -> TokenRecord:
+    """Raises ValueError. A record of NORA's has no `service` member; its role was its right there, and is here."""
+    members = json.loads(data)
+    if not isinstance(members, dict):
+        raise ValueError("not a JSON object")
+    role = members.get("role", "read")
+    if role not in ("read", "write", "admin"):
+        raise ValueError("unknown role")
+    numbers = [members.get(name) for name in ("created_at", "expires_at")]
+    if not all(isinstance(number, int) for number in numbers) or not all(isinstance(members.get(name), str) for name in ("token_hash", "user")):
+        raise ValueError("a member is missing or of another type")
+    scopes = members.get("scopes")
+    return TokenRecord(
+        id,
+        members["token_hash"],
+        members["user"],
+        role,
+        members["created_at"],
+        members["expires_at"],
+        members.get("description"),
+        None if scopes is None else tuple(parse_scope(scope) for scope in scopes),
+        bool(members.get("service", "lifetime" not in members)),
+        int(members.get("lifetime", 0)),
+        members.get("last_used"),
+    )
+
+
+def render_scope(scope: Scope) -> dict[str, list[str]]:
+    return {
+        "actions": [action.value for action in Action if action in scope.actions],
+        "repositories": list(scope.repositories),
+        "names": list(scope.names),
+    }
+
+
+_PATTERN = re.compile(r"[^\s\x00-\x1f\x7f{}]{1,255}\Z")
+MAX_SCOPES = 100
+
+
+def parse_scopes(value: Any) -> tuple[Scope, ...] | None:
+    """What a client asks for; None stands for no limit. Raises ValueError with what is wrong."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_SCOPES:
+        raise ValueError(f"scopes must be a list of 1 to {MAX_SCOPES} objects with actions, and optionally repositories and names")
+    return tuple(parse_scope(scope) for scope in value)
+
+
+def parse_scope(value: Any) -> Scope:
+    """{"actions": ["pull"], "repositories": ["docker"], "names": ["team/**"]}; roles count as the actions they stand for. Raises ValueError."""
+    if not isinstance(value, dict) or set(value) - {"actions", "repositories", "names"}:
+        raise ValueError("a scope has the members actions, repositories and names, and no others")
+    words = _words(value.get("actions"), "actions")
+    return Scope(parse_actions(words), _patterns(value.get("repositories", ["*"]), "repositories"), _patterns(value.get("names", ["**"]), "names"))
+
+
+def parse_actions(words: Iterable[str]) -> frozenset[Action]:
+    """Raises ValueError."""
+    actions: set[Action] = set()
+    for word in words:
+        if word in ("read", "write", "admin"):
+            actions |= ROLES[word]
+        elif word in ("pull", "push", "delete"):
+            actions.add(Action(word))
+        else:
+            raise ValueError(f"{word!r} is no action; there are pull, push, delete, admin, and read and write for several of them")
+    return frozenset(actions)
+
+
+def _words(value: Any, what: str) -> list[str]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_SCOPES or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"{what} must be a list of 1 to {MAX_SCOPES} strings")
+    return value
+
+
+def _patterns(value: Any, what: str) -> tuple[str, ...]:
+    patterns = _words(value, what)
+    for pattern in patterns:
+        if not _PATTERN.match(pattern) or any("**" in segment and segment != "**" for segment in pattern.split("/")):
+            raise ValueError(f"{pattern[:80]!r} is no pattern: no spaces and braces; * in one segment, ** alone between slashes")
+    return tuple(patterns)

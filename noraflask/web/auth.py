@@ -1,0 +1,346 @@
+"""Tokens and rights over HTTP: NORA's token API, its admin API, the exchange of OIDC tokens, whoami and explain. All JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from noraflask.errors import BadRequest, Denied, NoraError, NotFound, Unauthenticated, Unprocessable, UnsupportedMediaType
+from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.principal import Action, Principal, Source
+from noraflask.services.auth.rules import describe, describe_limits
+from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
+from noraflask.services.staging import read_body
+from noraflask.web.access import ADMIN, PUBLIC, access
+from noraflask.web.context import PRINCIPAL, note, principal, repositories, services
+from noraflask.web.responses import Answer
+
+bp = Blueprint("auth", __name__)
+
+DAY = 86400
+BODY_BYTES = 64 * 1024
+TEXT_CHARACTERS = 500
+EXCHANGED_SECONDS = 900
+ROLES = ("read", "write", "admin")
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 (RFC 8693, 2.1)
+
+
+class NoLogins(NoraError):
+    """NORA's answer where authentication is off: the service is not there."""
+
+    status = 503
+    default_message = "this registry has no logins: authentication is switched off (auth.enabled)"
+
+
+# Tokens of one's own. The login stands in the body, as in NORA, or in the Authorization header.
+
+
+@bp.post("/api/tokens")
+@access(PUBLIC)
+def mint_token() -> Response:
+    members = read_json()
+    who = caller(members)
+    role, lifetime = wanted_role(members, "read"), wanted_lifetime(members, least=0)
+    if who.source is not Source.PASSWORD or who.bearer is not None:
+        lifetime = _within(who, role, lifetime)
+    if role == "admin" and not may_mint_admin(who):
+        raise Denied(f"{who.name} may not make admin tokens; an administrator can, or add the user to auth.admin_users")
+    scopes = wanted_scopes(members)
+    token, record = services().tokens.mint(who.name, role, lifetime, wanted_description(members), scopes, service=who.service)
+    note("token_mint", record.id, f"role {role}, {lifetime} s", actor=who)
+    return token_answer(token, record)
+
+
+def _within(who: Principal, role: str, lifetime: int) -> int:
+    """A token may make another one, of no more rights and no longer life than its own."""
+    if who.source is not Source.TOKEN or who.scopes is not None or who.bearer is not None:
+        raise Denied("log in with a password, or with an API token without scopes, to make a token; OIDC identities use /api/v1/token/exchange")
+    if ROLES.index(role) > ROLES.index(who.role or "read"):
+        raise Denied(f"a token of role {who.role} cannot make one of role {role}")
+    return min(lifetime, max(0, int((who.expires_at or 0) - services().tokens.now())))
+
+
+@bp.post("/api/tokens/list")
+@access(PUBLIC)
+def list_tokens() -> Response:
+    who = caller(read_json())
+    _own_credential(who)
+    return _json({"tokens": [token_members(record) for record in services().tokens.list(who.name)]})
+
+
+@bp.post("/api/tokens/revoke")
+@access(PUBLIC)
+def revoke_token() -> Response:
+    members = read_json()
+    who, record = own_token(members)
+    services().tokens.revoke(record.id)
+    note("token_revoke", record.id, actor=who)
+    return Answer("Token revoked\n", content_type="text/plain; charset=utf-8", headers=NO_STORE)
+
+
+@bp.post("/api/tokens/rotate")
+@access(PUBLIC)
+def rotate_token() -> Response:
+    """A new token in place of an old one, which goes on for `overlap_secs` (default 0)."""
+    members = read_json()
+    who, record = own_token(members)
+    _may_rotate(who, record)
+    made = services().tokens.rotate(record.id, wanted_number(members, "overlap_secs", 0, 0, 30 * DAY))
+    if made is None:
+        raise NotFound(f"there is no token {record.id} that could be rotated; it has expired")
+    note("token_rotate", record.id, f"to {made[1].id}", actor=who)
+    return token_answer(*made)
+
+
+def _may_rotate(who: Principal, record: TokenRecord) -> None:
+    """Whoever rotates a token gets to know the new one, so it must not be worth more than what it was asked with."""
+    if record.id == who.token_id or services().access.allowed(who, Action.ADMIN, "", None):
+        return
+    if who.source is not Source.PASSWORD or record.service:
+        raise Denied(f"the token {record.id} can be rotated with itself, by an administrator, or, unless an administrator made it, with the password")
+
+
+def own_token(members: dict[str, Any]) -> tuple[Principal, TokenRecord]:
+    """Whoever asks, and the token of theirs that `hash_prefix` names; an administrator's are all."""
+    who = caller(members)
+    _own_credential(who)
+    id = members.get("hash_prefix")
+    if not isinstance(id, str) or not ID.match(id):
+        raise BadRequest("hash_prefix must be 16 lower-case hex digits, as /api/tokens/list tells them")
+    record = services().tokens.find(id)
+    if record is None or (record.user != who.name and not services().access.allowed(who, Action.ADMIN, "", None)):
+        raise NotFound(f"{who.name} has no token {id}")
+    return who, record
+
+
+def _own_credential(who: Principal) -> None:
+    """The name of an OIDC identity may look like a user's; and a cut credential must not see or end others."""
+    if who.source not in (Source.PASSWORD, Source.TOKEN) or who.scopes is not None or who.bearer is not None:
+        raise Denied("log in with a password, or with an API token without scopes, to manage tokens")
+
+
+# Administration.
+
+
+@bp.post("/api/v1/admin/tokens")
+@access(ADMIN)
+def mint_for_another() -> Response:
+    """A token whose role is its right; the named user need not exist."""
+    logins_or_503()
+    members = read_json()
+    who = principal()
+    if who.scopes is not None or any("*" not in patterns for patterns in who.namespace_scopes):
+        raise Denied("a credential that is limited to some names cannot make tokens for others")
+    user = members.get("username")
+    if not isinstance(user, str):
+        raise Unprocessable("username is missing: the name that the token acts under")
+    if not user or len(user) > 255 or not user.isprintable() or ":" in user:
+        raise BadRequest("username must be 1 to 255 printable characters without a colon")
+    role, lifetime = wanted_role(members, "read"), wanted_lifetime(members, least=1)
+    token, record = services().tokens.mint(user, role, lifetime, wanted_description(members), wanted_scopes(members), service=True)
+    note("admin_token_mint", record.id, f"for {user}, role {role}, {lifetime} s")
+    return token_answer(token, record)
+
+
+@bp.get("/api/v1/admin/logins")
+@access(ADMIN)
+def login_figures() -> Response:
+    """Failed logins since the start, of all workers together."""
+    return _json({"failed_logins": logins_or_503().lockout.counters(), "audit_records_lost": services().audit.lost})
+
+
+@bp.get("/api/v1/access/explain")
+@access(ADMIN)
+def explain() -> Response:
+    """What one may do, and by which rule: ?user=alice&action=push&name=team/app, also &repository=docker and &group=…"""
+    query = request.args
+    words = {action.value: action for action in (Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN)}
+    if query.get("action") not in words or not query.get("user"):
+        raise BadRequest("ask with user=NAME and action=pull, push, delete or admin; for the first three also with name=NAME")
+    user = query["user"]
+    groups = frozenset(query.getlist("group")) or logins_or_503().users.current().groups_of(user)
+    who = Principal("anonymous") if user == "anonymous" else Principal(user, Source.PASSWORD, groups)
+    here = query.get("repository") or repositories()[0].name
+    return _json(decision_members(who, words[query["action"]], here, query.get("name")))
+
+
+def decision_members(who: Principal, action: Action, here: str, name: str | None) -> dict[str, Any]:
+    decision = services().access.decide(who, action, "" if action is Action.ADMIN else here, name)
+    return {
+        "user": who.name,
+        "groups": sorted(who.groups),
+        "action": action.value,
+        "repository": here,
+        "name": name,
+        "allowed": decision.allowed,
+        "decided_by": decision.by or "no rule grants it",
+        "policy": services().access.policy.fingerprint,
+    }
+
+
+# Who am I, and tokens for those who are known elsewhere.
+
+
+@bp.get("/api/v1/whoami")
+@access(PUBLIC)
+def whoami() -> Response:
+    who = principal()
+    rights = services().access.rights(who)
+    token = {"id": who.token_id, "service": who.service} if who.token_id else None
+    members = {
+        "name": who.name,
+        "source": who.source.value,
+        "groups": sorted(who.groups),
+        "role": who.role,
+        "provider": who.provider or None,
+        "token": token,
+        "expires_at": None if who.expires_at is None else int(who.expires_at),
+        "rights": describe(rights),
+        "limits": describe_limits(rights),
+        "policy": services().access.policy.fingerprint,
+    }
+    return _json(members)
+
+
+@bp.post("/api/v1/token/exchange")
+@access(PUBLIC)
+def exchange() -> Response:
+    """A JWT of an OIDC issuer for a token of this registry that lives a little longer and is good in all places.
+
+    RFC 8693: grant_type, subject_token, as a form; or JSON with `token`; or the JWT in the Authorization header.
+    """
+    logins = logins_or_503()
+    who = principal()
+    if who.source is Source.ANONYMOUS:
+        who = logins.login("", _subject_token(), request.environ)
+    if who.source is not Source.OIDC or who.exchanged:
+        raise Unauthenticated("send the JWT of a configured OIDC issuer; other credentials need no exchange")
+    token, _, lifetime = logins.issue(who, "access", EXCHANGED_SECONDS)
+    note("token_mint", "", f"exchange, {lifetime} s", actor=who)
+    kind = "urn:ietf:params:oauth:token-type:access_token"
+    return _json({"access_token": token, "token": token, "issued_token_type": kind, "token_type": "Bearer", "expires_in": lifetime})
+
+
+def _subject_token() -> str:
+    if request.mimetype == "application/json":
+        token = read_json().get("token")
+    else:
+        if request.form.get("grant_type", TOKEN_EXCHANGE) != TOKEN_EXCHANGE:
+            raise BadRequest(f"grant_type must be {TOKEN_EXCHANGE}")
+        token = request.form.get("subject_token")
+    if not isinstance(token, str) or not token:
+        raise Unprocessable("the JWT is missing: subject_token of a form, token of a JSON body, or an Authorization header")
+    return token
+
+
+# What requests say.
+
+
+def logins_or_503() -> Authenticator:
+    logins = services().logins
+    if logins is None:
+        raise NoLogins()
+    return logins
+
+
+def caller(members: dict[str, Any]) -> Principal:
+    """Who asks: by user name and password in the body, else by the Authorization header."""
+    logins = logins_or_503()
+    if "username" in members or "password" in members:
+        name, password = members.get("username"), members.get("password")
+        if not isinstance(name, str) or not isinstance(password, str):
+            raise Unprocessable("username and password must both be there, as strings")
+        who = logins.login(name, password, request.environ)
+        request.environ[PRINCIPAL] = who
+    else:
+        who = principal()
+    if who.source is Source.ANONYMOUS:
+        if "HTTP_AUTHORIZATION" in request.environ:
+            raise Unauthenticated()
+        raise Unprocessable("username and password are missing in the body; or send an Authorization header")
+    return who
+
+
+def may_mint_admin(who: Principal) -> bool:
+    return who.name in logins_or_503().config.admin_users or services().access.allowed(who, Action.ADMIN, "", None)
+
+
+def read_json() -> dict[str, Any]:
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType()
+    data = read_body(request.stream, BODY_BYTES, request.content_length)
+    try:
+        members = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadRequest("the request body is not valid JSON") from None
+    if not isinstance(members, dict):
+        raise BadRequest("the request body must be a JSON object")
+    return members
+
+
+def wanted_role(members: dict[str, Any], usual: str) -> str:
+    role = members.get("role", usual)
+    if role not in ROLES:
+        raise BadRequest("role must be read, write or admin")
+    return str(role)
+
+
+def wanted_lifetime(members: dict[str, Any], least: int) -> int:
+    """Seconds; 0 makes a token that has expired, as NORA does. More than ten years are cut to that."""
+    days = wanted_number(members, "ttl_days", 30, least, 1 << 53)
+    return min(days * DAY, MAX_SECONDS)
+
+
+def wanted_number(members: dict[str, Any], name: str, usual: int, least: int, most: int) -> int:
+    value = members.get(name, usual)
+    if type(value) is not int:
+        raise Unprocessable(f"{name} must be a whole number")
+    if not least <= value <= most:
+        raise BadRequest(f"{name} must be {least} to {most}")
+    return value
+
+
+def wanted_description(members: dict[str, Any]) -> str | None:
+    text = members.get("description")
+    if text is not None and not isinstance(text, str):
+        raise Unprocessable("description must be a string")
+    if text is not None and len(text) > TEXT_CHARACTERS:
+        raise BadRequest(f"description must be at most {TEXT_CHARACTERS} characters long")
+    return text
+
+
+def wanted_scopes(members: dict[str, Any]) -> Any:
+    try:
+        return parse_scopes(members.get("scopes"))
+    except ValueError as problem:
+        raise BadRequest(str(problem)) from None
+
+
+# What answers say.
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def token_answer(token: str, record: TokenRecord) -> Response:
+    seconds = record.expires_at - record.created_at
+    return _json({"token": token, "expires_in_days": seconds // DAY, "expires_in_secs": seconds, "hash_prefix": record.id})
+
+
+def token_members(record: TokenRecord) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "hash_prefix": record.id,
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+        "last_used": record.last_used,
+        "description": record.description,
+        "role": record.role,
+    }
+    if record.scopes is not None:
+        members["scopes"] = [render_scope(scope) for scope in record.scopes]
+    return members
+
+
+def _json(members: dict[str, Any]) -> Response:
+    return Answer(json.dumps(members), content_type="application/json", headers=NO_STORE)

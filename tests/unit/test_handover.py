@@ -1,0 +1,153 @@
+"""The snapshot that the master hands to its workers: the last one published, whole, also while the next one is being written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Iterator
+from multiprocessing import get_context
+
+import pytest
+
+from noraflask.app import Snapshot
+from noraflask.config import AccessConfig, AccessRule, AuthConfig
+from noraflask.config.model import OidcProvider, RoleRule
+from noraflask.serve import handover as module
+from noraflask.serve.handover import Handover
+
+
+@pytest.fixture
+def handover() -> Iterator[Handover]:
+    made = Handover()
+    yield made
+    os.close(made._file)
+
+
+def size(handover: Handover) -> int:
+    return os.fstat(handover._file).st_size
+
+
+def test_before_the_first_reload_there_is_nothing(handover: Handover) -> None:
+    assert handover.current() is None
+
+
+def test_the_last_snapshot_counts(handover: Handover) -> None:
+    for snapshot in ("first", "second", "third"):
+        handover.publish(snapshot)
+        assert handover.current() == handover.current() == snapshot
+
+
+def test_snapshots_of_all_sizes_in_any_order(handover: Handover) -> None:
+    dice = random.Random("sizes")
+    for number in range(300):
+        snapshot = number, dice.randbytes(dice.choice((0, 1, 10, 1000, 100_000)))
+        handover.publish(snapshot)
+        assert handover.current() == snapshot
+
+
+def test_the_file_does_not_grow_with_the_reloads(handover: Handover) -> None:
+    snapshot = b"x" * 1000
+    room = 3 * len(pickle.dumps(snapshot)) + module._HEAD.size
+    for _ in range(100):
+        handover.publish(snapshot)
+        assert size(handover) <= room
+
+
+def test_a_small_snapshot_after_a_large_one_gives_the_room_back(handover: Handover) -> None:
+    for snapshot in (b"x" * 1_000_000, b"small", b"small again"):
+        handover.publish(snapshot)
+    assert size(handover) < 1000
+
+
+def test_the_old_snapshot_is_there_until_the_new_one_is_whole(handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the master has done so far: at each of its writes a worker finds the old one whole, and afterwards the new one."""
+    seen = []
+    write, cut = os.pwrite, os.ftruncate
+
+    def looked(data: bytes, at: int) -> int:
+        seen.append(handover.current())
+        return write(handover._file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: looked(data, at))
+    monkeypatch.setattr(os, "ftruncate", lambda file, length: (seen.append(handover.current()), cut(file, length)))
+    snapshots = [bytes([number]) * length for number, length in enumerate((10, 5000, 10, 10, 9000, 1, 5000))]
+    for before, after in zip([None, *snapshots], snapshots, strict=False):
+        seen.clear()
+        handover.publish(after)
+        assert seen == [before, before, after]
+
+
+def test_a_write_that_the_kernel_does_in_pieces(handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:100], at))
+    for snapshot in (b"a" * 1050, b"b" * 3333):
+        handover.publish(snapshot)
+        assert handover.current() == snapshot
+
+
+def test_what_is_torn_is_looked_at_again_and_never_taken(handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is slow between head and body: meanwhile the master has published twice, and the body's place has another's bytes."""
+    handover.publish("0" * 50)
+    read, published = os.pread, []
+
+    def slow(file: int, length: int, at: int) -> bytes:
+        if at and len(published) < 4:
+            published.append(f"{len(published) + 1}" * 50)
+            handover.publish(published[-1])
+            published.append(f"{len(published) + 1}" * 50)
+            handover.publish(published[-1])
+        return read(file, length, at)
+
+    def master_reads(file: int, length: int, at: int) -> bytes:
+        return read(file, length, at) if at == 0 else slow(file, length, at)
+
+    monkeypatch.setattr(os, "pread", master_reads)
+    assert handover.current() == "4" * 50
+    assert len(published) == 4
+
+
+def test_what_stays_torn_is_an_error(handover: Handover) -> None:
+    handover.publish("snapshot")
+    start, length, _ = module._HEAD.unpack(os.pread(handover._file, module._HEAD.size, 0))
+    os.pwrite(handover._file, bytes(length), start)
+    with pytest.raises(RuntimeError, match="faster than it can be read"):
+        handover.current()
+
+
+def read_many(handover: Handover, results: int) -> None:
+    """For a child: how many of its looks gave something that is no snapshot."""
+    wrong = 0
+    for _ in range(3000):
+        number, body = handover.current()
+        wrong += body != bytes([number % 251]) * len(body)
+    os.write(results, bytes([min(wrong, 255)]))
+
+
+def test_processes_that_read_while_another_writes(handover: Handover) -> None:
+    handover.publish((0, bytes(10)))
+    told, tell = os.pipe()
+    children = [get_context("fork").Process(target=read_many, args=(handover, tell)) for _ in range(3)]
+    try:
+        for child in children:
+            child.start()
+        number = 0
+        while any(child.is_alive() for child in children):
+            number += 1
+            handover.publish((number, bytes([number % 251]) * (number * 7919 % 5000)))
+        assert [child.exitcode for child in children] == [0] * 3
+        assert os.read(told, 3) == bytes(3)
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+        os.close(told)
+        os.close(tell)
+
+
+def test_a_real_snapshot_comes_through(handover: Handover) -> None:
+    provider = OidcProvider(name="ci", issuer="https://ci.example.com", role_rules=(RoleRule("repo:*", "write", ("team/**",)),))
+    rule = AccessRule(place="config.toml:7", users=("ann",), actions=("pull",))
+    snapshot = Snapshot(AuthConfig(enabled=True, oidc_providers=(provider,)), AccessConfig(default_role="read", rules=(rule,)))
+    handover.publish(snapshot)
+    assert handover.current() == snapshot
