@@ -78,6 +78,8 @@ def carry_out(options: argparse.Namespace) -> int:
         tell(f"nora: {f'{problem.filename}: ' if problem.filename else ''}{problem.strerror or problem}")
     except (Failed, NoraError, UserFileProblem, ValueError) as problem:
         tell(f"nora: {problem}")
+    except Exception as problem:  # such as a file in storage that another program has written
+        tell(f"nora: something unexpected: {type(problem).__name__}: {problem}")
     return FAILED
 
 

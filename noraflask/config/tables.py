@@ -228,7 +228,7 @@ PROVIDERS = TableArray(
         ),
         Field("max_token_lifetime_secs", WholeNumber(60, 604800), "Longest life of a token, `exp` less `iat`."),
         Field("namespace_scope", _SCOPE, 'Names its identities may write. `["*"]`: all; `[]`: none.'),
-        Field("namespace_scope_enforcement", Choice(("enforce", "audit")), "audit only counts what enforce would refuse."),
+        Field("namespace_scope_enforcement", Choice(("enforce", "audit")), "audit only logs what enforce would refuse."),
         Field("enabled", Switch(), "Whether its tokens are taken."),
         Field("ca_file", _FILE, "Certificates to trust for the issuer, PEM. Unset: the system's."),
         Field("bearer_token_file", _FILE, "Its content is sent to the issuer as a bearer token, as Kubernetes wants it."),

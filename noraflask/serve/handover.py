@@ -29,7 +29,7 @@ class Handover:
         fits_in_front = length and before - _HEAD.size >= len(data)
         start = _HEAD.size if fits_in_front or not length else before + length
         written = 0
-        if written < len(data):
+        while written < len(data):
             written += os.pwrite(self._file, data[written:], start + written)
         os.pwrite(self._file, _HEAD.pack(start, len(data), hashlib.sha256(data).digest()), 0)
         os.ftruncate(self._file, start + len(data))  # what lay behind it is the old one, or older

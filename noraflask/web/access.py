@@ -13,7 +13,7 @@ from typing import Any
 
 from noraflask.errors import Denied, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
-from noraflask.services.auth.rules import Decision, without_bearer
+from noraflask.services.auth.rules import Decision, leaves_watched, without_bearer
 from noraflask.web.context import format_challenge, note, principal, repository_name, services
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
@@ -62,6 +62,9 @@ def demand(action: Action, name: str | None) -> None:
     decision = here.decide(who, action, repository_name(), name)
     if not decision.allowed:
         _refuse(action, name, who, decision)
+    if who.watched_scopes and leaves_watched(who, action, name):
+        log.warning("outside of the namespaces that are watched: user=%s action=%s name=%s", json.dumps(who.name), action.value, json.dumps(name))
+        note("denied", name or "", f"{action.value}: outside of namespace_scope, which is only watched", "ok")
 
 
 def _demand_listing(action: Action, who: Principal) -> None:

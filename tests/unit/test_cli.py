@@ -101,6 +101,7 @@ def test_version(argv, capsys):
         *(["healthcheck", "--timeout-secs", text] for text in ("x", "0", "-1", "nan", "inf", "")),
         ["healthcheck", "--timeout", "5"],
         ["user", "add", "a", "--gen"],
+        ["--vers"],
     ],
 )
 def test_wrong_usage_exits_with_2(argv, capsys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noraflask.config import AccessConfig, AccessRule, AuthConfig, Config
 from noraflask.services.auth.principal import ANONYMOUS, ROLES, Action, Principal, Scope, Source
-from noraflask.services.auth.rules import Access, Policy, accepts_claims, decide, describe, everywhere, glob, matches_name, rights_of
+from noraflask.services.auth.rules import Access, Policy, accepts_claims, decide, describe, everywhere, glob, leaves_watched, matches_name, rights_of
 
 FORMATS = {"docker": "oci", "npm": "npm"}
 PULL, PUSH, DELETE, ADMIN = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN
@@ -239,6 +239,12 @@ def test_the_scopes_of_a_token():
         assert not everywhere(rights_of(policy(), who), PULL, "docker")
 
 
+@pytest.mark.parametrize("scope", [Scope(ROLES["admin"], names=("team/**",)), Scope(ROLES["admin"], repositories=("docker",))])
+def test_a_piece_of_the_server_is_not_administered(scope):
+    assert not may(policy(), token("admin", service=True, scopes=(scope,)), ADMIN, None)
+    assert may(policy(), token("admin", service=True, scopes=(Scope(ROLES["admin"]),)), ADMIN, None)
+
+
 def test_a_bearer_token_is_good_for_what_it_was_issued_for():
     who = Principal("alice", Source.PASSWORD, bearer=(Scope(frozenset((PULL,)), ("docker",), ("team/app",)),))
     assert may(policy(), who, PULL, "team/app")
@@ -264,6 +270,16 @@ def test_namespaces_of_a_provider_bound_writes(scopes, name, writes):
     assert may(policy(), who, PULL, name)
     assert may(policy(), who, PUSH, name) is writes
     assert may(policy(), who, DELETE, name) is writes
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "expected"),
+    [(PUSH, "other", True), (DELETE, "other", True), (PUSH, "acme/app", False), (PULL, "other", False), (PUSH, None, False)],
+)
+def test_namespaces_that_are_only_watched(action, name, expected):
+    who = identity("write", watched_scopes=(("*",), ("acme/**",)))
+    assert leaves_watched(who, action, name) is expected
+    assert may(policy(), who, action, name)
 
 
 def test_a_rule_does_not_lead_out_of_the_providers_namespaces():

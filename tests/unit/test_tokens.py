@@ -262,6 +262,13 @@ def test_a_record_of_noras(tokens, storage, clock):
         b'{"token_hash": 1, "user": "a", "created_at": 1, "expires_at": 2}',
         b'{"token_hash": "x", "user": "a", "created_at": "1", "expires_at": 2}',
         b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "role": "god"}',
+        b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "role": []}',
+        b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "lifetime": "1"}',
+        b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "last_used": "a"}',
+        b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "description": 5}',
+        b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "service": 1}',
+        b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "scopes": 1}',
+        b'{"token_hash": "x", "user": "a", "created_at": true, "expires_at": 2}',
         b'{"token_hash": "x", "user": "a", "created_at": 1, "expires_at": 2, "scopes": [{}]}',
     ],
 )
@@ -269,6 +276,8 @@ def test_a_broken_record_is_refused(tokens, storage, data):
     token, record = tokens.mint("alice", "read", 60)
     storage.replace(f"_auth/tokens/{record.id}.json", data)
     assert worker(storage, Clock()).check(token) is None
+    assert tokens.list() == []
+    tokens.sweep()
 
 
 # Scopes.
@@ -394,6 +403,18 @@ def test_dropping_old_keys_ends_their_tokens(ours, storage, clock):
     for each in (ours, other):
         with pytest.raises(BadToken):
             each.read(token, first)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"created_at": 1, "key": {}}', b'{"created_at": "x", "key": 5}', b"\xff"])
+def test_a_broken_key_leaves_the_others_good(ours, storage, clock, data):
+    token, _, _ = ours.sign({"sub": "alice"}, 3600)
+    storage.create("_auth/keys/nora-broken.json", data)
+    other = signer(storage, clock)
+    other.start()
+    assert other.read(token, kid(ours))["sub"] == "alice"
+    other.rotate(drop_old=True)
+    with pytest.raises(BadToken):
+        other.read(token, kid(ours))
 
 
 def test_on_read_only_storage_there_is_a_key_of_this_start(storage, clock, monkeypatch):

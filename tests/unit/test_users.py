@@ -83,6 +83,7 @@ def test_every_spelling_of_bcrypt_is_taken(prefix):
         (b"bob:plain", "not bcrypt"),
         (b"bob:", "not bcrypt"),
         (b"bob:" + SECRET[:-1], "not bcrypt"),
+        (b"anonymous:" + SECRET, "without a login"),
         (b"bob", "name:hash"),
         (b":" + SECRET, "user name"),
         (b"b\xffb:" + SECRET, "user name"),

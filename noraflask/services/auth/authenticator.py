@@ -33,6 +33,8 @@ from noraflask.services.auth.users import Users
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
+NOTED_SECONDS = 900.0
+"""A login that goes on is noted in the audit log so often."""
 
 log = logging.getLogger("nora.auth")
 
@@ -44,6 +46,8 @@ class Known:
     principal: Principal
     until: float
     holds: Callable[[], bool]
+    noted: float = 0.0
+    """When the audit log was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,16 @@ class Authenticator:
         remembered = self._known  # a reload in between begins another one, and what was recognised by the old rules must not get into it
         known = remembered.get(mark)
         if known is None or known.until <= self._clock() or not known.holds():
-            known = self._recognise(header, environ)
-            if len(remembered) >= KNOWN_KEPT:
+            known = remembered[mark] = self._noted(self._recognise(header, environ), known, environ)
+            if len(remembered) > KNOWN_KEPT:
                 remembered.clear()
-            remembered[mark] = known
         if known.principal.token_id:
             self.tokens.used(known.principal.token_id)
         return known.principal
 
     def login(self, name: str, password: str, environ: Environ) -> Principal:
         """A name and a password from elsewhere than a header, such as a form. The password may be a token, as in Basic."""
-        return self._log_in(Password(name, password.encode(errors="surrogatepass")), environ).principal
+        return self._noted(self._log_in(Password(name, password.encode(errors="surrogatepass")), environ), None, environ).principal
 
     # By kind.
 
@@ -126,7 +129,6 @@ class Authenticator:
             known = self._by_jwt(secret, environ)
         else:
             self._refuse("unknown_token", "the token is not known; check that it was copied whole", environ)
-        self._note("login", known.principal, environ)
         return known
 
     def _by_password(self, given: Password, environ: Environ) -> Known:
@@ -224,7 +226,7 @@ class Authenticator:
         if not looks_like_jwt(token):
             self._refuse("refresh_token", "the refresh token is not valid; log in again", environ)
         kid = kid_of(token)
-        return self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ).principal
+        return self._noted(self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ), None, environ).principal
 
     def _of_claims(self, claims: dict[str, Any], kid: str, environ: Environ) -> Known:
         basis = self._basis(claims)
@@ -273,10 +275,16 @@ class Authenticator:
         log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
         self._audit.record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id)
 
-    def _note(self, action: str, principal: Principal, environ: Environ) -> None:
-        """A credential that was not known a moment ago; not each request that carries it."""
+    def _noted(self, known: Known, before: Known | None, environ: Environ) -> Known:
+        """A login in the audit log: not each request that carries the credential, and not each time that it is looked at again."""
+        now, who = self._clock(), known.principal
+        if who.source is Source.ANONYMOUS:
+            return known
+        if before is not None and before.principal.name == who.name and now - before.noted < NOTED_SECONDS:
+            return replace(known, noted=before.noted)
         client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
-        self._audit.record(action, principal.name, source=principal.source.value, client=client, request_id=request_id)
+        self._audit.record("login", who.name, source=who.source.value, client=client, request_id=request_id)
+        return replace(known, noted=now)
 
 
 class Malformed(Exception):

@@ -235,8 +235,6 @@ class IssuerKeys:
                 found = self._matching(kid, alg)
                 if found:
                     return found
-                if self._fetching:
-                    break
             if self._held is None:
                 raise KeysUnavailable("the keys of the token's issuer cannot be had now; try again later")
         raise KeysUnavailable("none of the issuer's keys is the one that signed the token; get a new token, and try again a little later")

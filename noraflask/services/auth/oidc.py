@@ -138,7 +138,8 @@ class Oidc:
         if rule and rule.namespace_scope is not None:
             scopes += (rule.namespace_scope,)
         enforced = provider.namespace_scope_enforcement != "audit"
-        principal = replace(principal, role=rule.role if rule else None, namespace_scopes=scopes if enforced else ())
+        enforce, watch = (scopes, ()) if enforced else ((), scopes)
+        principal = replace(principal, role=rule.role if rule else None, namespace_scopes=enforce, watched_scopes=watch)
         if rule is None and not self._accepts(principal):
             raise OidcRefused("no_role_rule", subject=principal.name)
         return principal

@@ -70,6 +70,8 @@ class Principal:
     """Of an OIDC identity: its claims as text, nested names joined by dots; one with several values is there several times."""
     namespace_scopes: tuple[tuple[str, ...], ...] = ()
     """Of an OIDC identity: lists of patterns; a name that is written must match one of each list."""
+    watched_scopes: tuple[tuple[str, ...], ...] = ()
+    """The same of a provider that is only watched (namespace_scope_enforcement = "audit"): what they would refuse is logged and let pass."""
 
 
 ANONYMOUS = Principal("anonymous")

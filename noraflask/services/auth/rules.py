@@ -116,6 +116,8 @@ def everywhere(rights: Rights, action: Action, repository: str) -> bool:
 def covers(scope: Scope, action: Action, repository: str, name: str | None) -> bool:
     if action not in scope.actions:
         return False
+    if action is Action.ADMIN:  # it is about the whole server, so a piece of it does not cover it
+        return "*" in scope.repositories and not {"*", "**"}.isdisjoint(scope.names)
     if repository and scope.repositories != ("*",) and not any(glob(pattern, repository) for pattern in scope.repositories):
         return False
     return name is None or scope.names == EVERYTHING or any(matches_name(pattern, name) for pattern in scope.names)
@@ -179,6 +181,13 @@ def _limits(principal: Principal) -> Iterator[Limit]:
         yield Limit(principal.bearer, "the bearer token was not issued for it")
 
 
+def leaves_watched(principal: Principal, action: Action, name: str | None) -> bool:
+    """Would namespaces that are only watched refuse this?"""
+    if action not in WRITES or name is None:
+        return False
+    return any(not any(matches_name(pattern, name) for pattern in patterns) for patterns in principal.watched_scopes)
+
+
 # Patterns. No regular expressions: what a user writes must not be able to take long.
 
 
@@ -204,6 +213,8 @@ def matches_name(pattern: str, name: str) -> bool:
         return True
     if "*" not in pattern:
         return pattern == name
+    if not name.startswith(pattern.partition("*")[0].rstrip("/")):  # most patterns differ there already; `team/**` is `team` as well
+        return False
     wanted, parts = pattern.split("/"), name.split("/")
     at_wanted = at_part = 0
     star, resume = -1, 0  # the last `**`, and the part from which to try again after it

@@ -130,7 +130,7 @@ class Signer:
             stored = self._stored()
             if stored:
                 self._keys = stored
-        except (NoraError, ValueError) as problem:
+        except NoraError as problem:
             log.error("signing keys cannot be read: %s", problem)
         finally:
             self._looked = now  # not before: until then the others would take the old keys for fresh ones
@@ -145,10 +145,14 @@ class Signer:
             if kid in self._keys:
                 found[kid] = self._keys[kid]
                 continue
-            data = self._documents.read(name)
-            if data is not None and kid.startswith(KID_START):
+            data = self._documents.read(name) if kid.startswith(KID_START) else None
+            if data is None:
+                continue
+            try:
                 members = json.loads(data)
                 found[kid] = (float(members["created_at"]), ECKey.import_key(members["key"]))
+            except Exception as problem:  # whatever it is, the other keys are good
+                log.error("the signing key %s cannot be read and is not used: %s", kid, type(problem).__name__)
         return found
 
 

@@ -273,26 +273,35 @@ def parse_record(id: str, data: bytes) -> TokenRecord:
     members = json.loads(data)
     if not isinstance(members, dict):
         raise ValueError("not a JSON object")
-    role = members.get("role", "read")
+    role, scopes = members.get("role", "read"), members.get("scopes")
     if role not in ("read", "write", "admin"):
         raise ValueError("unknown role")
-    numbers = [members.get(name) for name in ("created_at", "expires_at")]
-    if not all(isinstance(number, int) for number in numbers) or not all(isinstance(members.get(name), str) for name in ("token_hash", "user")):
-        raise ValueError("a member is missing or of another type")
-    scopes = members.get("scopes")
     return TokenRecord(
         id,
-        members["token_hash"],
-        members["user"],
+        _member(members, "token_hash", str),
+        _member(members, "user", str),
         role,
-        members["created_at"],
-        members["expires_at"],
-        members.get("description"),
-        None if scopes is None else tuple(parse_scope(scope) for scope in scopes),
-        bool(members.get("service", "lifetime" not in members)),
-        int(members.get("lifetime", 0)),
-        members.get("last_used"),
+        _member(members, "created_at", int),
+        _member(members, "expires_at", int),
+        _member(members, "description", str, None),
+        parse_scopes(scopes),
+        _member(members, "service", bool, "lifetime" not in members),
+        _member(members, "lifetime", int, 0),
+        _member(members, "last_used", int, None),
     )
+
+
+_REQUIRED = object()
+
+
+def _member(members: dict[str, Any], name: str, kind: type, usual: Any = _REQUIRED) -> Any:
+    """A member of the type, or what is usual where it is absent or null. Raises ValueError."""
+    value = members.get(name)
+    if value is None and usual is not _REQUIRED:
+        return usual
+    if type(value) is not kind:
+        raise ValueError(f"{name} is missing or of another type")
+    return value
 
 
 def render_scope(scope: Scope) -> dict[str, list[str]]:

@@ -84,6 +84,8 @@ def _parse_user(line: bytes) -> tuple[str, str]:
         return "", "expected name:hash"
     if not _NAME.match(name) or "\ufffd" in name:
         return name, "the user name is not valid: 1 to 255 characters of UTF-8 without colon and control characters"
+    if name == "anonymous":
+        return name, "anonymous is the name of those without a login; no user can have it"
     found = _BCRYPT.match(hashed)
     if not found:
         kind = next((kind for start, kind in KINDS.items() if hashed.startswith(start)), "not bcrypt")
