@@ -91,7 +91,7 @@ def make_services(config: Config, storage: Storage | None) -> Services:
 
 def make_logins(config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit) -> Authenticator:
     users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
-    users.current()
+    users.start()
     signer.start()
     oidc = make_oidc(config.auth, content, access)
     return Authenticator(config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted))

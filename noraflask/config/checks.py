@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,10 @@ from urllib.parse import urlsplit
 from noraflask.config.model import AccessRule, Config
 from noraflask.config.patterns import placeholders
 from noraflask.config.reading import Reading
+
+
+NORA_TOKENS = "data/tokens"
+"""NORA's default for auth.token_storage; ours is the registry's storage."""
 
 
 def contradictions(config: Config, reading: Reading) -> list[str]:
@@ -109,9 +114,11 @@ def _access_warnings(config: Config) -> Iterator[str]:
         yield "auth.anonymous_read = true: everybody may read all formats other than docker"
     if auth.docker_anon_pull:
         yield "auth.docker_anon_pull = true: everybody may pull all images"
-    if not auth.htpasswd_file.exists():
+    if not os.path.exists(auth.htpasswd_file):  # unlike Path's, quiet about a folder that may not be entered
         rest = "only tokens and OIDC identities are let in" if auth.oidc_enabled else "nobody can log in with a password"
         yield f"auth.htpasswd_file = {auth.htpasswd_file}: is not there; {rest}"
+    if auth.token_storage is None and os.path.isdir(NORA_TOKENS):
+        yield f'{NORA_TOKENS} is where NORA keeps API tokens; to go on using those, set auth.token_storage = "{NORA_TOKENS}"'
 
 
 def _open_warnings(config: Config) -> Iterator[str]:

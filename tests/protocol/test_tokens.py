@@ -485,7 +485,7 @@ def test_a_bearer_token_makes_none(door):
     assert listed(door, **ALICE) == []
 
 
-def test_an_admins_token_by_name_ends_as_admin_with_the_name(app_with, door):
+def test_an_admins_token_by_name_ends_as_admin_with_the_name(door):
     """admin_users counts when a token is used, not only when it is made."""
     token = mint(door, **ROOT, role="admin")["token"]
     assert status(door, token, path="/api/v1/admin/logins") == 200

@@ -504,3 +504,12 @@ def test_every_field_needs_a_restart_but_the_live_ones():
 def test_where_a_value_is_from_needs_no_restart():
     old = Config()
     assert restart_only(old, replace(old, file=Path("x"), sources={"a": "b"}, warnings=("w",))) == []
+
+
+def test_tokens_of_noras_are_pointed_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "tokens").mkdir(parents=True)
+    told = "data/tokens is where NORA keeps API tokens"
+    assert any(line.startswith(told) for line in load(environ={"NORA_AUTH_ENABLED": "1"}).warnings)
+    for environ in ({}, {"NORA_AUTH_ENABLED": "1", "NORA_AUTH_TOKEN_STORAGE": "data/tokens"}):
+        assert not any(line.startswith(told) for line in load(environ=environ).warnings)

@@ -69,8 +69,12 @@ def test_the_old_snapshot_is_there_until_the_new_one_is_whole(handover: Handover
         seen.append(handover.current())
         return write(handover._file, data, at)
 
+    def looked_at_the_end(file: int, length: int) -> None:
+        seen.append(handover.current())
+        cut(file, length)
+
     monkeypatch.setattr(os, "pwrite", lambda file, data, at: looked(data, at))
-    monkeypatch.setattr(os, "ftruncate", lambda file, length: (seen.append(handover.current()), cut(file, length)))
+    monkeypatch.setattr(os, "ftruncate", looked_at_the_end)
     snapshots = [bytes([number]) * length for number, length in enumerate((10, 5000, 10, 10, 9000, 1, 5000))]
     for before, after in zip([None, *snapshots], snapshots, strict=False):
         seen.clear()
@@ -89,7 +93,8 @@ def test_a_write_that_the_kernel_does_in_pieces(handover: Handover, monkeypatch:
 def test_what_is_torn_is_looked_at_again_and_never_taken(handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is slow between head and body: meanwhile the master has published twice, and the body's place has another's bytes."""
     handover.publish("0" * 50)
-    read, published = os.pread, []
+    read = os.pread
+    published: list[str] = []
 
     def slow(file: int, length: int, at: int) -> bytes:
         if at and len(published) < 4:

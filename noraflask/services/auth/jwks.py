@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from noraflask.config.model import OidcProvider
 from noraflask.keys import Key
@@ -415,6 +414,7 @@ def _document(body: bytes) -> dict[str, Any]:
 
 def _pool(provider: OidcProvider, url: str) -> urllib3.PoolManager:
     import ssl
+    from urllib.request import getproxies, proxy_bypass
 
     import urllib3
 

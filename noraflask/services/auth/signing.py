@@ -52,8 +52,12 @@ class Signer:
     def start(self) -> None:
         """In the master, before the workers are forked: see to it that there is a key. On storage that cannot be written, one of this start alone."""
         self._look()
-        if self._keys:
-            return
+        if not self._keys:
+            self._make_first()
+        token, _, _ = self.sign({}, EARLY_SECONDS)  # loads what signing needs, so that the workers share its memory
+        self.read(token, self.keys()[0][0])
+
+    def _make_first(self) -> None:
         try:
             self.rotate()
         except NoraError as problem:

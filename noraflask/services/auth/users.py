@@ -128,6 +128,11 @@ class Users:
         self._wrong: dict[bytes, bytes | None] = {}
         self._bcrypt = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
 
+    def start(self) -> None:
+        """In the master: read the files, and load what a login needs, so that the workers share its memory."""
+        _check(b"-", None, COSTS.start)
+        self.current()
+
     def current(self) -> Directory:
         if self._clock() >= self._next_check:
             self._look()
