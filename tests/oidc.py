@@ -32,9 +32,17 @@ DISCOVERY, JWKS = "/.well-known/openid-configuration", "/keys"
 KINDS = {"RS": "rsa", "PS": "rsa", "ES": "ec", "Ed": "ed"}
 
 
-@cache
+_making = threading.Lock()
+
+
 def private_key(kind: str, number: int) -> Any:
     """The same in all tests of a run: RSA keys take long to make."""
+    with _making:  # a test and its issuer's threads may ask for a key at the same time; a cache alone would give each its own
+        return _private_key(kind, number)
+
+
+@cache
+def _private_key(kind: str, number: int) -> Any:
     make: dict[str, Callable[[], Any]] = {
         "rsa": lambda: RSAKey.generate_key(2048),
         "ec": lambda: ECKey.generate_key("P-256"),

@@ -12,7 +12,8 @@ from noraflask.config.model import AccessRule, Config
 from noraflask.config.patterns import placeholders
 from noraflask.config.reading import Reading
 
-
+SHORTEST_BEARER_SECONDS = 60
+"""distribution's token specification: "a token should never be returned with less than 60 seconds to live"."""
 NORA_TOKENS = "data/tokens"
 """NORA's default for auth.token_storage; ours is the registry's storage."""
 
@@ -119,6 +120,12 @@ def _access_warnings(config: Config) -> Iterator[str]:
         yield f"auth.htpasswd_file = {auth.htpasswd_file}: is not there; {rest}"
     if auth.token_storage is None and os.path.isdir(NORA_TOKENS):
         yield f'{NORA_TOKENS} is where NORA keeps API tokens; to go on using those, set auth.token_storage = "{NORA_TOKENS}"'
+
+    if auth.bearer_ttl_secs < SHORTEST_BEARER_SECONDS:
+        yield (
+            f"auth.bearer_ttl_secs = {auth.bearer_ttl_secs}: docker, podman, skopeo and regctl use a token for {SHORTEST_BEARER_SECONDS} seconds "
+            "whatever it says; a push that takes longer than the token lives may fail"
+        )
 
 
 def _open_warnings(config: Config) -> Iterator[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import shutil
 import subprocess
@@ -20,60 +19,14 @@ from typing import Any
 
 import pytest
 
+from tests.client.guarded import Guarded, guarded_server
 from tests.client.layout import Layout
+from tests.client.logins import Goods, Seat, make_goods
+from tests.client.registry import Answer as Answer
+from tests.client.registry import Registry as Registry
 from tests.client.tools import Client, as_root, clean_environment, missing, tool
+from tests.oidc import Issuer
 from tests.server import Server, free_port, wait_until
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True)
-class Registry:
-    """Where the clients push to, and a plain HTTP client to look at what they left there."""
-
-    address: str
-
-    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection(self.address, timeout=60)
-        try:
-            connection.request(method, path, body=body, headers=headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
-    def manifest(self, repository: str, reference: str) -> Answer:
-        answer = self.request("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": "*/*, " + ", ".join(MANIFEST_TYPES)})
-        assert answer.status == 200, answer
-        return answer
-
-    def tags(self, repository: str) -> list[str]:
-        answer = self.request("GET", f"/v2/{repository}/tags/list")
-        assert answer.status == 200, answer
-        tags: list[str] = answer.json()["tags"]
-        return tags
-
-    def referrers(self, repository: str, digest: str) -> list[dict[str, Any]]:
-        answer = self.request("GET", f"/v2/{repository}/referrers/{digest}")
-        assert answer.status == 200, answer
-        found: list[dict[str, Any]] = answer.json()["manifests"]
-        return found
-
-
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
 
 
 def finish(server: Server) -> None:
@@ -204,6 +157,10 @@ class Engine:
     docker: Client
     containerd: Path
 
+    def docker_of_own(self, home: Path) -> Client:
+        """Another client of the same engine, with its own logins."""
+        return Client("docker", home, env={name: self.docker.env[name] for name in ("DOCKER_HOST", "DOCKER_BUILDKIT", "DOCKER_CLI_EXPERIMENTAL")})
+
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
@@ -246,6 +203,56 @@ def docker(engine: Engine) -> Client:
 @pytest.fixture
 def ctr(engine: Engine, tmp_path: Path) -> Client:
     return Client("ctr", tmp_path / "ctr", "--address", engine.containerd, "--namespace", "noraflask", root=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- with logins
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Iterator[Issuer]:
+    with Issuer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Guarded]:
+    """One server for all that wants a login. Each test has a repository name of its own."""
+    yield from _guarded(tmp_path_factory, issuer)
+
+
+@pytest.fixture(scope="session")
+def half_open(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Guarded]:
+    """As `guarded`, and images may be pulled without a login."""
+    yield from _guarded(tmp_path_factory, issuer, anon_pull=True)
+
+
+def _guarded(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer, **options: Any) -> Iterator[Guarded]:
+    if os.environ.get("NORAFLASK_TEST_REGISTRY"):
+        pytest.skip("needs our own server, and NORAFLASK_TEST_REGISTRY names another")
+    with guarded_server(tmp_path_factory.mktemp("guarded") / "server", issuer, **options) as server:
+        yield Guarded(server, issuer)
+        finish(server)
+
+
+@pytest.fixture(scope="session")
+def goods(tmp_path_factory: pytest.TempPathFactory) -> Goods:
+    return make_goods(tmp_path_factory.mktemp("goods"))
+
+
+@pytest.fixture
+def seat(request: pytest.FixtureRequest, goods: Goods, tmp_path: Path) -> Callable[[str, str], Seat]:
+    """seat("docker", "127.0.0.1:4000") → that program, without any credentials as yet."""
+
+    def take(program: str, host: str) -> Seat:
+        if program == "docker":
+            client: Client = request.getfixturevalue("engine").docker_of_own(tmp_path / "docker")
+        elif program == "regctl":
+            client = Client(program, tmp_path / "regctl", "--host", f"reg={host},tls=disabled")
+        else:
+            client = request.getfixturevalue(program)
+        return Seat(client, host, goods)
+
+    return take
 
 
 # ---------------------------------------------------------------------------------------------------------- nginx

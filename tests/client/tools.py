@@ -99,9 +99,9 @@ class Client:
             raise AssertionError(f"`{shown}` ended with {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}")
         return done.stdout.decode()
 
-    def refused(self, *arguments: str | Path, seconds: float = 300) -> str:
+    def refused(self, *arguments: str | Path, stdin: bytes | None = None, seconds: float = 300) -> str:
         """The message of a call that must fail."""
-        done = self.run(*arguments, seconds=seconds)
+        done = self.run(*arguments, stdin=stdin, seconds=seconds)
         assert done.returncode, f"{self.name} {arguments} was to fail and did not: {done.stdout.decode()}"
         return done.stdout.decode() + done.stderr.decode()
 

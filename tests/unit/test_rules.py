@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,19 @@ from hypothesis import strategies as st
 
 from noraflask.config import AccessConfig, AccessRule, AuthConfig, Config
 from noraflask.services.auth.principal import ANONYMOUS, ROLES, Action, Principal, Scope, Source
-from noraflask.services.auth.rules import Access, Policy, accepts_claims, decide, describe, everywhere, glob, leaves_watched, matches_name, rights_of
+from noraflask.services.auth.rules import (
+    Access,
+    Policy,
+    accepts_claims,
+    decide,
+    describe,
+    everywhere,
+    glob,
+    grants_of,
+    leaves_watched,
+    matches_name,
+    rights_of,
+)
 
 FORMATS = {"docker": "oci", "npm": "npm"}
 PULL, PUSH, DELETE, ADMIN = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN
@@ -338,6 +351,16 @@ def test_a_new_policy_counts_from_the_next_question_on():
     assert not access.allowed(ALICE, PULL, "docker", "app")
 
 
+def test_another_bearer_token_of_the_same_user_is_no_more_work(monkeypatch):
+    access, found = Access(policy(rule(users=("alice",)))), []
+    monkeypatch.setattr("noraflask.services.auth.rules.grants_of", lambda policy, who: found.append(who) or grants_of(policy, who))
+    for number in range(5):
+        who = replace(ALICE, expires_at=float(number), bearer=(Scope(frozenset((PULL,)), ("docker",), (f"app{number}",)),))
+        assert access.allowed(who, PULL, "docker", f"app{number}")
+        assert not access.allowed(who, PULL, "docker", "other")
+    assert found == [ALICE]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr("noraflask.services.auth.rules.PRINCIPALS_KEPT", 4)
     monkeypatch.setattr("noraflask.services.auth.rules.DECISIONS_KEPT", 4)
@@ -345,8 +368,8 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     for number in range(20):
         assert access.allowed(Principal(f"u{number}", Source.PASSWORD), PULL, "docker", "app")
         assert access.allowed(ALICE, PULL, "docker", f"app{number}")
-    _, known = access._state
-    assert len(known) <= 4
+    _, known, granted = access._state
+    assert max(len(known), len(granted)) <= 4
     assert all(len(entry.decisions) <= 4 for entry in known.values())
 
 

@@ -470,13 +470,20 @@ def render_scope(name: str, actions: Iterable[str]) -> str:
     return f"repository:{name}:{','.join(sorted(actions))}" if _NAME.match(name) else "registry:catalog:*"
 
 
-def render_challenge(realm: str, service: str, name: str | None, action: str, error: str) -> str:
-    """The WWW-Authenticate header. `name` empty or no image name: no scope; None: the list of all names."""
-    parts = [f'realm="{realm}"', f'service="{service}"']
+def wanted_scope(name: str | None, action: str) -> str:
+    """The scope that a client shall ask for; None is the list of all names. Empty for what is no image name: it must not get into a header."""
     if name is None:
-        parts.append('scope="registry:catalog:*"')
-    elif len(name) <= NAME_CHARACTERS and _NAME.match(name):  # what is no name must not get into a header
-        parts.append(f'scope="repository:{name}:{"pull,push" if action == "push" else action}"')
+        return "registry:catalog:*"
+    if len(name) > NAME_CHARACTERS or not _NAME.match(name):
+        return ""
+    return f"repository:{name}:{'pull,push' if action == 'push' else action}"
+
+
+def render_challenge(realm: str, service: str, scope: str, error: str) -> str:
+    """The WWW-Authenticate header; `scope` is empty for a login."""
+    parts = [f'realm="{realm}"', f'service="{service}"']
+    if scope:
+        parts.append(f'scope="{scope}"')
     if error:
         parts.append(f'error="{error}"')
     return f"Bearer {','.join(parts)}"

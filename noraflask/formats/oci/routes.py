@@ -101,9 +101,10 @@ def granted_scope(wanted: Wanted) -> Scope:
     )
 
 
-def challenge(action: Action, name: str | None, error: str) -> str:
-    wanted = None if name == LISTING else name or ""
-    return protocol.render_challenge(absolute(f"{repository().mount}/token"), own_host(), wanted, action.value, error)
+def challenge(action: Action, name: str | None, error: str, source: str = "") -> str:
+    """`source`: a name that must be pulled from as well."""
+    scopes = [protocol.wanted_scope(None if name == LISTING else name or "", action.value), protocol.wanted_scope(source, PULL.value)]
+    return protocol.render_challenge(absolute(f"{repository().mount}/token"), own_host(), " ".join(filter(None, scopes)), error)
 
 
 # Blobs ("Pulling blobs", "Deleting Blobs").
@@ -208,12 +209,17 @@ def finish(name: str, upload: Upload, expected: Digest) -> Response:
 
 
 def mount(name: str, digest: Digest, source: str | None) -> bool:
-    """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob")."""
+    """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob").
+
+    Raises Unauthenticated for a bearer token that does not cover the source while its owner may read it: the client asks for one that does.
+    """
     content = services().content
     if source is None:
         found = may_everywhere(PULL) and content.stat(digest) is not None
     else:
         pointer = protocol.blob_pointer(repository().name, protocol.parse_name(source), digest)
+        if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
+            raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
         found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None
     if found:
         content.point(protocol.blob_pointer(repository().name, name, digest))

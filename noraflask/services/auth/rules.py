@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
-from noraflask.services.auth.principal import ANONYMOUS, ROLES, Action, Principal, Scope, Source
+from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
+
+T = TypeVar("T")
 
 EVERYTHING = ("**",)
 WRITES = frozenset((Action.PUSH, Action.DELETE))
@@ -83,9 +86,17 @@ class Policy:
 
 
 def rights_of(policy: Policy, principal: Principal) -> Rights:
+    return Rights(grants_of(policy, principal), limits_of(policy, principal))
+
+
+def grants_of(policy: Policy, principal: Principal) -> tuple[Grant, ...]:
     if not policy.enabled:
-        return Rights((Grant(Scope(ROLES["admin"]), "authentication is switched off"),), ())
-    return Rights(tuple(_grants(policy, principal)), tuple(_limits(principal)))
+        return (Grant(Scope(ROLES["admin"]), "authentication is switched off"),)
+    return tuple(_grants(policy, principal))
+
+
+def limits_of(policy: Policy, principal: Principal) -> tuple[Limit, ...]:
+    return tuple(_limits(principal)) if policy.enabled else ()
 
 
 def decide(rights: Rights, action: Action, repository: str, name: str | None) -> Decision:
@@ -277,7 +288,7 @@ class Access:
     """The question every route asks. Holds the current policy; what it worked out before is kept until the policy changes."""
 
     def __init__(self, policy: Policy) -> None:
-        self._state: tuple[Policy, dict[Principal, _Known]] = (policy, {})
+        self._state: tuple[Policy, dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = (policy, {}, {})
 
     @property
     def policy(self) -> Policy:
@@ -285,7 +296,7 @@ class Access:
 
     def adopt(self, policy: Policy) -> None:
         """One assignment: a request sees the old policy with its answers or the new one with its own."""
-        self._state = (policy, {})
+        self._state = (policy, {}, {})
 
     def decide(self, principal: Principal, action: Action, repository: str, name: str | None) -> Decision:
         known = self._of(principal)
@@ -308,13 +319,26 @@ class Access:
         return self._of(principal).rights
 
     def _of(self, principal: Principal) -> _Known:
-        policy, known = self._state
+        policy, known, granted = self._state
         found = known.get(principal)
         if found is None:
-            if len(known) >= PRINCIPALS_KEPT:
-                known.clear()
-            found = known[principal] = _Known(rights_of(policy, principal), {})
+            rights = Rights(_kept(granted, uncut(principal), lambda who: grants_of(policy, who)), limits_of(policy, principal))
+            found = _kept(known, principal, lambda _: _Known(rights, {}))
         return found
+
+
+def uncut(principal: Principal) -> Principal:
+    """Whoever that is, whatever the credential in hand is cut to: many bearer tokens of one user have the same grants."""
+    return replace(principal, token_id="", expires_at=None, scopes=None, bearer=None, exchanged=False, namespace_scopes=(), watched_scopes=())
+
+
+def _kept(memory: dict[Principal, T], principal: Principal, make: Callable[[Principal], T]) -> T:
+    found = memory.get(principal)
+    if found is None:
+        if len(memory) >= PRINCIPALS_KEPT:
+            memory.clear()
+        found = memory[principal] = make(principal)
+    return found
 
 
 PRINCIPALS_KEPT = 2048
@@ -330,18 +354,3 @@ class _Known:
 def accepts_claims(policy: Policy, principal: Principal) -> bool:
     """Whether an access rule names an OIDC identity, so that it may come in without a role."""
     return any(concerns(rule, principal) and not rule.anonymous for rule in policy.rules)
-
-
-__all__ = [
-    "ANONYMOUS",
-    "Access",
-    "Decision",
-    "Policy",
-    "accepts_claims",
-    "decide",
-    "describe",
-    "describe_limits",
-    "everywhere",
-    "glob",
-    "matches_name",
-]

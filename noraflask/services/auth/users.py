@@ -174,7 +174,7 @@ class Users:
                 return known
             hashed = self.current().hashes.get(name)
             right = _check(password, hashed, self._cost_for(name))
-        self._remember(mark, hashed, right)
+            self._remember(mark, hashed, right)  # before the next thread gets in, which may wait with the same password
         return right
 
     def _remembered(self, mark: bytes, name: str) -> bool | None:
