@@ -15,12 +15,13 @@ from noraflask.serve.connection import Connection, Phase
 from noraflask.serve.limits import BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
 from noraflask.serve.pool import Lane, Pool
 from noraflask.serve.reactor import Reactor
-from noraflask.serve.request import Refused
+from noraflask.serve.request import Refused, Request
 from noraflask.serve.response import Progress, ShortBody
 
 log = logging.getLogger("nora.server")
 
 OPS_PATHS = frozenset(("/health", "/ready", "/metrics"))
+LOGIN_PATHS = ("/v2/token", "/api/tokens")  # passwords in bodies
 QUICK_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 DRAIN_BYTES = 64 * 1024  # of a body that the application left unread, to keep the connection;
 DRAIN_SECONDS = 5  # within this time
@@ -40,6 +41,8 @@ class Runner:
         self._ops: Lane[Connection] = Lane(1)
         self._write_threads = max(1, limits.threads // 2)
         self._writes: Lane[Connection] = Lane(self._write_threads)  # whole requests that may wait for the disk
+        self._login_threads = max(1, limits.threads // 2)
+        self._logins: Lane[Connection] = Lane(self._login_threads)  # those with a password, which may wait for bcrypt
         self._pool = Pool(limits.transfer_threads)
         self.reactor = Reactor(limits, share, board, slot, self.serve, self._give_up)
         self.stopping = False
@@ -47,7 +50,7 @@ class Runner:
     @property
     def request_threads(self) -> int:
         """Threads that should wait on the reactor: one more for OPS_PATHS, and one that can always look at what comes next."""
-        return self._limits.threads + self._write_threads + 2
+        return self._limits.threads + self._write_threads + self._login_threads + 2
 
     def serve(self, conn: Connection) -> None:
         """Go on with a connection, on a request thread: send more of its response, or take up its next request."""
@@ -67,9 +70,18 @@ class Runner:
         if not request.whole:
             self._pool.submit_long(partial(self._guarded, conn, partial(self._run, conn, True)))
             return
-        lane = self._writes if request.method not in QUICK_METHODS else self._ops if request.path in OPS_PATHS else self._requests
+        lane = self._lane_for(request)
         if lane.enter(conn):
             self._run_all(lane, conn)
+
+    def _lane_for(self, request: Request) -> Lane[Connection]:
+        """A flood of one kind must not keep the others waiting: of writes, or of wrong passwords, each of which costs a tenth of a second."""
+        quick = request.method in QUICK_METHODS
+        if quick and request.path in OPS_PATHS:
+            return self._ops
+        if request.path.startswith(LOGIN_PATHS) or request.environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
+            return self._logins
+        return self._requests if quick else self._writes
 
     def _run_all(self, lane: Lane[Connection], conn: Connection | None) -> None:
         while conn is not None:

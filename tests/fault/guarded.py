@@ -64,20 +64,21 @@ bcrypt.checkpw = counted
 class Guarded(Server):
     """`nora serve` with logins; users.htpasswd, groups and config.toml lie in its folder. Each start writes the configuration it was made with."""
 
-    def __init__(self, folder: Path, rules: str = RULES, env: Mapping[str, str | None] | None = None, **options: Any) -> None:
+    def __init__(self, folder: Path, rules: str = RULES, env: Mapping[str, str | None] | None = None, workers: int = WORKERS, **options: Any) -> None:
+        self._workers = workers
         folder.mkdir(parents=True, exist_ok=True)
         self.users, self.groups, self.bcrypts = folder / "users.htpasswd", folder / "groups", folder / "bcrypts"
         (folder / "site").mkdir(exist_ok=True)
         (folder / "site" / "sitecustomize.py").write_text(COUNT_BCRYPT)
         counting = {"COUNT_BCRYPT": str(self.bcrypts), "PYTHONPATH": f"{folder / 'site'}:{Path(__file__).parents[2]}"}
-        super().__init__(folder, {"NORA_WORKERS": str(WORKERS), **counting, **(env or {})}, AUTH.format(folder=folder) + rules, **options)
+        super().__init__(folder, {"NORA_WORKERS": str(workers), **counting, **(env or {})}, AUTH.format(folder=folder) + rules, **options)
         self.config = folder / "config.toml"
         for name in ("root", "dora"):
             self.set_user(name, f"{name}'s password")
         self.groups.write_text("dev: dora\n")
 
     def all_up(self) -> Self:
-        wait_until(lambda: len(self.worker_pids()) == WORKERS, LOADED, "all workers to run")
+        wait_until(lambda: len(self.worker_pids()) == self._workers, LOADED, "all workers to run")
         return self
 
     # What operators change.

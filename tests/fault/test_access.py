@@ -259,6 +259,33 @@ def test_a_flood_of_wrong_logins_stops_neither_health_nor_good_tokens(own: Calla
     assert checked == answers[401] <= 50 + 64, "an address that floods is locked out, but for what was under way"
 
 
+@pytest.mark.parametrize("in_body", [False, True], ids=["Basic", "POST"])
+def test_wrong_logins_from_many_addresses_keep_no_token_waiting(own: Callable[..., Guarded], in_body: bool) -> None:
+    """Each one must be looked at, since nobody has failed before. Tokens do not stand in their queue."""
+    server = own(workers=1)
+    for name in ("root", "dora"):
+        server.set_user(name, f"{name}'s password", cost=11)
+    token, _ = server.tokens().mint("dora", "write", 3600)
+    pass_soon()
+
+    def guess(number: int) -> int:
+        address, name = f"203.0.113.{number}", f"user{number}"
+        with Client(server.port, timeout=120) as client:
+            if in_body:
+                return post(client, "/api/tokens", {"username": name, "password": "x"}, {"X-Forwarded-For": address}).status
+            return client.ask("GET", "/v2/", headers=from_client(address, basic(name, "x"))).status
+
+    with ThreadPoolExecutor(60) as pool, Client(server.port, timeout=120) as client:
+        guesses = [pool.submit(guess, number) for number in range(60)]
+        wait_until(lambda: server.bcrypts_by_worker(), 60, "the first guess to be looked at")
+        for _ in range(10):
+            assert client.ask("GET", MANIFEST, headers=bearer(token)).status == 404
+            assert client.ask("DELETE", MANIFEST, headers=bearer(token)).status == 404
+        left = sum(not each.done() for each in guesses)
+        assert Counter(each.result() for each in guesses) == {401: 60}
+    assert left > 30, "the token waited for the guesses"
+
+
 # --------------------------------------------------------------------------------------------------- what was acknowledged
 
 
