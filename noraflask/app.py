@@ -13,7 +13,7 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from noraflask.config import AccessConfig, AuthConfig, Config, is_live, reload, restart_only
+from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, is_live, reload, restart_only
 from noraflask.formats import FORMATS
 from noraflask.log import write_event
 from noraflask.services import Services
@@ -56,6 +56,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.session_interface = NoSessions()
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would pass by the guard; no client of ours asks
     app.extensions[EXTENSION] = make_services(config, storage)
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
@@ -103,7 +104,7 @@ def make_users(config: Config) -> Users:
 
 def make_tokens(config: Config, storage: Storage) -> Tokens:
     folder = config.auth.token_storage
-    documents = Documents(DiskStorage(folder)) if folder else Documents(storage, f"{AUTH}/tokens/")
+    documents = Documents(DiskStorage(folder, private=True)) if folder else Documents(storage, f"{AUTH}/tokens/")
     return Tokens(documents, config.auth.token_cache_ttl)
 
 
@@ -152,7 +153,11 @@ class SyncFlask(Flask):
     def read_again(self) -> Snapshot:
         """Raises ConfigError, and then nothing has changed."""
         before = self.services.config
-        config = reload(before, os.environ)
+        try:
+            config = reload(before, os.environ)
+        except ConfigError as error:
+            self.services.audit.record("reload", "operator", detail=error.problems[0], outcome="failed")
+            raise
         for warning in config.warnings:
             reload_log.warning("%s", warning)
         for name in restart_only(before, config):
@@ -163,7 +168,10 @@ class SyncFlask(Flask):
         """From the next request on the snapshot counts; requests under way have asked already."""
         found = self.services
         auth = replace(found.config.auth, **{name: getattr(snapshot.auth, name) for name in RELOADED})
-        found.access.adopt(Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories()))
+        policy = Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories())
+        found.access.adopt(policy)
+        if not self.in_worker:
+            found.audit.record("reload", "operator", detail=f"policy {policy.fingerprint}")
         logins = found.logins
         if logins is None:
             return

@@ -180,10 +180,11 @@ def _of_token(options: argparse.Namespace, config: Config, has_owner: bool, grou
         raise WrongUse(f"the token {options.token} is of {made.user}, not of {options.user}")
     if made.is_expired(tokens.now()):
         raise Unauthenticated(f"the API token {made.id} has expired")
-    if not made.service and not has_owner:
+    service = not has_owner if made.service is None else made.service
+    if not service and not has_owner:
         raise Unauthenticated(f"the owner of the API token {made.id} is no user any more")
     name, role, ends = made.user, made.role, float(made.expires_at)
-    return Principal(name, Source.TOKEN, groups, role=role, token_id=made.id, service=made.service, expires_at=ends, scopes=made.scopes)
+    return Principal(name, Source.TOKEN, groups, role=role, token_id=made.id, service=service, expires_at=ends, scopes=made.scopes)
 
 
 def _identity(options: argparse.Namespace, config: Config, policy: Policy) -> Principal:

@@ -38,9 +38,11 @@ def _provider_problems(config: Config, reading: Reading) -> Iterator[str]:
     for number, provider in enumerate(providers, 1):
         begin = f"{reading.values['auth.oidc_providers'].tables[number - 1]}: auth.oidc.providers[{number}]"
         for field in ("name", "issuer"):
-            first = [getattr(other, field) for other in providers].index(getattr(provider, field)) + 1
-            if first != number:
-                yield f"{begin}.{field}: is that of auth.oidc.providers[{first}] as well"
+            # Two of one issuer may stand side by side while only one of them is enabled, as in the middle of a change.
+            same = [at for at, other in enumerate(providers, 1) if getattr(other, field) == getattr(provider, field)]
+            rivals = [at for at in same if field == "name" or providers[at - 1].enabled]
+            if number in rivals[1:]:
+                yield f"{begin}.{field}: is that of auth.oidc.providers[{rivals[0]}] as well"
         if config.auth.enabled and config.auth.oidc_enabled and provider.enabled and not provider.audience and not provider.any_audience:
             yield f"{begin}.audience: is missing, so tokens made for other services would be taken; set it, or any_audience = true"
 
@@ -126,6 +128,14 @@ def _access_warnings(config: Config) -> Iterator[str]:
             f"auth.bearer_ttl_secs = {auth.bearer_ttl_secs}: docker, podman, skopeo and regctl use a token for {SHORTEST_BEARER_SECONDS} seconds "
             "whatever it says; a push that takes longer than the token lives may fail"
         )
+
+    if auth.oidc_enabled and auth.oidc_providers:
+        for number, rule in enumerate(config.access.rules, 1):
+            if rule.effect == "deny" and "*" in rule.users and not rule.anonymous:
+                yield (
+                    f"{rule.place}: access.rules[{number}]: denies all users, who are those of this registry; OIDC identities are not among them. "
+                    "anonymous = true means everybody"
+                )
 
 
 def _open_warnings(config: Config) -> Iterator[str]:

@@ -122,7 +122,7 @@ class Addresses:
     expected: str = "IP addresses and networks such as 127.0.0.1,10.0.0.0/8"
 
     def from_text(self, text: str) -> tuple[str, ...]:
-        return self.from_toml([entry.strip() for entry in text.split(",")] if text.strip() else [])
+        return self.from_toml([entry.strip() for entry in text.split(",") if entry.strip()])
 
     def from_toml(self, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -145,7 +145,7 @@ class Listed:
     commas: bool = False
 
     def from_text(self, text: str) -> tuple[str, ...]:
-        return self.from_toml([entry.strip() for entry in text.split(",")] if text.strip() else [])
+        return self.from_toml([entry.strip() for entry in text.split(",") if entry.strip()])
 
     def from_toml(self, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):

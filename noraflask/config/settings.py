@@ -19,7 +19,7 @@ from noraflask.config.kinds import (
     read_path,
     read_url,
 )
-from noraflask.config.patterns import read_contact, read_word
+from noraflask.config.patterns import read_contact, read_text
 from noraflask.config.tables import PROVIDERS, RULES
 
 DAY = 86400
@@ -126,13 +126,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "auth.token_cache_ttl",
         ("NORA_AUTH_TOKEN_CACHE_TTL",),
-        WholeNumber(0, DAY),
+        WholeNumber(0, 7 * DAY),
         "Seconds that a verified secret is remembered in memory; 0 = not at all.",
     ),
     Setting(
         "auth.admin_users",
         ("NORA_AUTH_ADMIN_USERS",),
-        Listed("user names of 1 to 255 printable characters without spaces", read_word, commas=True),
+        Listed("user names of 1 to 255 printable characters", read_text, commas=True),
         "Users who may make admin tokens with their password. The file takes a string or an array.",
     ),
     Setting("auth.bearer_ttl_secs", ("NORA_AUTH_BEARER_TTL_SECS",), WholeNumber(1, DAY), "Life of a Docker bearer token, in seconds."),
@@ -151,8 +151,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether tokens of the providers are taken as a login; without effect unless auth.enabled.",
         field="auth.oidc_enabled",
     ),
-    Setting("auth.oidc.leeway_secs", (), WholeNumber(0, 600), "Clock skew allowed in the times of a token.", field="auth.oidc_leeway_secs"),
-    Setting("auth.oidc.jwks_cache_secs", (), WholeNumber(10, 604800), "Seconds an issuer's keys are kept.", field="auth.oidc_jwks_cache_secs"),
+    Setting("auth.oidc.leeway_secs", (), WholeNumber(0, 3600), "Clock skew allowed in the times of a token.", field="auth.oidc_leeway_secs"),
+    Setting(
+        "auth.oidc.jwks_cache_secs",
+        (),
+        WholeNumber(0, 604800),
+        "Seconds after which an issuer's keys are fetched again; less than 10 counts as 10.",
+        field="auth.oidc_jwks_cache_secs",
+    ),
     Setting("auth.oidc.providers", (), PROVIDERS, "Issuers whose tokens are taken; see Access.", field="auth.oidc_providers"),
     Setting(
         "access.default_role",

@@ -226,7 +226,7 @@ PROVIDERS = TableArray(
             Listed("names of asymmetric signature algorithms", read_algorithm, least=1),
             "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA, Ed25519.",
         ),
-        Field("max_token_lifetime_secs", WholeNumber(60, 604800), "Longest life of a token, `exp` less `iat`."),
+        Field("max_token_lifetime_secs", WholeNumber(60, 365 * 86400), "Longest life of a token, `exp` less `iat`."),
         Field("namespace_scope", _SCOPE, 'Names its identities may write. `["*"]`: all; `[]`: none.'),
         Field("namespace_scope_enforcement", Choice(("enforce", "audit")), "audit only logs what enforce would refuse."),
         Field("enabled", Switch(), "Whether its tokens are taken."),

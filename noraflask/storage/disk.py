@@ -57,12 +57,19 @@ class DiskReader(io.FileIO):
         return data
 
 
+PRIVATE = "_auth/"
+"""Keys and tokens: below it files are for the server's own user alone."""
+
+
 class DiskStorage:
     backend = "local"
 
-    def __init__(self, root: Path) -> None:
-        """Makes the folders. Raises OSError when that cannot be done."""
+    def __init__(self, root: Path, private: bool = False) -> None:
+        """Makes the folders. Raises OSError when that cannot be done. `private`: all of it is for the server's own user alone."""
         self.root = os.path.abspath(root)
+        self._private = "" if private else PRIVATE
+        if private:
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
         self.incoming = os.path.join(self.root, INCOMING)
         os.makedirs(self.incoming, mode=0o750, exist_ok=True)
         self._device = os.stat(self.incoming).st_dev
@@ -108,9 +115,10 @@ class DiskStorage:
         path = f"{self.root}/{key}"
         try:
             if source == b"":
-                self._in_folder(path, lambda: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)))
+                self._in_folder(path, lambda: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, self._mode(key))))
             elif not self._link_upload(source, path):
-                with self._nameless_file(source) if self._nameless else self._durable_file(source) as name:
+                file = self._nameless_file if self._nameless else self._durable_file
+                with file(source, self._mode(key)) as name:
                     self._in_folder(path, lambda: _link(name, path))
         except FileExistsError:
             self._sync_or_defer(os.path.dirname(path))
@@ -121,7 +129,7 @@ class DiskStorage:
     def replace(self, key: Key, source: Source) -> None:
         path = f"{self.root}/{key}"
         try:
-            with self._durable_file(source) as name:
+            with self._durable_file(source, self._mode(key)) as name:
                 self._in_folder(path, lambda: os.replace(name, path))
         except OSError as problem:
             raise explain(problem) from problem
@@ -214,10 +222,10 @@ class DiskStorage:
         return True
 
     @contextlib.contextmanager
-    def _durable_file(self, source: Source) -> Iterator[str]:
+    def _durable_file(self, source: Source, mode: int = 0o640) -> Iterator[str]:
         """The path of a temporary file on this volume that holds the source's bytes, on disk. The caller may rename it away."""
         name = os.path.join(self.incoming, secrets.token_hex(12) + ".tmp")
-        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
         try:
             try:
                 _write(descriptor, source)
@@ -233,9 +241,9 @@ class DiskStorage:
             os.unlink(name)
 
     @contextlib.contextmanager
-    def _nameless_file(self, source: Source) -> Iterator[str]:
+    def _nameless_file(self, source: Source, mode: int = 0o640) -> Iterator[str]:
         """As _durable_file(), for a link only: a file without a name (open(2), O_TMPFILE) costs less, and a crash leaves nothing of it."""
-        descriptor = os.open(self.incoming, os.O_TMPFILE | os.O_WRONLY, 0o640)
+        descriptor = os.open(self.incoming, os.O_TMPFILE | os.O_WRONLY, mode)
         try:
             _write(descriptor, source)
             os.fdatasync(descriptor)
@@ -253,6 +261,12 @@ class DiskStorage:
         except OSError:
             return False
         return True
+
+    def _is_private(self, key: str) -> bool:
+        return key.startswith(self._private)
+
+    def _mode(self, key: str) -> int:
+        return 0o600 if self._is_private(key) else 0o640
 
     def _in_folder(self, path: str, place: Any) -> None:
         """Do `place` in the path's folder, which is made when it is missing, and make the folder durable."""
@@ -280,7 +294,7 @@ class DiskStorage:
         parent = os.path.dirname(folder)
         self._settle(parent)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o750)
+            os.mkdir(folder, 0o700 if self._is_private(f"{folder[len(self.root) + 1 :]}/") else 0o750)
         self._sync_folder(parent)
         if len(self._settled) > 100_000:
             self._settled = {self.root}

@@ -14,7 +14,7 @@ from typing import Any
 from noraflask.errors import Denied, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Decision, leaves_watched, without_bearer
-from noraflask.web.context import format_challenge, note, principal, repository_name, services
+from noraflask.web.context import format_challenge, note, principal, recognise, repository_name, services, surroundings
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
 LISTING = ":listing"
@@ -44,12 +44,13 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
 
 def demand(action: Action, name: str | None) -> None:
     """Raises Unauthenticated or Denied."""
+    found, environ, repository = surroundings()
     try:
-        who = principal()
+        who = recognise(found, environ)
     except Unauthenticated as problem:
         problem.headers["WWW-Authenticate"] = challenge(action, name, "invalid_token")
         raise
-    here = services().access
+    here = found.access
     if not here.policy.enabled:
         return
     if action is LOGIN:
@@ -59,7 +60,7 @@ def demand(action: Action, name: str | None) -> None:
     if name == LISTING:
         _demand_listing(action, who)
         return
-    decision = here.decide(who, action, repository_name(), name)
+    decision = here.decide(who, action, repository, name)
     if not decision.allowed:
         _refuse(action, name, who, decision)
     if who.watched_scopes and leaves_watched(who, action, name):

@@ -8,20 +8,21 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from noraflask.errors import BadRequest, Denied, NoraError, NotFound, Unauthenticated, Unprocessable, UnsupportedMediaType
-from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.authenticator import Authenticator, is_secret
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import describe, describe_limits
 from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
 from noraflask.services.staging import read_body
 from noraflask.web.access import ADMIN, PUBLIC, access
 from noraflask.web.context import PRINCIPAL, note, principal, repositories, services
+from noraflask.web.forms import read_form
 from noraflask.web.responses import Answer
 
 bp = Blueprint("auth", __name__)
 
 DAY = 86400
 BODY_BYTES = 64 * 1024
-TEXT_CHARACTERS = 500
+TEXT_CHARACTERS = 4096
 EXCHANGED_SECONDS = 900
 ROLES = ("read", "write", "admin")
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 (RFC 8693, 2.1)
@@ -40,34 +41,22 @@ class NoLogins(NoraError):
 @bp.post("/api/tokens")
 @access(PUBLIC)
 def mint_token() -> Response:
+    """With a password. A token cannot make another one: what was stolen would live on after it was revoked."""
     members = read_json()
     who = caller(members)
-    role, lifetime = wanted_role(members, "read"), wanted_lifetime(members, least=0)
     if who.source is not Source.PASSWORD or who.bearer is not None:
-        lifetime = _within(who, role, lifetime)
+        raise Denied("log in with a password to make a token; a token can be rotated, and OIDC identities use /api/v1/token/exchange")
+    role, lifetime = wanted_role(members), wanted_lifetime(members, least=0)
     if role == "admin" and not may_mint_admin(who):
         raise Denied(f"{who.name} may not make admin tokens; an administrator can, or add the user to auth.admin_users")
-    scopes = wanted_scopes(members)
-    token, record = services().tokens.mint(who.name, role, lifetime, wanted_description(members), scopes, service=who.service)
-    note("token_mint", record.id, f"role {role}, {lifetime} s", actor=who)
-    return token_answer(token, record)
-
-
-def _within(who: Principal, role: str, lifetime: int) -> int:
-    """A token may make another one, of no more rights and no longer life than its own."""
-    if who.source is not Source.TOKEN or who.scopes is not None or who.bearer is not None:
-        raise Denied("log in with a password, or with an API token without scopes, to make a token; OIDC identities use /api/v1/token/exchange")
-    if ROLES.index(role) > ROLES.index(who.role or "read"):
-        raise Denied(f"a token of role {who.role} cannot make one of role {role}")
-    return min(lifetime, max(0, int((who.expires_at or 0) - services().tokens.now())))
+    return minted(who, who.name, role, lifetime, members, service=False)
 
 
 @bp.post("/api/tokens/list")
 @access(PUBLIC)
 def list_tokens() -> Response:
     who = caller(read_json())
-    _own_credential(who)
-    return _json({"tokens": [token_members(record) for record in services().tokens.list(who.name)]})
+    return _json({"tokens": [token_members(record) for record in services().tokens.list(who.name) if is_own(who, record)]})
 
 
 @bp.post("/api/tokens/revoke")
@@ -76,49 +65,47 @@ def revoke_token() -> Response:
     members = read_json()
     who, record = own_token(members)
     services().tokens.revoke(record.id)
-    note("token_revoke", record.id, actor=who)
-    return Answer("Token revoked\n", content_type="text/plain; charset=utf-8", headers=NO_STORE)
+    note("token_revoke", record.user, f"id={record.id}", actor=who, registry="api")
+    return Answer("Token revoked", content_type="text/plain; charset=utf-8", headers=NO_STORE)
 
 
 @bp.post("/api/tokens/rotate")
 @access(PUBLIC)
 def rotate_token() -> Response:
-    """A new token in place of an old one, which goes on for `overlap_secs` (default 0)."""
+    """A new token in place of an old one, which goes on for `overlap_secs` (default 0). One that rotates itself gets no longer life by it."""
     members = read_json()
     who, record = own_token(members)
-    _may_rotate(who, record)
-    made = services().tokens.rotate(record.id, wanted_number(members, "overlap_secs", 0, 0, 30 * DAY))
+    overlap = wanted_number(members, "overlap_secs", 0, 0, 30 * DAY)
+    keep_end = record.id == who.token_id and not services().access.allowed(who, Action.ADMIN, "", None)
+    made = services().tokens.rotate(record.id, overlap, keep_end)
     if made is None:
-        raise NotFound(f"there is no token {record.id} that could be rotated; it has expired")
-    note("token_rotate", record.id, f"to {made[1].id}", actor=who)
+        raise NotFound(f"the token {record.id} can no longer be rotated: it has expired, or it was revoked or rotated just now")
+    note("token_rotate", record.user, f"id={record.id} to={made[1].id}", actor=who, registry="api")
     return token_answer(*made)
 
 
-def _may_rotate(who: Principal, record: TokenRecord) -> None:
-    """Whoever rotates a token gets to know the new one, so it must not be worth more than what it was asked with."""
-    if record.id == who.token_id or services().access.allowed(who, Action.ADMIN, "", None):
-        return
-    if who.source is not Source.PASSWORD or record.service:
-        raise Denied(f"the token {record.id} can be rotated with itself, by an administrator, or, unless an administrator made it, with the password")
-
-
 def own_token(members: dict[str, Any]) -> tuple[Principal, TokenRecord]:
-    """Whoever asks, and the token of theirs that `hash_prefix` names; an administrator's are all."""
+    """Whoever asks, and the token of theirs that `hash_prefix` names."""
     who = caller(members)
-    _own_credential(who)
     id = members.get("hash_prefix")
-    if not isinstance(id, str) or not ID.match(id):
-        raise BadRequest("hash_prefix must be 16 lower-case hex digits, as /api/tokens/list tells them")
-    record = services().tokens.find(id)
-    if record is None or (record.user != who.name and not services().access.allowed(who, Action.ADMIN, "", None)):
-        raise NotFound(f"{who.name} has no token {id}")
+    if not isinstance(id, str):
+        raise Unprocessable("hash_prefix is missing: 16 lower-case hex digits, as /api/tokens/list tells them")
+    record = services().tokens.find(id) if ID.match(id) else None
+    if record is None or not is_own(who, record):
+        raise NotFound(f"{who.name} has no such token")  # not which: it may be a secret that was mistaken for the prefix
     return who, record
 
 
-def _own_credential(who: Principal) -> None:
-    """The name of an OIDC identity may look like a user's; and a cut credential must not see or end others."""
-    if who.source not in (Source.PASSWORD, Source.TOKEN) or who.scopes is not None or who.bearer is not None:
-        raise Denied("log in with a password, or with an API token without scopes, to manage tokens")
+def is_own(who: Principal, record: TokenRecord) -> bool:
+    """A password reaches what its user made, a token itself alone, an administrator everything.
+
+    Not what another one made in a user's name, nor an OIDC identity whose name may look like a user's.
+    """
+    if who.bearer is None and services().access.allowed(who, Action.ADMIN, "", None):
+        return True
+    if who.source is Source.PASSWORD and who.bearer is None:
+        return record.user == who.name and not record.service
+    return who.source is Source.TOKEN and who.bearer is None and record.id == who.token_id
 
 
 # Administration.
@@ -131,16 +118,22 @@ def mint_for_another() -> Response:
     logins_or_503()
     members = read_json()
     who = principal()
-    if who.scopes is not None or any("*" not in patterns for patterns in who.namespace_scopes):
+    if who.scopes is not None or any("*" not in patterns for patterns in (*who.namespace_scopes, *who.watched_scopes)):
         raise Denied("a credential that is limited to some names cannot make tokens for others")
     user = members.get("username")
     if not isinstance(user, str):
         raise Unprocessable("username is missing: the name that the token acts under")
     if not user or len(user) > 255 or not user.isprintable() or ":" in user:
         raise BadRequest("username must be 1 to 255 printable characters without a colon")
-    role, lifetime = wanted_role(members, "read"), wanted_lifetime(members, least=1)
-    token, record = services().tokens.mint(user, role, lifetime, wanted_description(members), wanted_scopes(members), service=True)
-    note("admin_token_mint", record.id, f"for {user}, role {role}, {lifetime} s")
+    role, lifetime = wanted_role(members), wanted_lifetime(members, least=1)
+    if who.source is Source.OIDC and who.expires_at is not None:  # a job of a minute must not leave an account of ten years
+        lifetime = max(1, min(lifetime, int(who.expires_at - services().tokens.now())))
+    return minted(who, user, role, lifetime, members, service=True)
+
+
+def minted(who: Principal, user: str, role: str, lifetime: int, members: dict[str, Any], *, service: bool) -> Response:
+    token, record = services().tokens.mint(user, role, lifetime, wanted_description(members), wanted_scopes(members), service)
+    note("token_mint", user, f"role={role} ttl_secs={lifetime} id={record.id}", actor=who, registry="admin" if service else "api")
     return token_answer(token, record)
 
 
@@ -218,18 +211,19 @@ def exchange() -> Response:
     if who.source is not Source.OIDC or who.exchanged:
         raise Unauthenticated("send the JWT of a configured OIDC issuer; other credentials need no exchange")
     token, _, lifetime = logins.issue(who, "access", EXCHANGED_SECONDS)
-    note("token_mint", "", f"exchange, {lifetime} s", actor=who)
+    note("token_mint", who.name, f"exchange ttl_secs={lifetime}", actor=who, registry="api")
     kind = "urn:ietf:params:oauth:token-type:access_token"
     return _json({"access_token": token, "token": token, "issued_token_type": kind, "token_type": "Bearer", "expires_in": lifetime})
 
 
 def _subject_token() -> str:
-    if request.mimetype == "application/json":
+    if request.is_json:
         token = read_json().get("token")
     else:
-        if request.form.get("grant_type", TOKEN_EXCHANGE) != TOKEN_EXCHANGE:
+        form = read_form()
+        if form.get("grant_type", TOKEN_EXCHANGE) != TOKEN_EXCHANGE:
             raise BadRequest(f"grant_type must be {TOKEN_EXCHANGE}")
-        token = request.form.get("subject_token")
+        token = form.get("subject_token")
     if not isinstance(token, str) or not token:
         raise Unprocessable("the JWT is missing: subject_token of a form, token of a JSON body, or an Authorization header")
     return token
@@ -252,6 +246,8 @@ def caller(members: dict[str, Any]) -> Principal:
         name, password = members.get("username"), members.get("password")
         if not isinstance(name, str) or not isinstance(password, str):
             raise Unprocessable("username and password must both be there, as strings")
+        if not logins.users.current().hashes and not is_secret(password):
+            raise NoLogins("this registry has no users with passwords; send a token in the Authorization header")
         who = logins.login(name, password, request.environ)
         request.environ[PRINCIPAL] = who
     else:
@@ -268,7 +264,7 @@ def may_mint_admin(who: Principal) -> bool:
 
 
 def read_json() -> dict[str, Any]:
-    if request.mimetype != "application/json":
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType()
     data = read_body(request.stream, BODY_BYTES, request.content_length)
     try:
@@ -276,29 +272,31 @@ def read_json() -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise BadRequest("the request body is not valid JSON") from None
     if not isinstance(members, dict):
-        raise BadRequest("the request body must be a JSON object")
+        raise Unprocessable("the request body must be a JSON object")
     return members
 
 
-def wanted_role(members: dict[str, Any], usual: str) -> str:
-    role = members.get("role", usual)
+def wanted_role(members: dict[str, Any]) -> str:
+    role = members.get("role", "read")
+    if not isinstance(role, str):
+        raise Unprocessable("role must be a string: read, write or admin")
     if role not in ROLES:
         raise BadRequest("role must be read, write or admin")
-    return str(role)
+    return role
 
 
 def wanted_lifetime(members: dict[str, Any], least: int) -> int:
     """Seconds; 0 makes a token that has expired, as NORA does. More than ten years are cut to that."""
-    days = wanted_number(members, "ttl_days", 30, least, 1 << 53)
+    days = wanted_number(members, "ttl_days", 30, least, 1 << 53, "a whole number of days, at most 3650 are given")
     return min(days * DAY, MAX_SECONDS)
 
 
-def wanted_number(members: dict[str, Any], name: str, usual: int, least: int, most: int) -> int:
+def wanted_number(members: dict[str, Any], name: str, usual: int, least: int, most: int, what: str = "") -> int:
     value = members.get(name, usual)
-    if type(value) is not int:
-        raise Unprocessable(f"{name} must be a whole number")
+    if type(value) is not int or value < 0:
+        raise Unprocessable(f"{name} must be {what or 'a whole number'}, not less than {least}")
     if not least <= value <= most:
-        raise BadRequest(f"{name} must be {least} to {most}")
+        raise BadRequest(f"{name} must be {what or f'{least} to {most}'}, not less than {least}")
     return value
 
 

@@ -515,3 +515,68 @@ def test_folders_that_cannot_be_made_in_advance_are_made_when_needed(storage, mo
         storage.prepare(["blobs/aa"])
     storage.create(Key("blobs/aa/one"), b"x")
     assert content(storage, Key("blobs/aa/one")) == b"x"
+
+
+# Keys and tokens: for the server's own user alone.
+
+
+def modes(root: Path, below: str = "") -> dict[str, int]:
+    """Of the folder and of all in it."""
+    paths = [root / below, *(path for path in (root / below).rglob("*") if ".incoming" not in path.parts)]
+    return {str(path.relative_to(root)): path.stat().st_mode & 0o777 for path in paths}
+
+
+def fill_both(storage: DiskStorage, *keys: str) -> None:
+    for key in keys:
+        storage.create(Key(f"{key}/made"), b"secret")
+        storage.create(Key(f"{key}/empty"), b"")
+        storage.replace(Key(f"{key}/replaced"), b"first")
+        storage.replace(Key(f"{key}/replaced"), b"second")
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("mask", [0o022, 0o000, 0o077])
+def test_what_lies_below_auth_is_for_the_server_alone(root, open_storage, nameless, mask):
+    """Whatever the umask lets others do."""
+    old = os.umask(mask)
+    try:
+        storage = open_storage()
+        storage._nameless = storage._nameless and nameless
+        fill_both(storage, "_auth/keys", "_auth/tokens/used")
+    finally:
+        os.umask(old)
+    found = modes(root, "_auth")
+    folders = {"_auth", "_auth/keys", "_auth/tokens", "_auth/tokens/used"}
+    assert {name: mode for name, mode in found.items() if name in folders} == dict.fromkeys(folders, 0o700)
+    files = {mode for name, mode in found.items() if name not in folders}
+    assert len(found) == len(folders) + 6
+    assert files == {0o600}
+    assert content(storage, Key("_auth/keys/made")) == b"secret"
+
+
+def test_what_lies_elsewhere_may_be_read_by_the_group(root, storage):
+    old = os.umask(0)
+    try:
+        fill_both(storage, "docker/_auth", "_authors", "_auth.d/x")
+    finally:
+        os.umask(old)
+    found = modes(root)
+    del found["."]
+    assert {mode for name, mode in found.items() if (root / name).is_dir()} == {0o750}
+    assert {mode for name, mode in found.items() if (root / name).is_file()} == {0o640}
+
+
+def test_all_of_a_private_storage_is_for_the_server_alone(root):
+    """As auth.token_storage is."""
+    old = os.umask(0)
+    try:
+        storage = DiskStorage(root, private=True)
+        fill_both(storage, "revoked", "a/b")
+        storage.create(Key("0123.json"), b"{}")
+    finally:
+        os.umask(old)
+    close(storage)
+    found = modes(root)
+    assert {mode for name, mode in found.items() if (root / name).is_dir()} == {0o700}
+    assert {mode for name, mode in found.items() if (root / name).is_file()} == {0o600}
+    assert root.stat().st_mode & 0o777 == 0o700

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,26 @@ def test_a_token_revoked_by_another_process_is_refused_by_every_worker(server: G
     pass_soon()
     assert crowd.statuses(bearer(token)) == {401}
     assert crowd.statuses(bearer(issued["token"])) == {401}, "a bearer token outlives the API token it was issued for"
+
+
+def test_six_rotations_at_once_give_one_token(server: Guarded) -> None:
+    """In several workers, each of which may have the record at hand."""
+    for _ in range(5):
+        token, id = mint(server, password_of("ann"))
+
+        def rotate(_: int, token: str = token, id: str = id) -> Answer:
+            with Client(server.port) as client:
+                return post(client, "/api/tokens/rotate", {"hash_prefix": id}, bearer(token))
+
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(rotate, range(6)))
+        assert Counter(answer.status == 200 for answer in answers) == {True: 1, False: 5}
+        assert {answer.status for answer in answers} <= {200, 401, 404}
+        (new,) = [answer.json()["token"] for answer in answers if answer.status == 200]
+        left = [record for record in server.tokens().list("ann") if server.tokens().check(new) == replace(record, last_used=None)]
+        assert len(left) == 1
+        assert server.tokens().check(token) is None
+        server.tokens().revoke(left[0].id)
 
 
 def test_a_changed_password_ends_the_old_one_and_what_was_issued_for_it(server: Guarded, crowd: Crowd) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
-from noraflask.services.auth.lockout import LockedOut, Lockout
+from noraflask.services.auth.lockout import ACCOUNT_LIMIT, LockedOut, Lockout
 
 Fork = Callable[..., BaseProcess]
 CLIENTS = [f"192.0.2.{number}" for number in range(40)]
@@ -73,6 +73,22 @@ def test_a_lock_that_one_worker_made_holds_in_all(fork, lockout):
     assert wait(lockout, "192.0.2.1", "joe") == 2
     fork(lockout.succeeded, "192.0.2.1", "joe").join()
     assert wait(lockout, "192.0.2.1", "joe") == 0
+
+
+def crowd(lockout: Lockout, worker: int) -> None:
+    for number in range(ACCOUNT_LIMIT):
+        lockout.failed(f"198.18.{worker}.{number}", "joe", "guess")
+
+
+def test_under_a_crowd_of_all_workers_a_new_client_has_one_guess_and_nobody_else_waits(fork, lockout):
+    lockout.succeeded("192.0.2.3", "joe")
+    children = [fork(crowd, lockout, worker) for worker in range(2)]
+    for child in children:
+        child.join()
+    assert [wait(lockout, client, "joe") for client in ("192.0.2.1", "192.0.2.2", "192.0.2.3")] == [0, 0, 0]
+    for client in ("192.0.2.1", "192.0.2.3"):
+        fork(lockout.failed, client, "joe", "guess").join()
+    assert [wait(lockout, client, "joe") for client in ("192.0.2.1", "192.0.2.2", "192.0.2.3")] == [1, 0, 0]
 
 
 def hold(lockout: Lockout, held: int) -> None:

@@ -16,7 +16,7 @@ from noraflask.services.auth.principal import Action, Scope
 from tests.conftest import write_htpasswd
 from tests.oidc import Issuer
 from tests.protocol.access import ALL, CONTACT, Authorized, Door, basic, bearer, parse_challenge, rule, words_of
-from tests.protocol.oci import Registry, code
+from tests.protocol.oci import Registry, code, image
 
 USERS = {"alice": "pw-alice", "limited": "pw-limited", "zoë": "pä:ss wörd"}
 ALICE = basic("alice", "pw-alice")
@@ -365,7 +365,8 @@ def test_the_password_grant(door, credentials):
 @pytest.mark.parametrize(
     ("wanted", "form"),
     [
-        (400, {}),
+        (415, {}),
+        (400, {"scope": IMAGE}),
         (400, {"grant_type": ""}),
         (400, {"grant_type": "client_credentials"}),
         (400, {"grant_type": "authorization_code", "code": "x"}),
@@ -584,12 +585,13 @@ def test_a_jwt_that_is_not_accepted(door, issuer, wrong):
 @pytest.mark.parametrize(
     ("wanted", "more"),
     [
-        (422, {}),
+        (415, {}),
         (422, {"data": {"subject_token": ""}}),
         (400, {"data": {"grant_type": "password", "subject_token": "x"}}),
         (422, {"json": {}}),
         (422, {"json": {"token": 5}}),
-        (400, {"json": []}),
+        (422, {"json": []}),
+        (422, {"data": b"{}", "content_type": "application/x+json"}),
         (401, {"json": {"token": "x"}}),
         (401, {"json": {"token": "nra_" + "0" * 32}}),
         (401, {"data": {"subject_token": "e30.e30.x"}}),
@@ -803,8 +805,8 @@ def test_what_is_done_to_artifacts_is_noted(door):
         "actor": "alice",
         "source": "password",
         "registry": "docker",
-        "artifact": f"team/app@{digest}",
-        "detail": "1",
+        "artifact": "team/app:1",
+        "detail": f"manifest {digest}",
         "outcome": "ok",
         "client": "127.0.0.1",
         "request_id": "",
@@ -813,30 +815,55 @@ def test_what_is_done_to_artifacts_is_noted(door):
     blob = Digest.of(b"layer")
     door.get("/v2/", ALICE, **FROM)
     assert door.post(f"/v2/other/blobs/uploads/?mount={blob}&from=team/app", ALICE, **FROM).status_code == 201
-    assert said(door, "mount") == {**usual, "artifact": f"other@{blob}", "detail": "from team/app"}
+    assert said(door, "mount") == {**usual, "artifact": f"other@{blob}", "detail": "blob from team/app"}
     assert door.ask("DELETE", f"/v2/other/blobs/{blob}", ALICE, **FROM).status_code == 202
     assert said(door, "delete") == {**usual, "artifact": f"other@{blob}", "detail": "blob"}
-    for reference in ("1", str(digest)):
-        assert door.ask("DELETE", f"/v2/team/app/manifests/{reference}", ALICE, **FROM).status_code == 202
-        line = said(door, "delete")
-        assert line["artifact"].startswith("team/app")
-        assert reference in line["artifact"]
-        assert {name: line[name] for name in usual} == usual
+    assert door.ask("DELETE", "/v2/team/app/manifests/1", ALICE, **FROM).status_code == 202
+    assert said(door, "delete") == {**usual, "artifact": "team/app:1", "detail": f"manifest {digest}, the tag alone"}
+    assert door.ask("DELETE", f"/v2/team/app/manifests/{digest}", ALICE, **FROM).status_code == 202
+    line = said(door, "delete")
+    assert line["artifact"] == f"team/app@{digest}"
+    assert {name: line[name] for name in usual} == usual
+
+
+def test_each_push_is_noted(door):
+    """Each blob, and each tag that a manifest gets: whoever looks for a name and a tag finds who set it."""
+    client = Registry(Authorized(door, ALICE))
+    door.get("/v2/", ALICE)
+    before = len(door.audit())
+    blob = client.push_blob("team/app", b"layer")
+    location = client.begin("team/app")
+    other = Digest.of(b"in two steps")
+    assert door.ask("PUT", f"{location}?digest={other}", ALICE, data=b"in two steps").status_code == 201
+    assert door.post(f"/v2/other/blobs/uploads/?mount={blob}", ALICE).status_code == 201
+    data = image(layers=(b"layer",))
+    client.push_blob("team/app", b"{}")
+    digest = Digest.of(data)
+    assert client.push("team/app", digest, data, query="tag=1&tag=latest").status_code == 201
+    assert client.push("team/app", digest, data).status_code == 201
+    found = [(line["action"], line["artifact"], line["detail"]) for line in door.audit()[before:]]
+    assert found[:2] == [("push", f"team/app@{blob}", "blob"), ("push", f"team/app@{other}", "blob")]
+    assert found[2] == ("mount", f"other@{blob}", "blob")
+    assert sorted(found[4:6]) == [("push", "team/app:1", f"manifest {digest}"), ("push", "team/app:latest", f"manifest {digest}")]
+    assert found[6:] == [("push", f"team/app@{digest}", f"manifest {digest}")]
+    assert {line["registry"] for line in door.audit()[before:]} == {"docker"}
 
 
 def test_what_is_done_to_tokens_is_noted(door):
     door.get("/v2/", ALICE, **FROM)
-    usual = {"actor": "alice", "source": "password", "outcome": "ok", **TOLD}
+    usual = {"actor": "alice", "source": "password", "registry": "api", "artifact": "alice", "outcome": "ok", **TOLD}
     made = door.post("/api/tokens", ALICE, json={"ttl_days": 1}, **FROM).json
-    assert said(door, "token_mint") == {**usual, "artifact": made["hash_prefix"], "detail": "role read, 86400 s"}
+    assert said(door, "token_mint") == {**usual, "detail": f"role=read ttl_secs=86400 id={made['hash_prefix']}"}
     new = door.post("/api/tokens/rotate", ALICE, json={"hash_prefix": made["hash_prefix"]}, **FROM).json
-    assert said(door, "token_rotate") == {**usual, "artifact": made["hash_prefix"], "detail": f"to {new['hash_prefix']}"}
+    assert said(door, "token_rotate") == {**usual, "detail": f"id={made['hash_prefix']} to={new['hash_prefix']}"}
     door.post("/api/tokens/revoke", ALICE, json={"hash_prefix": new["hash_prefix"]}, **FROM)
-    assert said(door, "token_revoke") == {**usual, "artifact": new["hash_prefix"]}
+    assert said(door, "token_revoke") == {**usual, "detail": f"id={new['hash_prefix']}"}
     admin = bearer(door.api_token("ops", "admin", service=True))
-    made = door.post("/api/v1/admin/tokens", admin, json={"username": "ci", "ttl_days": 1}, **FROM).json
-    wanted = {**usual, "actor": "ops", "source": "token", "artifact": made["hash_prefix"]}
-    assert said(door, "admin_token_mint") == {**wanted, "detail": "for ci, role read, 86400 s"}
+    made = door.post("/api/v1/admin/tokens", admin, json={"username": "ci", "ttl_days": 1, "role": "write"}, **FROM).json
+    wanted = {**usual, "actor": "ops", "source": "token", "registry": "admin", "artifact": "ci"}
+    assert said(door, "token_mint") == {**wanted, "detail": f"role=write ttl_secs=86400 id={made['hash_prefix']}"}
+    door.post("/api/tokens/revoke", admin, json={"hash_prefix": made["hash_prefix"]}, **FROM)
+    assert said(door, "token_revoke") == {**wanted, "registry": "api", "detail": f"id={made['hash_prefix']}"}
     lines = len(door.audit())
     door.post("/api/tokens", json={"username": "alice", "password": "pw-alice"}, **FROM)
     assert [line["action"] for line in door.audit()[lines:]] == ["login", "token_mint"]
@@ -845,7 +872,8 @@ def test_what_is_done_to_tokens_is_noted(door):
 
 def test_an_exchange_is_noted(door, issuer):
     exchange(door, bearer(issuer.token()), **FROM)
-    assert said(door, "token_mint") == {"actor": "repo:team/app", "source": "oidc", "detail": "exchange, 900 s", "outcome": "ok", **TOLD}
+    who = {"actor": "repo:team/app", "source": "oidc", "registry": "api", "artifact": "repo:team/app"}
+    assert said(door, "token_mint") == {**who, "detail": "exchange ttl_secs=900", "outcome": "ok", **TOLD}
 
 
 # Without logins at all, and headers.

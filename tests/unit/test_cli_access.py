@@ -596,7 +596,7 @@ def server(nora) -> Iterator[str]:
     add_user(nora, "alice", "pässword")
     settings("[storage]", "[logging]\naccess = false\n[storage]")
     served = make_server("127.0.0.1", 0, create_app(load()), threaded=True)
-    thread = threading.Thread(target=served.serve_forever)
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     settings("[storage]", f"[server]\nport = {served.server_port}\n[storage]")
     yield f"http://127.0.0.1:{served.server_port}"

@@ -209,33 +209,54 @@ def test_names_that_look_alike_when_joined_are_different(lockout):
 
 
 def test_a_hundred_clients_at_one_account_make_nobody_wait(lockout):
-    crowd(lockout, 100)
-    assert [wait(lockout) for _ in range(5)] == [0] * 5
+    crowd(lockout, 96)
+    guess(lockout, 4)
+    assert wait(lockout) == 0
+    guess(lockout, 1, THERE)
+    assert wait(lockout, THERE) == 1, "the 101st is one too many"
 
 
-def test_a_crowd_at_one_account_leaves_one_attempt_a_second_to_all_new_clients(lockout, clock):
+@pytest.mark.parametrize(("guesses", "seconds"), [(0, 0), (1, 1), (2, 2), (4, 8), (11, 900)])
+def test_under_a_crowd_a_new_client_has_one_guess_and_then_waits(guesses, seconds, lockout):
     crowd(lockout, 101)
-    assert [wait(lockout, client) for client in (HERE, THERE, HERE)] == [0, 1, 1]
-    clock.now += 0.5
-    assert wait(lockout) == 1
-    clock.now += 0.5
-    assert [wait(lockout, client) for client in (THERE, HERE)] == [0, 1]
+    guess(lockout, guesses)
+    assert wait(lockout) == seconds
     assert wait(lockout, account="ann") == 0
 
 
-def test_a_crowd_keeps_out_nobody_who_logged_in_before(lockout, clock):
+def test_under_a_crowd_nobody_takes_the_turn_of_a_user(lockout, clock):
+    """Whoever guesses, at whatever pace: a client that is new and knows the password is looked at at once, and waits for nobody."""
+    crowd(lockout, 101)
+    for number in range(200):
+        clock.now += 0.1
+        assert [wait(lockout, HERE) for _ in range(3)] == [0] * 3
+        lockout.failed(f"198.18.0.{number}", "joe", "guess")
+        assert wait(lockout, f"198.18.0.{number}") == 1
+        guess(lockout, 1, THERE, first=number)
+    assert wait(lockout, THERE) > 1
+    lockout.succeeded(HERE, "joe")
+    assert wait(lockout, HERE) == 0
+
+
+def test_a_crowd_keeps_out_nobody_who_logged_in_before(lockout):
     lockout.succeeded(HERE, "joe")
     crowd(lockout, 1000)
-    assert [wait(lockout) for _ in range(5)] == [0] * 5
-    assert [wait(lockout, THERE) for _ in range(2)] == [0, 1]
-    assert wait(lockout, "2001:db8::1") == 1
+    guess(lockout, 4)
+    assert wait(lockout) == 0
+    guess(lockout, 1, first=4)
+    assert wait(lockout) == 1, "by the usual count"
+    guess(lockout, 1, THERE)
+    assert wait(lockout, THERE) == 1
 
 
-def test_who_was_let_through_and_knew_the_password_need_not_wait_again(lockout):
+def test_who_mistyped_once_under_a_crowd_and_then_knew_the_password_is_known(lockout, clock):
     crowd(lockout, 101)
-    assert [wait(lockout), wait(lockout)] == [0, 1]
+    guess(lockout, 1)
+    clock.now += 1
+    assert wait(lockout) == 0
     lockout.succeeded(HERE, "joe")
-    assert [wait(lockout), wait(lockout)] == [0, 0]
+    guess(lockout, 4)
+    assert wait(lockout) == 0
 
 
 @pytest.mark.parametrize(("days", "waits"), [(29, 0), (31, 1)])
@@ -243,7 +264,8 @@ def test_a_client_is_known_for_thirty_days(days, waits, lockout, clock):
     lockout.succeeded(HERE, "joe")
     clock.now += days * 86400
     crowd(lockout, 101)
-    assert [wait(lockout), wait(lockout)] == [0, waits]
+    guess(lockout, 1)
+    assert wait(lockout) == waits
 
 
 def test_each_login_makes_a_client_known_anew(lockout, clock):
@@ -251,26 +273,30 @@ def test_each_login_makes_a_client_known_anew(lockout, clock):
         lockout.succeeded(HERE, "joe")
         clock.now += 20 * 86400
     crowd(lockout, 101)
-    assert [wait(lockout), wait(lockout)] == [0, 0]
+    guess(lockout, 1)
+    assert wait(lockout) == 0
 
 
 def test_a_crowd_is_forgotten_after_a_quarter_of_an_hour(lockout, clock):
     crowd(lockout, 101)
     clock.now += 901
-    assert [wait(lockout) for _ in range(3)] == [0] * 3
+    guess(lockout, 4)
+    assert wait(lockout) == 0
 
 
 def test_a_crowd_that_comes_slowly_is_none(lockout, clock):
     for number in range(300):
         lockout.failed(f"203.0.{number // 250}.{number % 250}", "joe", "guess")
         clock.now += 10
-    assert [wait(lockout) for _ in range(3)] == [0] * 3
+    guess(lockout, 4)
+    assert wait(lockout) == 0
 
 
 def test_one_client_with_an_old_password_is_no_crowd(lockout):
     for _ in range(200):
         guess(lockout, 1)
-    assert [wait(lockout, THERE) for _ in range(3)] == [0] * 3
+    guess(lockout, 4, THERE)
+    assert wait(lockout, THERE) == 0
 
 
 def test_active_from_the_first_lock_until_the_last_one_ends(lockout, clock):
@@ -285,12 +311,14 @@ def test_active_from_the_first_lock_until_the_last_one_ends(lockout, clock):
     assert not lockout.active
 
 
-def test_active_while_a_crowd_is_there(lockout, clock):
+def test_a_crowd_locks_no_one_but_its_own(lockout, clock):
+    crowd(lockout, 100)
+    assert not lockout.active
     crowd(lockout, 101)
-    clock.now += 899
+    guess(lockout, 1)
     assert lockout.active
     clock.now += 1
-    assert not lockout.active
+    assert not lockout.active, "a credential that is remembered is good again without a look at the table"
 
 
 def test_without_a_lock_of_anybody_check_and_success_take_no_lock(lockout, monkeypatch):
@@ -308,9 +336,11 @@ def test_counters(lockout):
     wait(lockout, THERE)
     assert lockout.counters() == {"failures": 12, "repeated": 6, "refused": 3}
     crowd(lockout, 101, account="ann")
-    for _ in range(3):
-        wait(lockout, THERE, "ann")  # the first is let through
-    assert lockout.counters() == {"failures": 113, "repeated": 6, "refused": 5}
+    guess(lockout, 1, THERE, "ann")
+    for _ in range(2):
+        wait(lockout, THERE, "ann")
+        wait(lockout, "198.18.0.1", "ann")
+    assert lockout.counters() == {"failures": 114, "repeated": 6, "refused": 5}
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1, "1"), (1.01, "2"), (900, "900")])

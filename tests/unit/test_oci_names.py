@@ -128,7 +128,7 @@ names = st.lists(st.from_regex(r"[a-z0-9]{1,4}(?:(?:\.|_|__|--?)[a-z0-9]{1,4}){0
 
 
 @given(names)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_a_name_has_keys_of_its_own(name):
     name = protocol.parse_name(name)
     keys = [

@@ -327,6 +327,13 @@ def test_a_decision_names_who_decided(who, action, name, by):
     assert decide(rights_of(found, who), action, "docker", name).by == by
 
 
+@pytest.mark.parametrize("place", ["/etc/nora/secret-folder/config.toml:9", "config.toml:9", "../x/config.toml:9"])
+def test_a_decision_does_not_say_where_the_rules_file_lies(place):
+    """Clients read it: in a denial, in whoami, in explain."""
+    found = rights_of(policy(rule(users=("alice",), place=place)), ALICE)
+    assert decide(found, PULL, "docker", "app").by == describe(found)[0]["by"] == "rule 1 (config.toml:9)"
+
+
 def test_rights_in_words():
     (members,) = describe(rights_of(policy(rule(*WRITE, users=("alice",), names=("team/**",))), ALICE))
     assert members == {
@@ -368,9 +375,29 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     for number in range(20):
         assert access.allowed(Principal(f"u{number}", Source.PASSWORD), PULL, "docker", "app")
         assert access.allowed(ALICE, PULL, "docker", f"app{number}")
-    _, known, granted = access._state
-    assert max(len(known), len(granted)) <= 4
-    assert all(len(entry.decisions) <= 4 for entry in known.values())
+        _, known, granted = access._state
+        assert max(len(known), len(granted)) <= 4
+        assert sum(len(entry.decisions) for entry in known.values()) <= 4
+
+
+def test_decisions_that_are_remembered_are_bounded_in_all(monkeypatch):
+    """Many principals who each ask for many names: the product of both would be too much."""
+    monkeypatch.setattr("noraflask.services.auth.rules.DECISIONS_KEPT", 10)
+    access = Access(policy(rule(users=("u*",))))
+    for number in range(40):
+        for who in range(8):
+            assert access.allowed(Principal(f"u{who}", Source.PASSWORD), PULL, "docker", f"app{number}")
+            assert sum(len(entry.decisions) for entry in access._state[1].values()) <= 10
+    access.adopt(policy(rule(users=("bob",))))
+    assert not access.allowed(Principal("u1", Source.PASSWORD), PULL, "docker", "app1")
+
+
+def test_another_password_of_the_same_user_is_no_more_work(monkeypatch):
+    access, found = Access(policy(rule(users=("alice",)))), []
+    monkeypatch.setattr("noraflask.services.auth.rules.grants_of", lambda policy, who: found.append(who) or grants_of(policy, who))
+    for mark in ("a", "b", "c"):
+        assert access.allowed(replace(ALICE, password_mark=mark), PULL, "docker", "app")
+    assert found == [ALICE]
 
 
 # Patterns.

@@ -56,14 +56,14 @@ def outcome(parser: HeadParser, data: bytes, short_cut: bool) -> Any:
     return request.environ, request.http11, request.keep_alive, request.parsed is not None, None if request.parsed else rest
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(heads())
 def test_both_ways_agree(head: bytes) -> None:
     data = head + b"rest"
     assert outcome(HeadParser(BASE), data, short_cut=True) == outcome(HeadParser(BASE), data, short_cut=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(heads(), min_size=2, max_size=4))
 def test_a_connection_remembers_nothing_but_what_is_the_same(requests: list[bytes]) -> None:
     used = HeadParser(BASE)

@@ -522,7 +522,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_a_digest_is_right_in_all_orders(tmp_path, steps):
     """Two workers take turns on one session; caches are behind, cold, or ahead of bytes that were given back."""
     workers = [Worker(tmp_path), Worker(tmp_path)]

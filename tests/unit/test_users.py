@@ -80,9 +80,10 @@ def test_every_spelling_of_bcrypt_is_taken(prefix):
         (b"bob:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
         (b"bob:$6$salt$hash", "SHA-512 crypt"),
         (b"bob:$argon2id$v=19$x", "Argon2"),
-        (b"bob:plain", "not bcrypt"),
-        (b"bob:", "not bcrypt"),
-        (b"bob:" + SECRET[:-1], "not bcrypt"),
+        (b"bob:plain", "none of $2a$, $2b$ and $2y$"),
+        (b"bob:", "none of $2a$, $2b$ and $2y$"),
+        (b"bob:" + SECRET[:-1], "none of $2a$, $2b$ and $2y$"),
+        (b"bob:$2x$" + SECRET[4:], "of a broken bcrypt"),
         (b"anonymous:" + SECRET, "without a login"),
         (b"bob", "name:hash"),
         (b":" + SECRET, "user name"),
@@ -137,7 +138,7 @@ def test_the_groups_of_a_user(users):
     ],
 )
 def test_verify(users, name, password, right):
-    assert [users.verify(name, password) for _ in range(2)] == [right, right]
+    assert [users.verify(name, password) for _ in range(2)] == [SECRET if right else None] * 2
 
 
 def test_bcrypt_sees_no_more_than_72_bytes_as_everywhere(path, clock):
@@ -192,6 +193,42 @@ def test_an_unknown_user_costs_what_some_user_costs(users, path, clock, computed
     for number in range(40):
         fresh.verify(f"nobody{number}", b"again")
     assert [hashed[4:6] for hashed in computed] == before, "a name always costs the same"
+
+
+def test_a_verdict_is_about_the_hash_that_was_looked_at(users, path, clock, monkeypatch):
+    """The password changes while bcrypt is at work: what comes back is the old hash, so whoever is let in by it is known by the old password."""
+    check = bcrypt.checkpw
+
+    def change_meanwhile(password: bytes, hashed: bytes) -> bool:
+        set_user(path, "alice", OTHER)
+        clock.now += module.CHECK_SECONDS
+        return check(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", change_meanwhile)
+    assert users.verify("alice", b"secret") == SECRET
+    assert users.current().hashes["alice"] == OTHER
+    monkeypatch.setattr(bcrypt, "checkpw", check)
+    assert users.verify("alice", b"secret") is None
+
+
+class Wait(Exception):
+    pass
+
+
+def test_what_is_asked_before_a_password_is_looked_at_may_refuse_it(users, computed):
+    asked = []
+    assert users.verify("alice", b"secret", lambda: asked.append("alice")) == SECRET
+    users.verify("alice", b"secret", lambda: asked.append("again"))
+    assert asked == ["alice"], "a verdict that is remembered is given at once"
+
+    def refuse() -> None:
+        raise Wait
+
+    for _ in range(2):
+        with pytest.raises(Wait):
+            users.verify("alice", b"another", refuse)
+    assert computed == [SECRET], "no bcrypt for what was refused, and no verdict"
+    assert users.verify("alice", b"another") is None
 
 
 def test_memory_is_bounded(users, monkeypatch, computed):

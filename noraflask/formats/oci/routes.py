@@ -27,6 +27,7 @@ from noraflask.services.staging import Upload, read_body
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.addresses import absolute, outside, own_host
 from noraflask.web.context import PRINCIPAL, note, principal, repository, services
+from noraflask.web.forms import read_form_lists
 from noraflask.web.responses import Answer, send
 
 IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
@@ -55,9 +56,11 @@ def get_token() -> Response:
 @bp.post("/token")
 @access(PUBLIC)
 def post_token() -> Response:
-    form, logins = request.form, services().logins
+    logins = services().logins
     if logins is None:
         raise NotFound("this registry has no logins")
+    fields = read_form_lists()
+    form = {name: values[0] for name, values in fields.items()}
     grant = form.get("grant_type")
     if grant == "password":
         who = logins.login(form.get("username", ""), form.get("password", ""), request.environ)
@@ -66,7 +69,7 @@ def post_token() -> Response:
     else:
         raise BadRequest("grant_type must be password or refresh_token")
     request.environ[PRINCIPAL] = who
-    return issue_token(who, form.getlist("scope"), form.get("access_type") == "offline")
+    return issue_token(who, fields.get("scope", []), form.get("access_type") == "offline")
 
 
 def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
@@ -205,6 +208,7 @@ def finish(name: str, upload: Upload, expected: Digest) -> Response:
     with content.together():
         content.keep(upload, expected)
         content.point(protocol.blob_pointer(repository().name, name, expected))
+    note("push", f"{name}@{expected}", "blob")
     return blob_created(name, expected)
 
 
@@ -223,7 +227,7 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
         found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None
     if found:
         content.point(protocol.blob_pointer(repository().name, name, digest))
-        note("mount", f"{name}@{digest}", f"from {source}" if source else "")
+        note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
     return found
 
 
@@ -289,7 +293,8 @@ def put_manifest(name: str, reference: str) -> Response:
     manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
     check_references(name, manifest)
     keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
-    note("push", f"{name}@{digest}", " ".join(tags))
+    for tag in tags or [""]:
+        note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     response = Answer(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
     if manifest.subject:
         response.headers["OCI-Subject"] = str(manifest.subject)
@@ -307,7 +312,7 @@ def delete_manifest(name: str, reference: str) -> Response:
     stored = find_manifest(name, wanted)
     if isinstance(wanted, str):
         content.remove(protocol.tag_pointer(here, name, wanted))
-        note("delete", f"{name}:{wanted}", f"tag of {stored.digest}")
+        note("delete", f"{name}:{wanted}", f"manifest {stored.digest}, the tag alone")
         return Answer(status=202)
     for tag in content.names(protocol.tags_folder(here, name)):
         document = content.document(protocol.tag_pointer(here, name, tag))

@@ -33,6 +33,9 @@ from noraflask.services.auth.users import Users
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
+SEEN_KEPT = 32768
+TOLD_SECONDS = 60.0
+NAME_CHARACTERS = 255
 NOTED_SECONDS = 900.0
 """A login that goes on is noted in the audit log so often."""
 
@@ -46,8 +49,6 @@ class Known:
     principal: Principal
     until: float
     holds: Callable[[], bool]
-    noted: float = 0.0
-    """When the audit log was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Authenticator:
         self._clock = clock
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, Known] = {}
+        self._seen: dict[tuple[bytes, str], float] = {}
+        self._told: dict[tuple[str, str], float] = {}
 
     def adopt(self, config: AuthConfig, oidc: Oidc) -> None:
         """A reload: other providers, other roles."""
@@ -90,22 +93,25 @@ class Authenticator:
             header = environ.get("HTTP_X_NUGET_APIKEY")
             if header is None:
                 return ANONYMOUS
-        # By client as well: the same credentials from elsewhere are a login of their own, with its own line in the audit log.
-        text = f"{header}\0{environ.get('REMOTE_ADDR')}\0{environ.get('HTTP_X_FORWARDED_FOR')}"
-        mark = blake2b(text.encode("latin-1", "replace"), key=self._secret, digest_size=16).digest()
+        mark, now = blake2b(header.encode("latin-1", "replace"), key=self._secret, digest_size=16).digest(), self._clock()
+        place = (mark, self._client_of(environ))
         remembered = self._known  # a reload in between begins another one, and what was recognised by the old rules must not get into it
         known = remembered.get(mark)
-        if known is None or known.until <= self._clock() or not known.holds():
-            known = remembered[mark] = self._noted(self._recognise(header, environ), known, environ)
-            if len(remembered) > KNOWN_KEPT:
+        if known is None or known.until <= now or not self._is_usual(known.principal, place, now) or not known.holds():
+            known = self._recognise(header, environ)
+            if len(remembered) >= KNOWN_KEPT:
                 remembered.clear()
+            remembered[mark] = known
+            self._note(known.principal, place, environ)
         if known.principal.token_id:
-            self.tokens.used(known.principal.token_id)
+            self.tokens.used(known.principal.token_id, now)
         return known.principal
 
     def login(self, name: str, password: str, environ: Environ) -> Principal:
         """A name and a password from elsewhere than a header, such as a form. The password may be a token, as in Basic."""
-        return self._noted(self._log_in(Password(name, password.encode(errors="surrogatepass")), environ), None, environ).principal
+        principal = self._log_in(Password(name, password.encode(errors="surrogatepass")), environ).principal
+        self._note(principal, None, environ)
+        return principal
 
     # By kind.
 
@@ -119,33 +125,33 @@ class Authenticator:
         return self._log_in(credential, environ)
 
     def _log_in(self, credential: Password | str, environ: Environ) -> Known:
-        secret = credential if isinstance(credential, str) else token_in(credential.password)
+        secret = credential if isinstance(credential, str) else token_in(credential)
         if secret is None:
             assert isinstance(credential, Password)
-            known = self._by_password(credential, environ)
-        elif FORM.match(secret):
-            known = self._by_token(secret, environ)
-        elif looks_like_jwt(secret):
-            known = self._by_jwt(secret, environ)
-        else:
+            return self._by_password(credential, environ)
+        if FORM.match(secret):
+            return self._by_token(secret, environ)
+        if not looks_like_jwt(secret):
             self._refuse("unknown_token", "the token is not known; check that it was copied whole", environ)
-        return known
+        return self._by_jwt(secret, environ)
 
     def _by_password(self, given: Password, environ: Environ) -> Known:
-        if not given.name:
-            self._refuse("no_user", "a user name is missing", environ)
-        client = self._client_of(environ)
+        if not 0 < len(given.name) <= NAME_CHARACTERS:
+            self._refuse("no_user", f"a user name of 1 to {NAME_CHARACTERS} characters is missing", environ)
+        client, directory = self._client_of(environ), self.users.current()
+        if not directory.hashes:
+            self._refuse("no_users", "this registry has no users with passwords; use a token", environ, given.name)
         try:
             self.lockout.check(client, given.name)
+            hashed = self.users.verify(given.name, given.password, lambda: self.lockout.check(client, given.name))
         except TooManyLogins:
             self._fail("locked_out", given.name, environ)
             raise
-        directory = self.users.current()
-        if not self.users.verify(given.name, given.password):
+        if hashed is None:
             self.lockout.failed(client, given.name, given.password.decode("latin-1"))
             self._refuse("wrong_password", "wrong user name or password", environ, given.name)
         self.lockout.succeeded(client, given.name)
-        principal = Principal(given.name, Source.PASSWORD, directory.groups_of(given.name))
+        principal = Principal(given.name, Source.PASSWORD, directory.groups_of(given.name), password_mark=mark_of(hashed))
         return Known(principal, self._clock() + KNOWN_SECONDS, lambda: not self.lockout.active and self.users.current() is directory)
 
     def _by_token(self, token: str, environ: Environ) -> Known:
@@ -162,7 +168,9 @@ class Authenticator:
     def _of_record(self, record: TokenRecord) -> Known | None:
         """None when the token's owner is gone."""
         directory = self.users.current()
-        if not record.service and record.user not in directory.hashes:
+        is_user = record.user in directory.hashes
+        service = not is_user if record.service is None else record.service  # None: NORA made it; there it stood for itself
+        if not service and not is_user:
             return None
         principal = Principal(
             record.user,
@@ -170,7 +178,7 @@ class Authenticator:
             directory.groups_of(record.user),
             role=record.role,
             token_id=record.id,
-            service=record.service,
+            service=service,
             expires_at=float(record.expires_at),
             scopes=record.scopes,
         )
@@ -205,17 +213,16 @@ class Authenticator:
     def issue(self, principal: Principal, kind: str, lifetime: float, scopes: tuple[Scope, ...] | None = None) -> tuple[str, int, int]:
         """A signed token for the principal, when it was issued and how many seconds it lives. `kind`: bearer, access or refresh.
 
-        It never outlives an API token that it was issued for.
+        It never outlives what it is issued for. An exchange alone makes something that lives a little longer, once.
         """
         members: dict[str, Any] = {"typ": kind, "sub": principal.name, "src": principal.source.value}
+        if principal.expires_at is not None and (kind != "access" or principal.exchanged):
+            lifetime = max(1.0, min(lifetime, principal.expires_at - self._clock()))
         if principal.source is Source.TOKEN:
             members["tid"] = principal.token_id
-            lifetime = max(1.0, min(lifetime, (principal.expires_at or 0) - self._clock()))
         elif principal.source is Source.PASSWORD:
-            members["pw"] = self._password_mark(principal.name)
+            members["pw"] = principal.password_mark
         elif principal.source is Source.OIDC:
-            if principal.exchanged:
-                lifetime = max(1.0, min(lifetime, (principal.expires_at or 0) - self._clock()))
             members |= {"provider": principal.provider, "claims": [list(pair) for pair in principal.claims]}
         if scopes is not None:
             members["access"] = [[*scope.repositories, *scope.names, *sorted(action.value for action in scope.actions)] for scope in scopes]
@@ -226,7 +233,9 @@ class Authenticator:
         if not looks_like_jwt(token):
             self._refuse("refresh_token", "the refresh token is not valid; log in again", environ)
         kid = kid_of(token)
-        return self._noted(self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ), None, environ).principal
+        principal = self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ).principal
+        self._note(principal, None, environ)
+        return principal
 
     def _of_claims(self, claims: dict[str, Any], kid: str, environ: Environ) -> Known:
         basis = self._basis(claims)
@@ -244,9 +253,10 @@ class Authenticator:
         name, source, later = claims.get("sub", ""), claims.get("src"), self._clock() + KNOWN_SECONDS
         if source == Source.PASSWORD.value:
             directory = self.users.current()
-            if claims.get("pw") != self._password_mark(name):
+            mark = mark_of(directory.hashes.get(name))
+            if not mark or claims.get("pw") != mark:
                 return None
-            principal = Principal(name, Source.PASSWORD, directory.groups_of(name))
+            principal = Principal(name, Source.PASSWORD, directory.groups_of(name), password_mark=mark)
             return Known(principal, later, lambda: self.users.current() is directory)
         if source == Source.TOKEN.value:
             record = self.tokens.find(claims.get("tid", ""))
@@ -259,11 +269,6 @@ class Authenticator:
                 return None
         return Known(ANONYMOUS, later, lambda: True)
 
-    def _password_mark(self, name: str) -> str:
-        """Changes when the password does; says nothing about it."""
-        hashed = self.users.current().hashes.get(name)
-        return hashlib.sha256(b"nora" + hashed).hexdigest()[:16] if hashed else ""
-
     # Notes.
 
     def _refuse(self, reason: str, message: str, environ: Environ, account: str = "") -> NoReturn:
@@ -272,19 +277,36 @@ class Authenticator:
 
     def _fail(self, reason: str, account: str, environ: Environ) -> None:
         client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
+        account = "(a token)" if is_secret(account) else account[:NAME_CHARACTERS]
+        if reason == "locked_out" and not self._is_news(client, account):
+            return
         log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
         self._audit.record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id)
 
-    def _noted(self, known: Known, before: Known | None, environ: Environ) -> Known:
+    def _is_news(self, client: str, account: str) -> bool:
+        """Whoever waits and tries on is not told of each time: that would fill disks."""
+        now, last = self._clock(), self._told.get((client, account), 0.0)
+        if now - last < TOLD_SECONDS:
+            return False
+        if len(self._told) >= KNOWN_KEPT:
+            self._told.clear()
+        self._told[client, account] = now
+        return True
+
+    def _is_usual(self, principal: Principal, place: tuple[bytes, str], now: float) -> bool:
+        """Has this credential come from this client lately? If not, it is a login: looked at as a whole, and noted."""
+        return now - self._seen.get(place, 0.0) < NOTED_SECONDS or principal.source is Source.ANONYMOUS
+
+    def _note(self, principal: Principal, place: tuple[bytes, str] | None, environ: Environ) -> None:
         """A login in the audit log: not each request that carries the credential, and not each time that it is looked at again."""
-        now, who = self._clock(), known.principal
-        if who.source is Source.ANONYMOUS:
-            return known
-        if before is not None and before.principal.name == who.name and now - before.noted < NOTED_SECONDS:
-            return replace(known, noted=before.noted)
+        if principal.source is Source.ANONYMOUS or (place is not None and self._is_usual(principal, place, self._clock())):
+            return
+        if place is not None:
+            if len(self._seen) >= SEEN_KEPT:
+                self._seen.clear()
+            self._seen[place] = self._clock()
         client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
-        self._audit.record("login", who.name, source=who.source.value, client=client, request_id=request_id)
-        return replace(known, noted=now)
+        self._audit.record("login", principal.name, source=principal.source.value, client=client, request_id=request_id)
 
 
 class Malformed(Exception):
@@ -328,13 +350,21 @@ def _parse_basic(text: str) -> Password | None:
         raise Malformed("malformed", "the user name is not UTF-8") from None
 
 
-def token_in(password: bytes) -> str | None:
-    """The token that stands in place of a password, if there is one."""
-    try:
-        text = password.decode("ascii")
-    except UnicodeDecodeError:
-        return None
-    return text if FORM.match(text) or looks_like_jwt(text) else None
+def token_in(given: Password) -> str | None:
+    """The token that stands in place of a password, or, as some write it, of the user name."""
+    for data in (given.password, given.name.encode(errors="replace")):
+        if data.isascii() and is_secret(data.decode()):
+            return data.decode()
+    return None
+
+
+def is_secret(text: str) -> bool:
+    return FORM.match(text) is not None or looks_like_jwt(text)
+
+
+def mark_of(hashed: bytes | None) -> str:
+    """Changes when the password does; says nothing about it. Empty when there is none."""
+    return hashlib.sha256(b"nora" + hashed).hexdigest()[:16] if hashed else ""
 
 
 def kid_of(token: str) -> str:

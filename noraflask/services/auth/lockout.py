@@ -2,7 +2,7 @@
 
 pair     client and account: from the 5th different wrong password on it waits 2^(n-5) seconds
 client   whatever the account: from the 50th within half an hour on it waits 2^(n-50) seconds
-account  whatever the client: after more than 100 in a quarter of an hour, clients that are new to the account share one attempt a second
+account  whatever the client: after more than 100 in a quarter of an hour, clients that are new to it wait from the first on
 
 Nothing else is keyed by the account alone: who logged in before is never kept out by somebody else's failures at another address.
 
@@ -29,11 +29,11 @@ from functools import lru_cache
 from noraflask.errors import TooManyLogins
 
 PAIR_LIMIT = 5
+FIRST_LIMIT = 1
 CLIENT_LIMIT = 50
 CLIENT_WINDOW_SECONDS = 1800.0
 ACCOUNT_LIMIT = 100
 ACCOUNT_WINDOW_SECONDS = 900.0
-ACCOUNT_PAUSE_SECONDS = 1.0
 LONGEST_LOCK_SECONDS = 900.0
 FORGET_SECONDS = 1800.0
 KNOWN_SECONDS = 30 * 86400.0
@@ -85,12 +85,9 @@ class Lockout:
         with self._lock:
             now = self._clock()
             wait = max(self._wrong.find(key, now).wait_seconds(now) for key in (keys.pair, keys.client))
-            pause = 0.0 if wait else self._pause_seconds(keys, now)
-            self._totals[2] += bool(wait or pause)
+            self._totals[2] += bool(wait)
         if wait:
             raise LockedOut(retry_after_seconds=wait)
-        if pause:
-            raise LockedOut("too many failed logins to this account", retry_after_seconds=pause)
 
     def failed(self, client: str, account: str, password: str) -> None:
         """A wrong password. The same one again from the same client is not counted again: it is a machine with an old password, no guess."""
@@ -105,8 +102,8 @@ class Lockout:
             if not repeated:
                 pair.marks[pair.count % MARKS] = mark
                 pair.count += 1
-                self._hold(pair, PAIR_LIMIT, now)
                 self._count_alone(keys, now)
+                self._hold(pair, FIRST_LIMIT if self._is_pressed(keys, now) else PAIR_LIMIT, now)
             self._totals[1] += repeated
             self._wrong.keep(pair, now)
 
@@ -134,8 +131,6 @@ class Lockout:
         self._wrong.keep(client, now)
         account = self._wrong.find(keys.account, now)
         account.count_in(ACCOUNT_WINDOW_SECONDS, now)
-        if account.count > ACCOUNT_LIMIT:
-            self._activate(now + ACCOUNT_WINDOW_SECONDS)
         self._wrong.keep(account, now)
 
     def _hold(self, entry: _Entry, limit: int, now: float) -> None:
@@ -146,16 +141,10 @@ class Lockout:
     def _activate(self, until: float) -> None:
         self._active_until[0] = max(self._active_until[0], until)
 
-    def _pause_seconds(self, keys: _Keys, now: float) -> float:
-        """0 lets this attempt through, and the next one of a client that is new to the account a second later."""
+    def _is_pressed(self, keys: _Keys, now: float) -> bool:
+        """Do many clients guess at the account, and is this one new to it? It gets one guess, then waits; so nobody takes the turn of a user."""
         account = self._wrong.find(keys.account, now)
-        if sum(account.bins(ACCOUNT_WINDOW_SECONDS, now)) <= ACCOUNT_LIMIT or self._known.find(keys.pair, now).remembered:
-            return 0.0
-        wait = account.wait_seconds(now)
-        if not wait:
-            account.until = now + ACCOUNT_PAUSE_SECONDS
-            self._wrong.keep(account, now)
-        return wait
+        return sum(account.bins(ACCOUNT_WINDOW_SECONDS, now)) > ACCOUNT_LIMIT and not self._known.find(keys.pair, now).remembered
 
     def _keys(self, client: str, account: str) -> _Keys:
         place = network_of(client)

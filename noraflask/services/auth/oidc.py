@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from noraflask.config.model import OidcProvider
@@ -21,9 +22,9 @@ from noraflask.services.auth.rules import glob
 from noraflask.services.content import Content
 
 MAX_TOKEN_BYTES = 16 * 1024
-MAX_TEXT = 255
-"""Characters of `kid` and `sub`."""
-MAX_CLAIMS, MAX_CLAIM_TEXT, MAX_CLAIM_DEPTH = 100, 512, 8
+MAX_KID, MAX_SUBJECT = 255, 1024
+"""Characters."""
+MAX_CLAIMS, MAX_CLAIM_DEPTH = 500, 8
 MAX_TIME = 253402300800
 """The year 10000: what is later is no time, and may be no float either."""
 
@@ -38,6 +39,7 @@ REFUSALS = {
     "audience": "the token is for another audience; get one for the audience that this registry expects",
     "lifetime_exceeded": "the token is valid for longer than this registry accepts; get one with a shorter lifetime, and with the claim iat",
     "no_role_rule": "the token is good, but no rule of this registry gives its subject a role; ask the operator for one",
+    "claims": "the token has more claims, or deeper ones, than this registry can judge; get one with fewer",
     "jwks": "the keys of the token's issuer cannot be had now; try again later",
     "other": "the token cannot be accepted; use another credential",
 }
@@ -125,11 +127,11 @@ class Oidc:
 
     def _principal(self, provider: OidcProvider, claims: dict[str, Any]) -> Principal:
         expires_at = self._check_times(provider, claims)
-        if not provider.any_audience and not _audiences(claims) & set(provider.audience):
+        if (provider.audience or not provider.any_audience) and not _audiences(claims) & set(provider.audience):
             raise OidcRefused("audience")
         subject = claims.get("sub")
-        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_TEXT or not subject.isprintable():
-            raise OidcRefused("jwt_invalid", f"the token has no claim sub of 1 to {MAX_TEXT} printable characters; it cannot be used here")
+        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
+            raise OidcRefused("jwt_invalid", f"the token has no claim sub of 1 to {MAX_SUBJECT} printable characters; it cannot be used here")
         return self._with_role(provider, Principal(subject, Source.OIDC, provider=provider.name, claims=flatten(claims), expires_at=expires_at))
 
     def _with_role(self, provider: OidcProvider, principal: Principal) -> Principal:
@@ -186,7 +188,7 @@ def _algorithm(header: dict[str, Any]) -> str:
 def _kid(header: dict[str, Any]) -> str | None:
     """Which key; where it is to be found (jku, x5u) or what it is (jwk, x5c) is nothing that a token may say."""
     kid = header.get("kid")
-    if "crit" in header or not (kid is None or (isinstance(kid, str) and len(kid) <= MAX_TEXT)):
+    if "crit" in header or not (kid is None or (isinstance(kid, str) and len(kid) <= MAX_KID)):
         raise OidcRefused("jwt_invalid")
     return kid
 
@@ -207,36 +209,35 @@ def _audiences(claims: dict[str, Any]) -> set[str]:
 
 
 def flatten(claims: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Claims as pairs of text: nested names joined by dots, each item of a list a pair of its own. What is too much or too long is left out."""
-    pairs: list[tuple[str, str]] = []
-    for pair in _pairs("", claims, MAX_CLAIM_DEPTH):
-        if len(pairs) == MAX_CLAIMS:
-            break
-        pairs.append(pair)
-    return tuple(pairs)
+    """Claims as pairs of text: nested names joined by dots, each item of a list a pair of its own.
+
+    Raises OidcRefused when there are more than can be kept: a rule that denies by a claim which was left out would let pass.
+    """
+    pairs = tuple(islice(_pairs("", claims, MAX_CLAIM_DEPTH), MAX_CLAIMS + 1))
+    if len(pairs) > MAX_CLAIMS:
+        raise OidcRefused("claims")
+    return pairs
 
 
 def _pairs(name: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict | list):
-        inner = (
-            [(name, item) for item in value] if isinstance(value, list) else [(f"{name}.{key}" if name else key, item) for key, item in value.items()]
-        )
-        for inner_name, item in inner if depth else ():
-            yield from _pairs(inner_name, item, depth - 1)
-        return
-    text = _text(value)
-    if text is not None and len(text) <= MAX_CLAIM_TEXT and len(name) <= MAX_CLAIM_TEXT and _is_unicode(name + text):
-        yield name, text
+    if not isinstance(value, dict | list):
+        text = _text(value)
+        if text is not None:
+            yield name.encode(errors="replace").decode(), text
+    elif not depth:
+        raise OidcRefused("claims")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _pairs(name, item, depth - 1)
+    else:
+        for key, item in value.items():
+            yield from _pairs(f"{name}.{key}" if name else key, item, depth - 1)
 
 
 def _text(value: Any) -> str | None:
+    """JSON may spell half of a surrogate pair, which neither a log nor a file can hold: it becomes a question mark."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return None if value is None else str(value)
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON may spell half of a surrogate pair, which neither a log nor a file can hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return str(value).encode(errors="replace").decode()

@@ -50,6 +50,8 @@ class Principal:
     """User name, owner of the token, or `sub` of the identity. What the audit log says."""
     source: Source = Source.ANONYMOUS
     groups: frozenset[str] = frozenset()
+    password_mark: str = ""
+    """Of a user who was recognised by a password: says which one, and nothing about it."""
     role: str | None = None
     """Of a token or an OIDC identity."""
     token_id: str = ""
@@ -72,6 +74,10 @@ class Principal:
     """Of an OIDC identity: lists of patterns; a name that is written must match one of each list."""
     watched_scopes: tuple[tuple[str, ...], ...] = ()
     """The same of a provider that is only watched (namespace_scope_enforcement = "audit"): what they would refuse is logged and let pass."""
+
+    def __hash__(self) -> int:
+        """Of what mostly differs; asked for each request, and all fields would take microseconds."""
+        return hash((self.name, self.token_id, self.expires_at))
 
 
 ANONYMOUS = Principal("anonymous")

@@ -151,7 +151,8 @@ def _grants(policy: Policy, principal: Principal) -> Iterator[Grant]:
         if names:
             title = f', "{rule.title}"' if rule.title else ""
             scope = Scope(frozenset(Action(word) for word in rule.actions), rule.repositories, names)
-            yield Grant(scope, f"rule {number} ({rule.place}{title})", rule.effect == "deny")
+            place = rule.place.rpartition("/")[2]  # clients read it too, and the server's folders are no business of theirs
+            yield Grant(scope, f"rule {number} ({place}{title})", rule.effect == "deny")
 
 
 def concerns(rule: AccessRule, principal: Principal) -> bool:
@@ -289,6 +290,7 @@ class Access:
 
     def __init__(self, policy: Policy) -> None:
         self._state: tuple[Policy, dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = (policy, {}, {})
+        self._decisions = 0  # that are remembered, of all principals
 
     @property
     def policy(self) -> Policy:
@@ -304,8 +306,10 @@ class Access:
         decision = known.decisions.get(key)
         if decision is None:
             decision = decide(known.rights, action, repository, name)
-            if len(known.decisions) >= DECISIONS_KEPT:
-                known.decisions.clear()
+            self._decisions += 1
+            if self._decisions > DECISIONS_KEPT:
+                self._decisions = 0
+                self._state = (self._state[0], {}, {})
             known.decisions[key] = decision
         return decision
 
@@ -329,7 +333,9 @@ class Access:
 
 def uncut(principal: Principal) -> Principal:
     """Whoever that is, whatever the credential in hand is cut to: many bearer tokens of one user have the same grants."""
-    return replace(principal, token_id="", expires_at=None, scopes=None, bearer=None, exchanged=False, namespace_scopes=(), watched_scopes=())
+    return replace(
+        principal, password_mark="", token_id="", expires_at=None, scopes=None, bearer=None, exchanged=False, namespace_scopes=(), watched_scopes=()
+    )
 
 
 def _kept(memory: dict[Principal, T], principal: Principal, make: Callable[[Principal], T]) -> T:
@@ -342,7 +348,7 @@ def _kept(memory: dict[Principal, T], principal: Principal, make: Callable[[Prin
 
 
 PRINCIPALS_KEPT = 2048
-DECISIONS_KEPT = 512
+DECISIONS_KEPT = 32768
 
 
 @dataclass(frozen=True, slots=True)

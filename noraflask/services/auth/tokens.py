@@ -52,8 +52,8 @@ class TokenRecord:
     expires_at: int
     description: str | None = None
     scopes: tuple[Scope, ...] | None = None
-    service: bool = False
-    """Made by an administrator: its role is its right. Else it never exceeds its owner."""
+    service: bool | None = False
+    """Made by an administrator: its role is its right. Else it never exceeds its owner. None: NORA made it, which does not say."""
     lifetime: int = 0
     """Seconds that it was made for; a rotation takes them over."""
     last_used: int | None = None
@@ -86,14 +86,15 @@ class Tokens:
         lifetime: int,
         description: str | None = None,
         scopes: tuple[Scope, ...] | None = None,
-        service: bool = False,
+        service: bool | None = False,
+        made_for: int = 0,
     ) -> tuple[str, TokenRecord]:
-        """A new token and its record. The token is not kept anywhere. `lifetime` in seconds."""
+        """A new token and its record. The token is not kept anywhere. `lifetime` in seconds; `made_for`: what a rotation gives, if another."""
         now = int(self._clock())
         while True:
             token = f"nra_{secrets.token_hex(16)}"
             hashed = hashlib.sha256(token.encode()).hexdigest()
-            record = TokenRecord(hashed[:16], hashed, user, role, now, now + lifetime, description, scopes, service, lifetime)
+            record = TokenRecord(hashed[:16], hashed, user, role, now, now + lifetime, description, scopes, service, made_for or lifetime)
             try:
                 self._documents.create(f"{record.id}.json", render_record(record))
             except AlreadyExists:
@@ -103,33 +104,45 @@ class Tokens:
 
     def revoke(self, id: str) -> bool:
         """False when there is no such token. Effective at once here, within FRESH_SECONDS elsewhere."""
-        if self.find(id) is None:
+        if self._load(id) is None:
             return False
         self._mark(id)
-        self._documents.delete(f"{id}.json")
-        self._documents.delete(f"used/{id}")
-        self._forget(id)
+        self._end(id)
         return True
 
-    def rotate(self, id: str, overlap: int = 0) -> tuple[str, TokenRecord] | None:
-        """A new token with the rights of an old one, which ends after `overlap` seconds; None when there is no such token."""
-        old = self.find(id)
-        if old is None or old.is_expired(self._clock()):
+    def rotate(self, id: str, overlap: int = 0, keep_end: bool = False) -> tuple[str, TokenRecord] | None:
+        """A new token with the rights of an old one, which ends after `overlap` seconds; None when there is no such token, or no longer.
+
+        `keep_end`: the new one ends when the old one would have; else it lives as long as the old one was made for.
+        """
+        old, now = self._load(id), int(self._clock())  # as it is now: a revocation in another worker must not be outrun
+        if old is None or old.is_expired(now):
             return None
-        token, record = self.mint(old.user, old.role, old.lifetime or old.expires_at - old.created_at, old.description, old.scopes, old.service)
-        end = int(self._clock()) + overlap
+        made_for = old.lifetime or old.expires_at - old.created_at
+        lifetime = old.expires_at - now if keep_end else made_for
+        token, record = self.mint(old.user, old.role, lifetime, old.description, old.scopes, old.service, made_for)
+        if overlap <= 0 and not self._mark(id):  # somebody else was first
+            self.revoke(record.id)
+            return None
         if overlap <= 0:
-            self.revoke(id)
-        elif end < old.expires_at:
-            self._documents.replace(f"{id}.json", render_record(replace(old, expires_at=end)))
+            self._end(id)
+        elif now + overlap < old.expires_at:
+            self._documents.replace(f"{id}.json", render_record(replace(old, expires_at=now + overlap)))
             self._forget(id)
         return token, record
 
-    def _mark(self, id: str) -> None:
+    def _mark(self, id: str) -> bool:
+        """False when it is there already."""
         try:
             self._documents.create(f"revoked/{id}", b"")
         except AlreadyExists:
-            pass
+            return False
+        return True
+
+    def _end(self, id: str) -> None:
+        self._documents.delete(f"{id}.json")
+        self._documents.delete(f"used/{id}")
+        self._forget(id)
 
     # Asking.
 
@@ -190,10 +203,18 @@ class Tokens:
         found = []
         for name in self._documents.names():
             id = name.removesuffix(".json")
-            record = self._load(id) if ID.match(id) and name != id else None
+            record = self._readable(id) if ID.match(id) and name != id else None
             if record is not None and user in (None, record.user):
                 found.append(replace(record, last_used=self._last_used(record)))
         return sorted(found, key=lambda record: (-record.created_at, record.id))
+
+    def _readable(self, id: str) -> TokenRecord | None:
+        """For lists: one record that cannot be read must not hide the others."""
+        try:
+            return self._load(id)
+        except NoraError as problem:
+            log.error("the record of API token %s cannot be read, it is left out: %s", id, problem)
+            return None
 
     def _last_used(self, record: TokenRecord) -> int | None:
         data = self._documents.read(f"used/{record.id}") or b""
@@ -206,10 +227,10 @@ class Tokens:
 
     # Uses, written now and then.
 
-    def used(self, id: str) -> None:
-        now = int(self._clock())
+    def used(self, id: str, now: float | None = None) -> None:
+        now = self._clock() if now is None else now
         if now - self._used.get(id, 0) >= USED_SECONDS:
-            self._used[id] = now
+            self._used[id] = int(now)
 
     def flush(self) -> None:
         """Write down uses that are not yet: called every half minute and at the end of a worker."""
@@ -239,7 +260,7 @@ class Tokens:
             elif folder == "used" and now - found.modified > MARK_SECONDS and self._documents.stat(f"{id}.json") is None:
                 self._documents.delete(name)
             elif not folder and ID.match(name.removesuffix(".json")):
-                record = self._load(name.removesuffix(".json"))
+                record = self._readable(name.removesuffix(".json"))
                 if record is not None and record.expires_at + KEPT_SECONDS < now:
                     self.revoke(record.id)
 
@@ -248,6 +269,10 @@ class Tokens:
 
 
 # Records as JSON.
+
+
+CUT = "scoped"
+"""The role that a record with scopes has for NORA, which knows none such: it refuses the token rather than forget what it is cut to."""
 
 
 def render_record(record: TokenRecord) -> bytes:
@@ -261,7 +286,7 @@ def render_record(record: TokenRecord) -> bytes:
         "role": record.role,
     }
     if record.scopes is not None:
-        members["scopes"] = [render_scope(scope) for scope in record.scopes]
+        members |= {"role": CUT, "cut_role": record.role, "scopes": [render_scope(scope) for scope in record.scopes]}
     members["service"] = record.service
     if record.lifetime:
         members["lifetime"] = record.lifetime
@@ -269,11 +294,12 @@ def render_record(record: TokenRecord) -> bytes:
 
 
 def parse_record(id: str, data: bytes) -> TokenRecord:
-    """Raises ValueError. A record of NORA's has no `service` member; its role was its right there, and is here."""
+    """Raises ValueError."""
     members = json.loads(data)
     if not isinstance(members, dict):
         raise ValueError("not a JSON object")
-    role, scopes = members.get("role", "read"), members.get("scopes")
+    scopes = members.get("scopes")
+    role = members.get("role", "read") if scopes is None else members.get("cut_role")
     if role not in ("read", "write", "admin"):
         raise ValueError("unknown role")
     return TokenRecord(
@@ -285,7 +311,7 @@ def parse_record(id: str, data: bytes) -> TokenRecord:
         _member(members, "expires_at", int),
         _member(members, "description", str, None),
         parse_scopes(scopes),
-        _member(members, "service", bool, "lifetime" not in members),
+        _member(members, "service", bool, None),
         _member(members, "lifetime", int, 0),
         _member(members, "last_used", int, None),
     )

@@ -37,7 +37,15 @@ COSTS = range(4, 18)
 _USUAL_COST = 12
 _NAME = re.compile(r"[^:\x00-\x1f\x7f]{1,255}\Z")
 _GROUP = re.compile(r"[^:\s\x00-\x1f\x7f]{1,255}\Z")
-KINDS = {b"$apr1$": "Apache MD5", b"{SHA}": "SHA-1", b"$5$": "SHA-256 crypt", b"$6$": "SHA-512 crypt", b"$1$": "MD5 crypt", b"$argon2": "Argon2"}
+KINDS = {
+    b"$apr1$": "Apache MD5",
+    b"{SHA}": "SHA-1",
+    b"$5$": "SHA-256 crypt",
+    b"$6$": "SHA-512 crypt",
+    b"$1$": "MD5 crypt",
+    b"$argon2": "Argon2",
+    b"$2x$": "of a broken bcrypt",
+}
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +96,7 @@ def _parse_user(line: bytes) -> tuple[str, str]:
         return name, "anonymous is the name of those without a login; no user can have it"
     found = _BCRYPT.match(hashed)
     if not found:
-        kind = next((kind for start, kind in KINDS.items() if hashed.startswith(start)), "not bcrypt")
+        kind = next((kind for start, kind in KINDS.items() if hashed.startswith(start)), "none of $2a$, $2b$ and $2y$")
         return name, f"the password hash of {name} is {kind}, and only bcrypt is accepted; set it anew with: nora user passwd {name}"
     if int(found[1]) not in COSTS:
         return name, f"the bcrypt cost of {name} is {int(found[1])}, accepted are {COSTS.start} to {COSTS.stop - 1}; set it anew"
@@ -162,29 +170,32 @@ class Users:
             log.error("%s", problem)
         return Directory(hashes, groups, tuple(problems), generation)
 
-    def verify(self, name: str, password: bytes) -> bool:
-        """Is that the user's password? An unknown user costs as much time as a wrong password. What was found out is remembered until it changes."""
+    def verify(self, name: str, password: bytes, before: Callable[[], None] = lambda: None) -> bytes | None:
+        """The user's hash, if that is the password; else None. An unknown user costs as much time as a wrong password.
+
+        What was found out is remembered until it changes. `before` is called when it is this password's turn to be looked at, and may raise.
+        """
         mark = blake2b(name.encode(errors="surrogatepass") + b"\0" + password, key=self._secret, digest_size=16).digest()
-        known = self._remembered(mark, name)
-        if known is not None:
-            return known
+        known, hashed = self._remembered(mark, name)
+        if known:
+            return hashed
         with self._bcrypt:
-            known = self._remembered(mark, name)  # while this thread waited, another one may have found out
-            if known is not None:
-                return known
+            known, hashed = self._remembered(mark, name)  # while this thread waited, another one may have found out
+            if known:
+                return hashed
+            before()
             hashed = self.current().hashes.get(name)
             right = _check(password, hashed, self._cost_for(name))
             self._remember(mark, hashed, right)  # before the next thread gets in, which may wait with the same password
-        return right
+        return hashed if right else None
 
-    def _remembered(self, mark: bytes, name: str) -> bool | None:
+    def _remembered(self, mark: bytes, name: str) -> tuple[bool, bytes | None]:
+        """Whether there is a verdict, and the hash if the password is right."""
         hashed = self.current().hashes.get(name)
         right = self._right.get(mark)
         if right is not None and right[0] == hashed and right[1] > self._clock():
-            return True
-        if mark in self._wrong and self._wrong[mark] == hashed:
-            return False
-        return None
+            return True, hashed
+        return mark in self._wrong and self._wrong[mark] == hashed, None
 
     def _remember(self, mark: bytes, hashed: bytes | None, right: bool) -> None:
         for verdicts in (self._right, self._wrong):
