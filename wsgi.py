@@ -1,6 +1,12 @@
 """`gunicorn -c etc/gunicorn.conf.py wsgi:app` serves this; `nora serve` needs no file."""
 
-from noraflask.app import create_app
-from noraflask.config import load
+import sys
 
-app = create_app(load())
+from noraflask.app import create_app
+from noraflask.config import ConfigError, load
+
+try:
+    app = create_app(load())
+except ConfigError as error:  # of the rule files that the configuration names
+    print("\n".join(error.problems), file=sys.stderr)
+    sys.exit(78)  # EX_CONFIG, as `nora serve`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,6 +16,7 @@ from werkzeug.routing import MapAdapter
 
 from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, is_live, reload, restart_only
 from noraflask.formats import FORMATS
+from noraflask.formats.oci import stored
 from noraflask.log import write_event
 from noraflask.services import Services
 from noraflask.services.audit import Audit
@@ -27,20 +29,28 @@ from noraflask.services.auth.signing import Signer
 from noraflask.services.auth.tokens import Tokens
 from noraflask.services.auth.users import Users
 from noraflask.services.content import Content
+from noraflask.services.curation.freeze import Freeze
+from noraflask.services.curation.gate import Curation
+from noraflask.services.curation.ledger import Ledger, read
+from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
+from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.health import Health
+from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import auth as auth_routes
+from noraflask.web import curation as curation_routes
 from noraflask.web import errors, ops
-from noraflask.web.context import CHALLENGES, EXTENSION, Repository
+from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
 from noraflask.web.envelope import Envelope
 from noraflask.web.peers import client_address
 
 MATCHES_KEPT = 4096
 REMEMBERED_LENGTH = 512
 DAY = 86400
+CURATION = "_curation"
 AUTH = "_auth"
 """Where storage keeps tokens and keys. A repository's name never begins so."""
 API = Repository("api", "", "/api")
@@ -60,6 +70,8 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.extensions[EXTENSION] = make_services(config, storage)
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
+    app.register_blueprint(curation_routes.bp)
+    app.extensions[LOOKS] = {"docker": stored.find}
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
@@ -84,10 +96,27 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
     logins = make_logins(config, found, content, tokens, access, audit) if config.auth.enabled else None
+    curation = make_curation(config, Documents(found, f"{CURATION}/"))
+    reloads = Reloads()
+    reloads.succeeded(curation.policy.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
     probe = found.probe if isinstance(found, DiskStorage | MemoryStorage) else lambda: None
     health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores)
-    return Services(config, content, staging, health, access, tokens, audit, logins)
+    return Services(config, content, staging, health, access, curation, reloads, tokens, audit, logins)
+
+
+def make_curation(config: Config, documents: Documents) -> Curation:
+    """Raises ConfigError for rule files that cannot be used."""
+    data, rules = load_policy(config.curation, time.time())
+    for warning in rules.warnings:
+        reload_log.warning("%s", warning)
+    return Curation(CurationPolicy.from_buffer(data), make_ledger(config), Freeze(documents))
+
+
+def make_ledger(config: Config) -> Ledger:
+    curation = config.curation
+    enabled = curation.ledger and curation.mode != "off"
+    return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
 
 
 def make_logins(config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit) -> Authenticator:
@@ -127,6 +156,8 @@ class Snapshot:
 
     auth: AuthConfig
     access: AccessConfig
+    when: float
+    """Seconds since the epoch, when the master read it."""
 
 
 class SyncFlask(Flask):
@@ -142,36 +173,59 @@ class SyncFlask(Flask):
     def start_worker(self) -> None:
         """What each worker process needs of its own, after the fork."""
         self.services.health.start()
+        self.services.curation.ledger.start()
+        self.services.reloads.adopted(self.services.curation.policy.fingerprint)
         if self.services.logins:
             self.services.logins.oidc.start()
 
     def stop_worker(self) -> None:
         self.services.tokens.flush()
+        self.services.curation.ledger.stop()
 
     # Reload: the master reads again, the workers adopt what it has read.
 
-    def read_again(self) -> Snapshot:
-        """Raises ConfigError, and then nothing has changed."""
-        before = self.services.config
+    def read_again(self) -> tuple[Snapshot, bytes]:
+        """What a reload may change, and the compiled curation policy. Raises ConfigError, and then nothing has changed."""
+        before, now = self.services.config, time.time()
         try:
             config = reload(before, os.environ)
+            data, rules = load_policy(config.curation, now)
+            ledger = config.curation.ledger_path or config.storage.path / "ledger"
+            check_flips(
+                config.curation,
+                rules,
+                self.services.curation.policy,
+                CurationPolicy.from_buffer(data),
+                read(ledger, now - FLIP_DAYS * DAY),
+                now,
+            )
         except ConfigError as error:
+            self.services.reloads.failed()
             self.services.audit.record("reload", "operator", detail=error.problems[0], outcome="failed")
             raise
-        for warning in config.warnings:
+        for warning in (*config.warnings, *rules.warnings):
             reload_log.warning("%s", warning)
         for name in restart_only(before, config):
             reload_log.warning("%s differs now; it takes a restart to change it", name)
-        return Snapshot(config.auth, config.access)
+        return Snapshot(config.auth, config.access, now), data
 
-    def adopt(self, snapshot: Snapshot) -> None:
+    def adopt(self, snapshot: Snapshot, policy_bytes: bytes | memoryview) -> None:
         """From the next request on the snapshot counts; requests under way have asked already."""
         found = self.services
+        curation = CurationPolicy.from_buffer(policy_bytes)
+        if curation.fingerprint != found.curation.policy.fingerprint:
+            found.curation.adopt(curation)
+        found.curation.ledger.enabled = found.config.curation.ledger and curation.settings.mode != "off"
+        if self.in_worker:
+            found.curation.ledger.start()
+            found.reloads.adopted(curation.fingerprint)
+        else:
+            found.reloads.succeeded(curation.fingerprint)
         auth = replace(found.config.auth, **{name: getattr(snapshot.auth, name) for name in RELOADED})
         policy = Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories())
         found.access.adopt(policy)
         if not self.in_worker:
-            found.audit.record("reload", "operator", detail=f"policy {policy.fingerprint}")
+            found.audit.record("reload", "operator", detail=f"access {policy.fingerprint} curation {curation.fingerprint}")
         logins = found.logins
         if logins is None:
             return

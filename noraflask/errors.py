@@ -77,6 +77,22 @@ class Denied(NoraError):
     default_message = "access is denied"
 
 
+class CurationDenied(Denied):
+    """The policy says no. `refusal` holds the facts (services/curation/gate.py); formats dress them."""
+
+    default_message = "the policy of this registry blocks it"
+
+    def __init__(self, message: str | None = None, detail: Any = None, headers: dict[str, str] | None = None, refusal: Any = None) -> None:
+        super().__init__(message, detail, headers)
+        self.refusal = refusal
+
+
+class NotGated(NoraError):
+    """A view has served something without asking the gate: a defect of this server, so nothing is served."""
+
+    default_message = "the server was about to serve this without asking its policy, and did not; its log has the request id of this answer"
+
+
 class UnsupportedMediaType(NoraError):
     status = 415
     default_message = "the request body must be JSON, with Content-Type: application/json"

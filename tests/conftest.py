@@ -14,7 +14,18 @@ from flask.testing import FlaskClient
 from hypothesis import settings
 
 from noraflask.app import create_app, make_services
-from noraflask.config import AccessConfig, AuditConfig, AuthConfig, Config, DockerConfig, LoggingConfig, ServerConfig, StagingConfig, StorageConfig
+from noraflask.config import (
+    AccessConfig,
+    AuditConfig,
+    AuthConfig,
+    Config,
+    CurationConfig,
+    DockerConfig,
+    LoggingConfig,
+    ServerConfig,
+    StagingConfig,
+    StorageConfig,
+)
 from noraflask.services.auth.users import hash_password
 from noraflask.storage import Storage
 from noraflask.storage.memory import MemoryStorage
@@ -25,6 +36,11 @@ settings.load_profile("noraflask")
 
 REAL_NETWORK = ("client", "fault")
 """Folders whose tests talk to servers and clients of their own."""
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Sets print in another order in each process, and those that share the tests must agree on their names."""
+    return "+".join(sorted(map(str, val))) or "nothing" if isinstance(val, set | frozenset) else None
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +93,9 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Flask:
 
 
 def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
-    """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name. No audit log unless asked for."""
+    """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name, `curation` takes `rules` as the text of
+    a file in TOML. No audit log unless asked for.
+    """
     return Config(
         server=ServerConfig(**sections.get("server", {})),
         storage=StorageConfig(path=folder / "storage"),
@@ -87,12 +105,20 @@ def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
         auth=_auth_of(folder, **sections["auth"]) if "auth" in sections else AuthConfig(),
         access=AccessConfig(**sections.get("access", {})),
         audit=AuditConfig(**{"mode": "off", **sections.get("audit", {})}),
+        curation=_curation_of(folder, **sections.get("curation", {})),
     )
 
 
 def _auth_of(folder: Path, users: dict[str, str] | None = None, **settings: Any) -> AuthConfig:
     write_htpasswd(folder / "users.htpasswd", users or {})
     return AuthConfig(**{"enabled": True, "htpasswd_file": folder / "users.htpasswd", **settings})
+
+
+def _curation_of(folder: Path, rules: str | None = None, **settings: Any) -> CurationConfig:
+    if rules is not None:
+        settings["rules_path"] = folder / "rules.toml"
+        settings["rules_path"].write_text(rules or "# no rules\n")
+    return CurationConfig(**settings)
 
 
 def write_htpasswd(path: Path, users: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The command `nora`: thin, each sub-command imports what it needs and calls it.
 
-Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system.
+Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation.py
+and reload.py those of curation.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from noraflask import __version__
-from noraflask.cli import access, tokens, users
+from noraflask.cli import access, curation, reload, tokens, users
 from noraflask.cli.common import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, refuse, tell
 
 __all__ = ["BAD_CONFIGURATION", "FAILED", "main"]
@@ -27,6 +28,8 @@ examples:
   nora user add alice                          a user with a password, asked for on the terminal
   nora token create ci --role write            a token for a machine
   nora access explain alice push team/app      may she, and by which rule
+  nora curation explain npm:left-pad@1.3.0     may it be had, and by which rule
+  nora reload                                  make the running server read its rules again
 """
 
 EPILOG = """\
@@ -37,15 +40,16 @@ configuration, later wins over earlier:
   There are no options for settings. Every name is known or refused: `nora check-config` shows what is in force and why.
 
 while it serves:
-  reload   kill -HUP $(pidof nora)     access rules, OIDC providers, auth.admin_users, anonymous reading and the lives of bearer and
-                                       refresh tokens; no request is lost, a file with a mistake changes nothing, other settings
-                                       need a restart
+  reload   nora reload, or             [curation] and its rule files, access rules, OIDC providers, auth.admin_users, anonymous
+           kill -HUP $(pidof nora)     reading and the lives of bearer and refresh tokens; no request is lost, a file with a mistake
+                                       changes nothing, other settings need a restart
   users    nothing to do               the htpasswd and the groups file are read again when they change; tokens and keys likewise
   stop     kill -TERM $(pidof nora)    running requests have NORA_SHUTDOWN_TIMEOUT seconds to finish
 
 exit codes:
   0   done
-  1   failed; healthcheck: the server did not answer with 2xx; access explain: not allowed; whoami: refused
+  1   failed; healthcheck: the server did not answer with 2xx; access explain: not allowed; whoami: refused; curation explain: blocked;
+      curation validate: the rules cannot be used; curation replay: something would be blocked; reload: not all workers have it
   2   the command line is wrong
   78  the configuration cannot be used; every problem is on stderr and nothing was started or changed
 """
@@ -85,7 +89,10 @@ def serve() -> int:
         return refuse(error.problems, NOT_STARTED)
     from noraflask.serve import run
 
-    run(config)
+    try:
+        run(config)
+    except ConfigError as error:  # of the rule files that it names
+        return refuse(error.problems, NOT_STARTED)
     return 0
 
 
@@ -146,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "version", "print the version", "Prints the version.")
     health = add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
     health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
-    for part in (users, tokens, access):
+    for part in (users, tokens, access, curation, reload):
         part.add_commands(commands)
     return parser
 

@@ -20,7 +20,9 @@ from noraflask.config.model import (
     AuthConfig,
     Config,
     ConfigError,
+    CurationConfig,
     DockerConfig,
+    FormatCuration,
     LoggingConfig,
     OidcProvider,
     RoleRule,
@@ -38,7 +40,9 @@ __all__ = [
     "AuthConfig",
     "Config",
     "ConfigError",
+    "CurationConfig",
     "DockerConfig",
+    "FormatCuration",
     "LoggingConfig",
     "OidcProvider",
     "RoleRule",
@@ -51,7 +55,10 @@ __all__ = [
     "restart_only",
 ]
 
-_LIVE = ("access.", "auth.oidc_", "auth.anonymous_read", "auth.docker_anon_pull", "auth.admin_users", "auth.bearer_ttl_secs", "auth.refresh_ttl_days")
+_LIVE = (
+    *("access.", "curation.", "auth.oidc_", "auth.anonymous_read", "auth.docker_anon_pull"),
+    *("auth.admin_users", "auth.bearer_ttl_secs", "auth.refresh_ttl_days"),
+)
 """Beginnings of the fields that a running server takes over."""
 
 

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from noraflask.config.model import AccessRule, Config
+from noraflask.config.model import AccessRule, Config, CurationConfig
 from noraflask.config.patterns import placeholders
 from noraflask.config.reading import Reading
+from noraflask.config.toml_file import label_of
 
 SHORTEST_BEARER_SECONDS = 60
 """distribution's token specification: "a token should never be returned with less than 60 seconds to live"."""
+SHORTEST_BYPASS = 16
 NORA_TOKENS = "data/tokens"
 """NORA's default for auth.token_storage; ours is the registry's storage."""
 
@@ -30,7 +32,7 @@ def contradictions(config: Config, reading: Reading) -> list[str]:
         if low > high and not {small, large} & reading.doubtful:
             given = reading.values.get(small) or reading.values[large]
             found.append(f"{given.place}: {small} is {low}, expected at most the {high} of {large} (from {config.sources[large]})")
-    return found + list(_provider_problems(config, reading)) + list(_rule_problems(config, reading))
+    return [*found, *_provider_problems(config, reading), *_rule_problems(config, reading), *_curation_problems(config, reading)]
 
 
 def _provider_problems(config: Config, reading: Reading) -> Iterator[str]:
@@ -74,6 +76,47 @@ def _problems_of(rule: AccessRule) -> Iterator[str]:
         yield ".names: {user} needs a user; a rule for everybody has none"
 
 
+def _curation_problems(config: Config, reading: Reading) -> Iterator[str]:
+    curation = config.curation
+    if any(name.startswith("curation.") for name in reading.doubtful):
+        return
+    if curation.mode == "enforce" and not _has_control(curation):
+        yield (
+            f"{reading.values['curation.mode'].place}: enforce, and nothing is set that could refuse anything; set rules_path, blocklist_path, "
+            "allowlist_path, internal_namespaces, min_release_age or quarantine"
+        )
+    if curation.require_integrity and not (curation.allowlist_path or curation.rules_path):
+        yield f"{reading.values['curation.require_integrity'].place}: is about the allowlist; set curation.allowlist_path or curation.rules_path"
+    if curation.mode != "off":
+        for key, path in _missing_rule_files(curation):
+            yield f"{reading.values[key].place}: {label_of(path)} is not there; put it there, or take the setting out"
+
+
+def _has_control(curation: CurationConfig) -> bool:
+    files = curation.allowlist_path or curation.blocklist_path or curation.rules_path
+    return bool(files or curation.internal_namespaces or _has_age(curation) or _has_quarantine(curation))
+
+
+def _has_age(curation: CurationConfig) -> bool:
+    return bool(curation.min_release_age or any(own.min_release_age for _, own in curation.formats))
+
+
+def _has_quarantine(curation: CurationConfig) -> bool:
+    return any(mode not in (None, "off") for mode in (curation.quarantine, *(own.quarantine for _, own in curation.formats)))
+
+
+def _rule_files(curation: CurationConfig) -> Iterator[tuple[str, Path | None]]:
+    yield "curation.blocklist_path", curation.blocklist_path
+    yield "curation.allowlist_path", curation.allowlist_path
+    yield "curation.rules_path", curation.rules_path
+
+
+def _missing_rule_files(curation: CurationConfig) -> Iterator[tuple[str, Path]]:
+    for key, path in _rule_files(curation):
+        if path is not None and not os.path.lexists(path):
+            yield key, path
+
+
 def _is_limited(patterns: tuple[str, ...]) -> bool:
     return not {"*", "**"} & set(patterns)
 
@@ -97,6 +140,7 @@ def _warnings(config: Config, file: Path | None) -> Iterator[str]:
             yield f"{key} = {path}: is relative to the working folder, not to the configuration file; use an absolute path"
     yield from _access_warnings(config) if config.auth.enabled else _open_warnings(config)
     yield from _provider_warnings(config)
+    yield from _curation_warnings(config)
     if config.auth.public_web_ui:
         yield "auth.public_web_ui = true: has no effect, there is no web UI yet"
 
@@ -109,6 +153,8 @@ def _paths(config: Config) -> Iterator[tuple[str, Path | None]]:
         yield "auth.groups_file", config.auth.groups_file
         yield "auth.token_storage", config.auth.token_storage
     yield "audit.path", config.audit.path
+    yield from _rule_files(config.curation)
+    yield "curation.ledger_path", config.curation.ledger_path
 
 
 def _access_warnings(config: Config) -> Iterator[str]:
@@ -145,6 +191,24 @@ def _open_warnings(config: Config) -> Iterator[str]:
     unused = {"auth.admin_users": auth.admin_users, "auth.oidc.providers": auth.oidc_providers, "access.rules": config.access.rules}
     for key in (key for key, value in unused.items() if value):
         yield f"{key}: has no effect, because auth.enabled is false"
+
+
+def _curation_warnings(config: Config) -> Iterator[str]:
+    curation = config.curation
+    if curation.bypass_token is not None:
+        source = config.sources["curation.bypass_token"]
+        if source != "NORA_CURATION_BYPASS_TOKEN":
+            yield f"curation.bypass_token: stands in {source} for all to read; set NORA_CURATION_BYPASS_TOKEN instead"
+        if len(curation.bypass_token) < SHORTEST_BYPASS:
+            yield f"curation.bypass_token: is shorter than {SHORTEST_BYPASS} characters and can be guessed; take a longer one"
+    if curation.mode == "off":
+        for key, path in _missing_rule_files(curation):
+            yield f"{key} = {path}: is not there; with another curation.mode this stops the start"
+        idle = any(path for _, path in _rule_files(curation)) or _has_age(curation)
+        if idle:
+            yield "curation.mode = off: rule files and ages have no effect, internal namespaces and quarantine have"
+    elif curation.unknown_age == "allow" and _has_age(curation):
+        yield "curation.unknown_age = allow: a version whose date is not known passes, however young it is"
 
 
 def _provider_warnings(config: Config) -> Iterator[str]:

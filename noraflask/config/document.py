@@ -12,9 +12,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from noraflask.config.kinds import Off
-from noraflask.config.model import AccessRule, Config, OidcProvider, RoleRule
-from noraflask.config.settings import KEYS_NOT_YET, NOT_YET, SETTINGS, VARIABLES_NOT_YET, Setting
+from noraflask.config.kinds import Off, duration_text
+from noraflask.config.model import AccessRule, Config, FormatCuration, OidcProvider, RoleRule
+from noraflask.config.settings import FORMAT_SETTINGS, KEYS_NOT_YET, NOT_YET, SETTINGS, VARIABLES_NOT_YET, Setting
 from noraflask.config.tables import PROVIDERS, ROLE_RULES, RULES, Claims, TableArray
 
 SAMPLE = Path("etc/config.toml")
@@ -27,6 +27,13 @@ _EXAMPLES = {
     "access.default_role": "read",
     "access.contact": "registry@example.com",
     "audit.path": "/var/log/nora/audit.jsonl",
+    "curation.blocklist_path": "/etc/nora/blocklist.json",
+    "curation.allowlist_path": "/etc/nora/allowlist.json",
+    "curation.rules_path": "/etc/nora/rules.toml",
+    "curation.bypass_token": "",
+    "curation.min_release_age": "7d",
+    "curation.ledger_path": "/var/lib/nora/ledger",
+    "curation.docs_url": "https://wiki.example.com/packages",
 }
 """Of settings that are unset by default."""
 
@@ -50,9 +57,22 @@ def effective(config: Config) -> str:
         if isinstance(setting.kind, TableArray) and value:
             tables += [f"\n# {setting.key}: {len(value)}, from {source}\n", *_tables(setting.kind, value)]
             continue
-        text = f"# {setting.key} is not set" if value is None else f"{setting.key} = {toml(value)}"
-        lines.append(f"{text}  # from {source}\n")
+        lines.append(f"{_line(setting, value)}  # from {source}\n")
+    for setting in FORMAT_SETTINGS:
+        if setting.key in config.sources:
+            lines.append(f"{_line(setting, _value_of_format(config, setting))}  # from {config.sources[setting.key]}\n")
     return "".join(lines + tables)
+
+
+def _line(setting: Setting, value: Any) -> str:
+    if value is None:
+        return f"# {setting.key} is not set"
+    return f"# {setting.key} is set and not shown" if setting.is_secret else f"{setting.key} = {toml(value)}"
+
+
+def _value_of_format(config: Config, setting: Setting) -> Any:
+    _, name, key = setting.key.split(".")
+    return getattr(dict(config.curation.formats).get(name, FormatCuration()), key)
 
 
 def _tables(kind: TableArray, values: Iterable[Any]) -> Iterator[str]:
@@ -90,6 +110,8 @@ def toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(toml(entry) for entry in value)}]"
+    if isinstance(value, float):  # no setting has one that is no duration
+        return f'"{duration_text(value)}"'
     return str(value) if isinstance(value, int) else json.dumps(str(value), ensure_ascii=False)
 
 
@@ -100,7 +122,19 @@ def sample() -> str:
         "# A NORA_* variable of the environment wins over this file. `nora check-config FILE` shows what is in force, and every mistake.\n"
         "# Written by `python -m noraflask.config.document`; docs/configuration.md tells more.\n"
     )
-    return head + "".join(_sample_section(section) for section in _sections())
+    return head + "".join(_sample_section(section) for section in _sections()) + _SAMPLE_FORMAT
+
+
+_SAMPLE_FORMAT = (
+    "\n# Ages and quarantine of one format, which win over those of [curation].\n"
+    '# [curation.npm]\n# min_release_age = "3d"\n# quarantine = "enforce"\n# quarantine_ttl = "7d"\n'
+)
+
+
+def formats_table() -> str:
+    rows = ["| key | variable |", "|---|---|"]
+    rows += [f"| `{setting.key}` | `{setting.env[0]}` |" for setting in FORMAT_SETTINGS]
+    return "\n".join(rows) + "\n"
 
 
 def settings_table() -> str:
@@ -141,6 +175,7 @@ def with_tables(text: str) -> str:
         "rules": fields_table(RULES, AccessRule),
         "providers": fields_table(PROVIDERS, OidcProvider),
         "role-rules": fields_table(ROLE_RULES, RoleRule),
+        "curation-formats": formats_table(),
         "not-yet": not_yet_table(),
     }
     for mark, table in generated.items():

@@ -108,10 +108,34 @@ class Text:
             return None
         try:
             return self.read(text)
+        except Bad:
+            raise
         except ValueError:
             raise Bad(f"expected {self.expected}") from None
 
     def from_toml(self, value: Any) -> Any:
+        return self.from_text(_string(value, self.expected))
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds, written as NORA does; an empty text is `empty`."""
+
+    empty: float | None = None
+    expected: str = "a duration of weeks, days and hours such as 7d, 1w2d or 36h"
+
+    def from_text(self, text: str) -> float | None:
+        if not text:
+            return self.empty
+        try:
+            seconds = read_duration(text)
+        except ValueError:
+            raise Bad(f"expected {self.expected}") from None
+        if not seconds:
+            raise Bad("must be longer than 0; leave it out to have none")
+        return seconds
+
+    def from_toml(self, value: Any) -> float | None:
         return self.from_text(_string(value, self.expected))
 
 
@@ -258,6 +282,26 @@ def _is_network(entry: Any) -> bool:
     except ValueError:
         return False
     return isinstance(entry, str)
+
+
+_DURATION = re.compile(r"(?:[0-9]{1,6}[hdw])+|0", re.ASCII)
+_UNITS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
+LONGEST_SECONDS = 3650 * 86400.0
+
+
+def read_duration(text: str) -> float:
+    """`1w2d`, `36h`; a plain 0 as well, which Duration refuses and rules for single packages may say."""
+    if not _DURATION.fullmatch(text):
+        raise ValueError(text)
+    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([hdw])", text))
+    if seconds > LONGEST_SECONDS:
+        raise ValueError(text)
+    return float(seconds)
+
+
+def duration_text(seconds: float) -> str:
+    """As read_duration() reads it again."""
+    return f"{seconds / 86400:.0f}d" if seconds % 86400 == 0 else f"{seconds / 3600:.0f}h"
 
 
 def read_path(text: str) -> Path:

@@ -136,6 +136,40 @@ class AuditConfig:
 
 
 @dataclass(frozen=True)
+class FormatCuration:
+    """What one format has of its own; None: as for all formats."""
+
+    min_release_age: float | None = None
+    quarantine: str | None = None
+    quarantine_ttl: float | None = None
+
+
+@dataclass(frozen=True)
+class CurationConfig:
+    mode: str = "off"  # off, audit, enforce
+    on_failure: str = "closed"  # nothing else: a gate that cannot decide says no
+    allowlist_path: Path | None = None
+    blocklist_path: Path | None = None
+    rules_path: Path | None = None  # TOML
+    bypass_token: str | None = field(default=None, repr=False)
+    require_integrity: bool = False
+    internal_namespaces: tuple[str, ...] = ()
+    min_release_age: float | None = None  # seconds, as all durations here
+    hosted: bool = False  # min_release_age also holds for what was published here
+    unknown_age: str = "block"  # block, allow
+    trust_upstream_dates: bool = False
+    quarantine: str = "off"  # off, observe, enforce
+    quarantine_ttl: float = 14 * 86400.0
+    flip_guard_percent: int = 0  # 0 = off
+    audit_allows: bool = False  # the audit log is told of plain allows as well
+    ledger: bool = True
+    ledger_path: Path | None = None  # None: the folder "ledger" in the storage folder
+    ledger_days: int = 90
+    docs_url: str | None = None  # named in refusals
+    formats: tuple[tuple[str, FormatCuration], ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
@@ -145,6 +179,7 @@ class Config:
     auth: AuthConfig = field(default_factory=AuthConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    curation: CurationConfig = field(default_factory=CurationConfig)
     file: Path | None = field(default=None, compare=False)
     """The file that was read."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

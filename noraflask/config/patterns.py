@@ -30,6 +30,22 @@ def read_contact(text: str) -> str:
     return text
 
 
+def read_secret(text: str) -> str:
+    """What fits into a header; the text of a Bad never holds it."""
+    if not re.fullmatch(r"[!-~]{1,1024}", text):
+        raise ValueError("not shown")
+    return text
+
+
+def read_on_failure(text: str) -> str:
+    word = text.lower()
+    if word == "open":
+        raise Bad("open is refused: a gate that cannot decide says no; expected closed", show_value=False)
+    if word != "closed":
+        raise ValueError(text)
+    return word
+
+
 def read_name_pattern(text: str) -> str:
     """Of names, with the placeholders of the asker's own words."""
     _check_segments(_PLACEHOLDER.sub("x", read_word(text)), "the placeholders are {user} and {claim:NAME}; other braces are not taken")

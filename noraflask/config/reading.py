@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from noraflask.config.kinds import KEEP, Bad
-from noraflask.config.model import Config, StagingConfig
-from noraflask.config.settings import BY_ENV, BY_KEY, SECTIONS, SETTINGS, Setting, is_not_yet
+from noraflask.config.model import Config, FormatCuration, StagingConfig
+from noraflask.config.settings import BY_ENV, BY_KEY, FORMAT_SETTINGS, SECTIONS, SETTINGS, Setting, is_not_yet
 from noraflask.config.tables import BadTables, places
 from noraflask.config.telling import described, got, nearest
 from noraflask.config.toml_file import FileProblem, Node, Table, dotted, label_of, place, read_nodes
@@ -89,6 +89,7 @@ class Reading:
             given = {short: values[name].value for short, name in names.items() if name in values}
             sections[section] = type(default)(**given)
             sources |= {name: values[name].source if name in values else "default" for name in names.values()}
+        sections["curation"] = replace(sections["curation"], formats=_formats(values, sources))
         return Config(**sections, sources=sources)
 
     def _take_node(self, label: str, node: Node) -> bool:
@@ -125,6 +126,21 @@ class Reading:
             return
         if value is not KEEP:
             self.values[setting.name] = replace(given, value=value, tables=places(given.value))
+
+
+def _formats(values: Mapping[str, Value], sources: dict[str, str]) -> tuple[tuple[str, FormatCuration], ...]:
+    """What curation.<format>.* said; each key that was there gets a source of its own beside that of them all."""
+    found: dict[str, dict[str, Any]] = {}
+    for setting in FORMAT_SETTINGS:
+        given = values.get(setting.key)
+        if given is not None:
+            _, name, key = setting.key.split(".")
+            found.setdefault(name, {})[key] = given.value
+            sources[setting.key] = given.source
+    places = dict.fromkeys(sources[s.key] for s in FORMAT_SETTINGS if s.key in sources)
+    sources["curation.formats"] = ", ".join(places) or "default"
+    made = {name: FormatCuration(**given) for name, given in found.items()}
+    return tuple((name, own) for name, own in made.items() if own != FormatCuration())
 
 
 def _fit_default_share(values: dict[str, Value]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from noraflask.config.kinds import (
     Addresses,
     Choice,
+    Duration,
     FormatList,
     Kind,
     Listed,
@@ -19,7 +20,7 @@ from noraflask.config.kinds import (
     read_path,
     read_url,
 )
-from noraflask.config.patterns import read_contact, read_text
+from noraflask.config.patterns import read_contact, read_on_failure, read_secret, read_text, read_uri, read_word
 from noraflask.config.tables import PROVIDERS, RULES
 
 DAY = 86400
@@ -34,6 +35,7 @@ class Setting:
     kind: Kind
     meaning: str
     field: str = ""  # in Config, where it is not the key
+    is_secret: bool = False  # its value is shown nowhere
 
     @property
     def name(self) -> str:
@@ -214,6 +216,83 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("logging.format", ("NORA_LOG_FORMAT",), Choice(("json", "text")), "Form of each line on stdout."),
     Setting("logging.access", ("NORA_ACCESS_LOG",), Switch(), "Whether each request leaves a line."),
+    Setting(
+        "curation.mode",
+        ("NORA_CURATION_MODE",),
+        Choice(("off", "audit", "enforce")),
+        "off: only internal namespaces hold. audit: what would be refused is served and told. enforce: it is refused.",
+    ),
+    Setting(
+        "curation.on_failure",
+        ("NORA_CURATION_ON_FAILURE",),
+        Text("closed", read_on_failure),
+        "A gate that cannot decide says no; NORA's word open is refused.",
+    ),
+    Setting("curation.blocklist_path", ("NORA_CURATION_BLOCKLIST_PATH",), _PATH, "What is refused, in NORA's JSON."),
+    Setting("curation.allowlist_path", ("NORA_CURATION_ALLOWLIST_PATH",), _PATH, "What alone is let through, in NORA's JSON."),
+    Setting("curation.rules_path", ("NORA_CURATION_RULES_PATH",), _PATH, "Rules of all kinds, in TOML."),
+    Setting(
+        "curation.bypass_token",
+        ("NORA_CURATION_BYPASS_TOKEN",),
+        Text("1 to 1024 printable ASCII characters without spaces", read_secret, optional=True),
+        "Who sends it passes blocklist, allowlist and ages. Better in the variable than in the file; best are [[bypass]] tables, which expire.",
+        is_secret=True,
+    ),
+    Setting(
+        "curation.require_integrity",
+        ("NORA_CURATION_REQUIRE_INTEGRITY",),
+        Switch(),
+        "Whether entries of the allowlist without a hash let nothing through.",
+    ),
+    Setting(
+        "curation.internal_namespaces",
+        ("NORA_CURATION_INTERNAL_NS",),
+        Listed("patterns of 1 to 255 printable characters without spaces", read_word, commas=True),
+        "Names of your own, such as @corp/**: served from here whatever the rules say, and never asked of an upstream, in every mode.",
+    ),
+    Setting("curation.min_release_age", ("NORA_CURATION_MIN_RELEASE_AGE",), Duration(), "Versions that are younger are refused. Unset: none are."),
+    Setting(
+        "curation.hosted",
+        ("NORA_CURATION_HOSTED",),
+        Switch(),
+        "Whether min_release_age also holds for what was published here.",
+    ),
+    Setting(
+        "curation.unknown_age",
+        ("NORA_CURATION_UNKNOWN_AGE",),
+        Choice(("block", "allow")),
+        "What becomes of a version with a min_release_age whose date is not known.",
+    ),
+    Setting(
+        "server.trust_upstream_dates",
+        ("NORA_TRUST_UPSTREAM_DATES",),
+        Switch(),
+        "Whether an upstream is believed when it says when a version was published. false: its age begins when it is first seen here.",
+        field="curation.trust_upstream_dates",
+    ),
+    Setting(
+        "curation.quarantine",
+        ("NORA_CURATION_QUARANTINE",),
+        Choice(("off", "observe", "enforce"), aliases=(("", "off"),)),
+        "What becomes of bytes of an upstream until they are here for quarantine_ttl; observe only tells.",
+    ),
+    Setting("curation.quarantine_ttl", ("NORA_CURATION_QUARANTINE_TTL",), Duration(empty=14.0 * DAY), "How long new bytes are in quarantine."),
+    Setting(
+        "curation.flip_guard_percent",
+        ("NORA_CURATION_FLIP_GUARD_PERCENT",),
+        WholeNumber(0, 100),
+        "A reload that would newly refuse more than this share of what was served lately is itself refused; 0 = no guard.",
+    ),
+    Setting("curation.audit_allows", ("NORA_CURATION_AUDIT_ALLOWS",), Switch(), "Whether the audit log is told of plain allows as well."),
+    Setting("curation.ledger", ("NORA_CURATION_LEDGER",), Switch(), "Whether it is written down what was served to whom."),
+    Setting("curation.ledger_path", ("NORA_CURATION_LEDGER_PATH",), _PATH, "Folder of that. Unset: ledger in the storage folder."),
+    Setting("curation.ledger_days", ("NORA_CURATION_LEDGER_DAYS",), WholeNumber(1, 3650), "Days that it is kept."),
+    Setting(
+        "curation.docs_url",
+        ("NORA_CURATION_DOCS_URL",),
+        Text("an http:// or https:// address", read_uri, optional=True),
+        "Where refusals send people to read on.",
+    ),
     Setting("docker.enabled", ("NORA_DOCKER_ENABLED",), Switch(), "Whether the Docker and OCI format is served at /v2/."),
     Setting("docker.max_upload_sessions", ("NORA_MAX_UPLOAD_SESSIONS",), WholeNumber(1, 10_000_000), "Unfinished blob uploads at one time."),
     Setting(
@@ -252,6 +331,26 @@ SETTINGS: tuple[Setting, ...] = (
 """What this version obeys. A later row wins over an earlier one for the same field; RUST_LOG alone is asked before all others."""
 
 
+CURATED_FORMATS = (
+    *("npm", "pypi", "cargo", "go", "docker", "maven", "gems", "terraform"),
+    *("ansible", "nuget", "pub", "conan", "rpm", "deb", "cpan", "hf"),
+)
+"""Those that may have ages and quarantine of their own."""
+
+_PER_FORMAT: tuple[tuple[str, Kind], ...] = (
+    ("min_release_age", Duration()),
+    ("quarantine", Choice(("off", "observe", "enforce"), optional=True)),
+    ("quarantine_ttl", Duration()),
+)
+
+FORMAT_SETTINGS: tuple[Setting, ...] = tuple(
+    Setting(f"curation.{name}.{key}", (f"NORA_CURATION_{name.upper()}_{key.upper()}",), kind, f"curation.{key} for {name} alone.")
+    for name in CURATED_FORMATS
+    for key, kind in _PER_FORMAT
+)
+"""Of curation.formats; documented once for all formats."""
+
+
 def _formats_not_yet() -> tuple[Setting, ...]:
     return tuple(
         Setting(f"{name}.enabled", (f"NORA_{ENV_OF_FORMAT.get(name, name.upper())}_ENABLED",), Off(f"the format {name}"), "")
@@ -261,14 +360,12 @@ def _formats_not_yet() -> tuple[Setting, ...]:
 
 NOT_YET: tuple[Setting, ...] = (
     Setting("rate_limit.enabled", ("NORA_RATE_LIMIT_ENABLED",), Off("rate limiting"), ""),
-    Setting("curation.mode", ("NORA_CURATION_MODE",), Off("curation", ("off",)), ""),
     Setting("gc.enabled", ("NORA_GC_ENABLED",), Off("garbage collection"), ""),
     Setting("retention.enabled", ("NORA_RETENTION_ENABLED",), Off("retention"), ""),
     Setting("circuit_breaker.enabled", ("NORA_CB_ENABLED",), Off("the circuit breaker"), ""),
     Setting("signing.enabled", ("NORA_SIGNING_ENABLED",), Off("signing of package indexes"), ""),
     Setting("docker.upstreams", ("NORA_DOCKER_PROXIES", "NORA_DOCKER_UPSTREAMS"), Off("fetching from an upstream", ("",)), ""),
     Setting("docker.default_action", ("NORA_DOCKER_DEFAULT_ACTION",), Off("refusing names by default", ("allow",)), ""),
-    Setting("server.trust_upstream_dates", ("NORA_TRUST_UPSTREAM_DATES",), Off("trust in dates of an upstream"), ""),
     Setting("", ("NORA_LOG_FILE",), Off("a log file (all lines go to stdout; send that where you want them)", ("",)), ""),
     *_formats_not_yet(),
 )
@@ -290,8 +387,9 @@ VARIABLES_NOT_YET = (
 )
 """Beginnings of such variables."""
 
-BY_KEY = {setting.key: setting for setting in (*SETTINGS, *NOT_YET) if setting.key}
-BY_ENV = {name: setting for setting in (*SETTINGS, *NOT_YET) for name in setting.env}
+_ALL = (*SETTINGS, *FORMAT_SETTINGS, *NOT_YET)
+BY_KEY = {setting.key: setting for setting in _ALL if setting.key}
+BY_ENV = {name: setting for setting in _ALL for name in setting.env}
 SECTIONS = {key.rpartition(".")[0] for key in BY_KEY}
 
 

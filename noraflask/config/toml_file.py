@@ -55,7 +55,7 @@ def read_nodes(path: Path) -> list[Node]:
     array of tables together, lines cannot be told and are 0.
     Raises FileProblem.
     """
-    text = _read_text(path)
+    text = read_text(path)
     document = _parse(text)
     walk = _Walk(label_of(path))
     walk.container(document, ())
@@ -83,7 +83,8 @@ def dotted(parts: tuple[str, ...]) -> str:
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else shown(part) for part in parts)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, most: int = MAX_BYTES) -> str:
+    """A text file of at most so many bytes, a multiple of 1 MiB. Raises FileProblem."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -91,11 +92,11 @@ def _read_text(path: Path) -> str:
         if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):
             raise FileProblem(": is not a regular file")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most + 1)
     except (OSError, ValueError) as error:
         raise FileProblem(f": cannot be read: {getattr(error, 'strerror', None) or 'the path is not valid'}") from None
-    if len(data) > MAX_BYTES:
-        raise FileProblem(": is larger than 1 MiB, the most that is read")
+    if len(data) > most:
+        raise FileProblem(f": is larger than {most // MAX_BYTES} MiB, the most that is read")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

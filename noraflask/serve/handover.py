@@ -6,14 +6,21 @@ is on any disk, and nothing stays behind.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import mmap
 import os
 import pickle
 import struct
-from typing import Any
+from typing import Any, cast
 
 _HEAD = struct.Struct("=QQ32s")  # offset, length, SHA-256
+_KEPT = 3  # files of large data: a worker that is late may still be opening the one before
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _TRIES = 100
+
+Published = tuple[Any, str, tuple[int, int] | None, int]
+"""The snapshot; of its large data the path to it through the master, the identity of the file, the length."""
 
 
 class Handover:
@@ -21,10 +28,31 @@ class Handover:
         """Made in the master, before the workers are forked."""
         self._file = os.memfd_create("nora-handover")
         os.ftruncate(self._file, _HEAD.size)
+        self._large: list[int] = []
 
-    def publish(self, snapshot: Any) -> None:
-        """Only the master does."""
-        data = pickle.dumps(snapshot)
+    def publish(self, snapshot: Any, large: bytes = b"") -> mmap.mmap | None:
+        """Only the master does. `large` goes into a file of its own, whose pages all workers share; the answer is a view of it."""
+        if large:
+            descriptor = os.memfd_create("nora-policy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            written = 0
+            while written < len(large):
+                written += os.write(descriptor, large[written:])
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            view = mmap.mmap(descriptor, len(large), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+            self._large.append(descriptor)
+            while len(self._large) > _KEPT:
+                os.close(self._large.pop(0))
+            self._publish(pickle.dumps((snapshot, f"/proc/{os.getpid()}/fd/{descriptor}", _identity(descriptor), len(large))))
+            return view
+        self._publish(pickle.dumps((snapshot, "", None, 0)))
+        return None
+
+    def leave_to_master(self) -> None:
+        """In a new worker: what it has inherited of the master's files would keep old data in memory as long as it lives."""
+        while self._large:
+            os.close(self._large.pop())
+
+    def _publish(self, data: bytes) -> None:
         before, length, _ = _HEAD.unpack(os.pread(self._file, _HEAD.size, 0))
         fits_in_front = length and before - _HEAD.size >= len(data)
         start = _HEAD.size if fits_in_front or not length else before + length
@@ -34,13 +62,38 @@ class Handover:
         os.pwrite(self._file, _HEAD.pack(start, len(data), hashlib.sha256(data).digest()), 0)
         os.ftruncate(self._file, start + len(data))  # what lay behind it is the old one, or older
 
-    def current(self) -> Any:
-        """The last snapshot that was published; None when there was none."""
+    def current(self) -> tuple[Any, mmap.mmap | None] | None:
+        """The last snapshot that was published, with a view of its large data; None when there was none."""
+        for _ in range(_TRIES):
+            found = self._read()
+            if found is None:
+                return None
+            snapshot, path, identity, size = found
+            if not path:
+                return snapshot, None
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # the master has published so often since that it is gone: there is a newer one
+            try:
+                if _identity(file) == identity:  # else the number stands for another file by now
+                    return snapshot, mmap.mmap(file, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+            finally:
+                os.close(file)
+        raise RuntimeError("the snapshot changes faster than it can be read")
+
+    def _read(self) -> Published | None:
         for _ in range(_TRIES):
             start, length, digest = _HEAD.unpack(os.pread(self._file, _HEAD.size, 0))
             if not length:
                 return None
             data = os.pread(self._file, length, start)
             if hashlib.sha256(data).digest() == digest:
-                return pickle.loads(data)  # noqa: S301 (the file has no name: only this server's processes can write to it)
+                return cast("Published", pickle.loads(data))  # noqa: S301 (the file has no name: only this server's processes can write to it)
         raise RuntimeError("the snapshot changes faster than it can be read")
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Of the file itself: numbers of descriptors are used again."""
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import gc
 import json
 import logging
 import math
@@ -62,19 +65,31 @@ class Arbiter(BaseArbiter):
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, BaseWorker.SIGNALS)
 
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        """SIGHUPs that have piled up while the last one was carried out are one: the files are read after all of them."""
+        found: list[int] = super().wait_for_signals(timeout)
+        others = [number for number in found if number != signal.SIGHUP]
+        return [*others, signal.SIGHUP] if len(others) < len(found) else found
+
     def handle_hup(self) -> None:
-        """Read the configuration again; if it is good, hand it to the workers. Workers that are forked later inherit it from this process."""
+        """Read the configuration again; if it is good, hand it to the workers. Workers that are forked later inherit it from this process.
+
+        Whatever goes wrong: an exception that left here would end the server.
+        """
         application = self.app.wsgi()
         if hasattr(application, "read_again"):
             try:
-                snapshot = application.read_again()
+                snapshot, large = application.read_again()
+                application.adopt(snapshot, memoryview(self.worker_class.handover.publish(snapshot, large)))
             except ConfigError as error:
-                log.warning("policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
+                log.warning("Curation policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
                 return
-            application.adopt(snapshot)
-            self.worker_class.handover.publish(snapshot)
+            except Exception as error:
+                log.exception("Curation policy reload failed, keeping previous config error=%s", json.dumps(str(error) or type(error).__name__))
+                return
         log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
         self.kill_workers(signal.SIGHUP)
+        give_memory_back()
 
     def handle_int(self) -> None:
         self.handle_term()
@@ -118,6 +133,13 @@ class Application(BaseApplication):
 
     def load(self) -> Any:
         return self._make()
+
+
+def give_memory_back() -> None:
+    """What it took to read large files; else the master keeps it, and every worker begins with it."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # a C library that has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def inherits_sockets() -> bool:

@@ -14,7 +14,7 @@ import setproctitle
 
 from noraflask.config import Config, ServerConfig
 from noraflask.serve.board import SLOTS
-from noraflask.serve.master import Arbiter, BindError
+from noraflask.serve.master import Arbiter, BindError, give_memory_back
 from noraflask.serve.worker import Worker
 
 log = logging.getLogger("nora.server")
@@ -74,7 +74,7 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     raise_descriptor_limit(server.cfg.workers, server.worker_class.limits)
-    gc.collect()
+    give_memory_back()
     gc.freeze()  # what the master has made so far is for good: the collector must not touch, and so copy, its pages in the workers
 
 

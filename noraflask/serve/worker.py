@@ -67,14 +67,20 @@ class Worker(BaseWorker):
 
     def reload(self) -> None:
         """SIGHUP: take over what the master has read. When there is nothing new, or the master refused it, nothing changes."""
-        snapshot = self.handover.current()
-        if snapshot is not None:
-            self.wsgi.adopt(snapshot)
+        try:
+            found = self.handover.current()
+            if found is not None:
+                self.wsgi.adopt(*found)
+        except Exception:
+            log.exception("what the master has read cannot be taken over; this worker stops, and the one in its place begins with it")
+            self.alive = False
+            return
         log.info("reloaded")
 
     # The main thread
 
     def run(self) -> None:
+        self.handover.leave_to_master()
         getattr(self.wsgi, "start_worker", lambda: None)()
         share = max(1, -(-self.limits.max_connections // max(1, self.cfg.workers)))
         self.runner = Runner(self.wsgi, self.limits, share, self.board, self.slot)

@@ -10,7 +10,9 @@ from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.rules import Access
 from noraflask.services.auth.tokens import Tokens
 from noraflask.services.content import Content
+from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
+from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 
 
@@ -22,6 +24,8 @@ class Services:
     staging: Staging
     health: Health
     access: Access
+    curation: Curation
+    reloads: Reloads
     tokens: Tokens
     audit: Audit
     logins: Authenticator | None

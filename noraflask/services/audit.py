@@ -1,7 +1,7 @@
 """The audit log: who did what to which artifact, from where and with what outcome; one line of JSON for each.
 
 Actions of NORA: push delete mount token_mint; ours: login login_failed denied token_revoke token_rotate user_add user_remove user_passwd key_rotate
-reload.
+reload reload_request curation_block curation_would_block curation_bypass curation_freeze curation_lift.
 
 All workers append to the same file, each record with one write, so lines never mix. To rotate, rename the file: within a second of its next record
 each worker goes on in a new one.

@@ -134,6 +134,16 @@ class Content:
     def remove(self, key: Key) -> None:
         self._storage.delete(key)
 
+    def stamp(self, *folders: str) -> object | None:
+        """Something that differs when names directly below these folders were added, removed or written anew. None: that cannot be told."""
+        stamp = getattr(self._storage, "stamp", None)
+        return stamp(*folders) if stamp else None
+
+    def modified(self, key: Key) -> float | None:
+        """When a pointer was written, seconds since the epoch."""
+        found = self._storage.stat(key)
+        return found.modified if found else None
+
     def names(self, folder: str, after: str = "") -> Iterator[str]:
         """Names directly or further below a folder of pointers, in the order of their bytes, without the folder's own part."""
         prefix = folder + "/"

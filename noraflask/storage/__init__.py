@@ -85,6 +85,13 @@ class Groups(Protocol):
         """What this thread creates inside appears at once, in order, and is durable when the block ends without an error."""
 
 
+class Stamps(Protocol):
+    """An extra ability: has a folder changed since?"""
+
+    def stamp(self, *folders: str) -> object | None:
+        """Equal as long as no key directly below the folders was created, replaced or deleted. None when that is too fresh to tell."""
+
+
 class Probes(Protocol):
     """An extra ability: can this backend be written to, right now?"""
 

@@ -19,6 +19,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class DiskReader(io.FileIO):
         return data
 
 
+YOUNG_SECONDS = 1.0
+"""A folder this young may change again without a new time stamp."""
 PRIVATE = "_auth/"
 """Keys and tokens: below it files are for the server's own user alone."""
 
@@ -164,6 +167,22 @@ class DiskStorage:
                     yield key
             elif after.startswith(key) or os.fsencode(key) > os.fsencode(after):
                 yield from self.list(key, after)
+
+    def stamp(self, *folders: str) -> object | None:
+        """Creating, renaming over and removing change the folder's time. The kernel's clock has steps of some milliseconds, hence the wait."""
+        found: list[tuple[int, int] | None] = []
+        for folder in folders:
+            try:
+                status = os.stat(f"{self.root}/{folder}")
+            except (FileNotFoundError, NotADirectoryError):
+                found.append(None)
+                continue
+            except OSError as problem:
+                raise explain(problem) from problem
+            if abs(time.time() - status.st_mtime) < YOUNG_SECONDS:
+                return None
+            found.append((status.st_ino, status.st_mtime_ns))
+        return tuple(found)
 
     def probe(self) -> None:
         """A volume with less than PROBE_BYTES left counts as full: the next push would not fit."""

@@ -11,10 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from noraflask.errors import Denied, Unauthenticated
+from flask import request
+
+from noraflask.errors import Denied, NotGated, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Decision, leaves_watched, without_bearer
+from noraflask.services.curation.gate import Permit
 from noraflask.web.context import format_challenge, note, principal, recognise, repository_name, services, surroundings
+from noraflask.web.gate import PERMIT
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
 LISTING = ":listing"
@@ -34,12 +38,28 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
         def guarded(**arguments: Any) -> Any:
             if action is not PUBLIC:
                 demand(action, LISTING if listing else arguments.get("name"))
-            return view(**arguments)
+            answer = view(**arguments)
+            return _gated(answer) if action is PULL else answer
 
         guarded.access = action  # type: ignore[attr-defined]
         return guarded
 
     return declare
+
+
+def _gated(answer: Any) -> Any:
+    """Nothing is served that the gate was not asked about: a view that forgot to ask, in whatever format, serves nothing."""
+    if answer.status_code >= 400:
+        return answer  # a redirect leads to bytes as well
+    granted = request.environ.get(PERMIT)
+    if not isinstance(granted, Permit):
+        log.error("%s %s was to be served without asking the gate", request.method, json.dumps(request.path))
+        raise NotGated()
+    if granted.package.format:
+        answer.headers["X-Nora-Policy"] = granted.policy.fingerprint
+        if "immutable" in answer.headers.get("Cache-Control", ""):
+            answer.headers["Cache-Control"] = "private, no-cache"  # a cache in between must ask: the next policy may say no
+    return answer
 
 
 def demand(action: Action, name: str | None) -> None:

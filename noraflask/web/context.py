@@ -15,6 +15,8 @@ from noraflask.web.peers import client_address
 EXTENSION = "noraflask"
 CHALLENGES = f"{EXTENSION}-challenges"
 """In the application's extensions: by blueprint, the function that makes a format's own challenge."""
+LOOKS = f"{EXTENSION}-looks"
+"""Likewise: by a rule's format, the function that looks a package up in storage (services/curation/explaining.py)."""
 PRINCIPAL = "nora.principal"
 """In a request's environ, once it was asked for."""
 
@@ -66,6 +68,12 @@ def format_challenge() -> Challenge | None:
     """What makes the WWW-Authenticate header of the request's format; None where Basic will do."""
     found: Challenge | None = current_app.extensions[CHALLENGES].get(request.blueprint)
     return found
+
+
+def storage_look(format: str) -> Callable[..., Any] | None:
+    """What looks a package of that format up in storage; None where there is no such thing."""
+    looks: dict[str, Callable[..., Any]] = current_app.extensions[LOOKS]
+    return looks.get(format)
 
 
 def repositories() -> list[Repository]:

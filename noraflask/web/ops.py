@@ -9,6 +9,7 @@ from flask import Blueprint, Response
 from noraflask import __version__
 from noraflask.web.access import PUBLIC, access
 from noraflask.web.context import repositories, services
+from noraflask.web.curation import health_members
 from noraflask.web.responses import Answer
 
 bp = Blueprint("ops", __name__)
@@ -30,6 +31,7 @@ def health() -> Response:
         "storage": {"backend": services().content.backend, "reachable": state.storage_reachable},
         "registries": {here.name: "ok" for here in repositories()},
         "upstreams": {},
+        "policy": health_members(),
     }
     if failing:
         body["failing_task"] = failing

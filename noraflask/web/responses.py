@@ -15,7 +15,8 @@ from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
 from noraflask.digest import Digest
-from noraflask.errors import NotFound
+from noraflask.errors import NotFound, NotGated
+from noraflask.services.curation.gate import Permit
 from noraflask.web.context import services
 
 INLINE_BYTES = 64 * 1024
@@ -35,8 +36,10 @@ class Answer(Response):
         return self.headers
 
 
-def send(digest: Digest, size: int, media_type: str, missing: type[NotFound], headers: dict[str, str] | None = None) -> Response:
-    """Send content whose digest is known. Raises `missing` when its bytes are not there."""
+def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: type[NotFound], headers: dict[str, str] | None = None) -> Response:
+    """Send content whose digest is known, with the gate's permit (web/gate.py). Raises `missing` when its bytes are not there."""
+    if not isinstance(permit, Permit) or not _is_for(permit, digest):
+        raise NotGated()
     etag = f'"{digest}"'
     answer = {"Docker-Content-Digest": str(digest), "ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
     environ = request.environ
@@ -61,6 +64,12 @@ def send(digest: Digest, size: int, media_type: str, missing: type[NotFound], he
     except NotFound:
         raise missing(detail={"digest": str(digest)}) from None
     return Answer(wrap_file(environ, reader, 1024 * 1024), status=status, headers=answer, direct_passthrough=True)  # type: ignore[arg-type]
+
+
+def _is_for(permit: Permit, digest: Digest) -> bool:
+    """Whoever asked for certain bytes is not sent others."""
+    comparable = [asked for asked in permit.package.digests if asked.startswith(f"{digest.algorithm}:")]
+    return not comparable or str(digest) in comparable
 
 
 def _matches(header: str, etag: str) -> bool:

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from noraflask.services.auth.signing import Signer
 from noraflask.services.auth.tokens import Tokens
 from noraflask.services.auth.users import hash_password, remove_user, set_user
 from noraflask.storage.disk import DiskStorage
-from tests.server import Server, wait_until
+from tests.server import ROOT, Server, wait_until
 
 from .oci import Answer, Client
 
@@ -135,6 +137,69 @@ class Guarded(Server):
         return [text[at : at + 3000] for at in [text.find("Traceback (most recent call last)")] if at >= 0]
 
 
+CURATION = """
+[curation]
+mode = "{mode}"
+rules_path = "{folder}/rules.toml"
+blocklist_path = "{folder}/blocklist.json"
+"""
+NO_BLOCKLIST = '{"version": 1, "rules": []}'
+
+
+class Curated(Server):
+    """`nora serve` without logins, with rule files in its folder; or, `gunicorn=True`, as operators start it who start gunicorn themselves."""
+
+    def __init__(self, folder: Path, rules: str = "", mode: str = "enforce", gunicorn: bool = False, workers: int = WORKERS) -> None:
+        self._gunicorn, self._workers = gunicorn, workers
+        folder.mkdir(parents=True, exist_ok=True)
+        env = {"NORA_WORKERS": str(workers), "NORA_ACCESS_LOG": "false"}
+        super().__init__(folder, env, CURATION.format(folder=folder, mode=mode))
+        self.config, self.rules, self.blocklist = folder / "config.toml", folder / "rules.toml", folder / "blocklist.json"
+        self.write(self.rules, rules)
+        self.write(self.blocklist, NO_BLOCKLIST)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        if not self._gunicorn:
+            return super().launch()
+        for folder in (self.folder, self.storage, self.staging):
+            folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "gunicorn", "-c", "etc/gunicorn.conf.py", "wsgi:app"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log, start_new_session=True)
+        return self._process
+
+    def all_up(self) -> Self:
+        wait_until(lambda: len(self.worker_pids()) == self._workers, LOADED, "all workers to run")
+        return self
+
+    def write(self, path: Path, text: str) -> None:
+        """All or nothing, as a careful operator's tool does."""
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, path)
+
+    def hup(self, everybody: bool = False) -> None:
+        """To the master, or to all processes at once, as `systemctl kill` and some supervisors do."""
+        for pid in self.pids() if everybody else [self.pid]:
+            with contextlib.suppress(ProcessLookupError):  # a worker that was killed meanwhile
+                os.kill(pid, signal.SIGHUP)
+
+    def refusals(self) -> list[str]:
+        return [line for line in self.log_text().splitlines() if "policy reload failed" in line]
+
+    def large_files(self) -> dict[int, list[str]]:
+        """The compiled policies that each process keeps open, by process id."""
+        return {pid: [link for link in links_of(pid) if "nora-policy" in link] for pid in self.pids()}
+
+
+def links_of(pid: int) -> list[str]:
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(path))
+    return found
+
+
 class Crowd:
     """A kept-alive connection to each worker. The first 16 hex digits of a request id are one for each process."""
 
@@ -168,6 +233,10 @@ class Crowd:
 
     def policies(self) -> set[str]:
         return {answer.json()["policy"] for answer in self.ask({}, "/api/v1/whoami")}
+
+    def curations(self, path: str) -> set[str]:
+        """Fingerprints of the policies that the workers' answers about a gated thing rest on."""
+        return {answer.headers["X-Nora-Policy"] for answer in self.ask({}, path)}
 
 
 def worker_of(answer: Answer) -> str:

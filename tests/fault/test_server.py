@@ -617,7 +617,7 @@ def test_200_hups_under_load_lose_nothing(start: Start, to_all: bool) -> None:
     assert load.failures == []
     assert load.answers > 200
     assert server.worker_pids() == workers
-    wait_until(lambda: server.log.read_text().count("reload requested") >= 2, 10, "the workers to tell of it")
+    wait_until(lambda: server.log.read_text().count("reloaded") >= 2, 10, "the workers to tell of it")
 
 
 def test_hup_does_not_kill_a_worker_that_is_still_starting(tmp_path: Path) -> None:
@@ -755,7 +755,7 @@ def test_plain_gunicorn_behaves_the_same(tmp_path: Path) -> None:
         workers = server.worker_pids()
         for _ in range(20):
             server.signal_all(signal.SIGHUP)
-        wait_until(lambda: server.log.read_text().count("reload requested") >= 2, 10, "the workers to tell of it")
+        wait_until(lambda: server.log.read_text().count("reloaded") >= 2, 10, "the workers to tell of it")
         assert server.worker_pids() == workers
         assert set(map(int, subprocess.check_output(["pidof", "nora"]).split())) >= {server.pid, *workers}
         server.signal_all(signal.SIGTERM)

@@ -21,7 +21,11 @@ def test_health(client):
         "storage": {"backend": "memory", "reachable": True},
         "registries": {"docker": "ok"},
         "upstreams": {},
+        "policy": answer.json["policy"],
     }
+    fingerprint = client.application.services.curation.policy.fingerprint
+    told = answer.json["policy"]
+    assert told == {"fingerprint": fingerprint, "workers": 0, "current": 0, "last_reload": told["last_reload"], "failed_reload": None}
     assert 0 <= answer.json["uptime_seconds"] < 60
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from noraflask.config import Config, ConfigError, StagingConfig, load
 from noraflask.config import document as doc
-from noraflask.config.settings import BY_ENV, BY_KEY, NOT_YET, SETTINGS
+from noraflask.config.settings import BY_ENV, BY_KEY, FORMAT_SETTINGS, NOT_YET, SETTINGS
 from noraflask.config.toml_file import MAX_BYTES, read_nodes
 
 TOP = Path(__file__).parents[2]
@@ -126,7 +126,9 @@ def test_variable_is_taken(name, text, field, value):
 
 
 def test_every_variable_is_tried():
-    assert {row[0] for row in TAKEN_VARIABLES} == {name for setting in SETTINGS for name in setting.env}
+    """Those of curation have their own tests, in test_config_curation.py."""
+    others = [setting for setting in SETTINGS if not setting.name.startswith("curation.")]
+    assert {row[0] for row in TAKEN_VARIABLES} == {name for setting in others for name in setting.env}
 
 
 TAKEN_LINES = [
@@ -277,7 +279,6 @@ REFUSED_VARIABLES = [
     ("NORA_ACCESS_CONTACT", "a\nb", "expected 1 to 200 printable characters"),
     ("NORA_AUDIT_LOG", "syslog", 'expected file, stdout, both or off, got "syslog"'),
     ("NORA_AUDIT_PATH", "a\nb", "expected a path of printable characters"),
-    ("NORA_CURATION_MODE", "enforce", "curation is not supported by this version, expected off"),
     ("NORA_DOCKER_PROXIES", "https://u:p@h|a:b", "fetching from an upstream is not supported by this version, expected empty"),
     *(
         (name, "1", "belongs to a feature of NORA that is not supported by this version; remove it")
@@ -287,8 +288,6 @@ REFUSED_VARIABLES = [
                 "NORA_STORAGE_S3_URL",
                 "NORA_STORAGE_BUCKET",
                 "NORA_STORAGE_GCS_BASE_URL",
-                "NORA_CURATION_MIN_RELEASE_AGE",
-                "NORA_CURATION_BYPASS_TOKEN",
             ),
             *(
                 "NORA_GC_INTERVAL",
@@ -321,7 +320,7 @@ REFUSED_LINES = [
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
         "[[repositories]]\nname = 1",
-        "config.toml:1: repositories: unknown key, valid are access, audit, auth, docker, logging, registries, server, staging, storage",
+        "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, registries, server, staging, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
     ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),
@@ -404,7 +403,11 @@ SECRETS = [
     ({"NORA_PUBLIC_URL": "https://user:hunter2@h"}, None),
     ({"NORA_AUTH_TRUSTED_PROXIES": "hunter2"}, None),
     ({"NORA_DOCKER_PROXIES": "https://h|user:hunter2"}, None),
-    ({"NORA_CURATION_BYPASS_TOKEN": "hunter2"}, None),
+    ({"NORA_CURATION_BYPASS_TOKEN": "hunter2 "}, None),
+    ({}, 'curation.bypass_token = ["hunter2"]'),
+    ({}, 'curation.bypass_token = "hunter2 "'),
+    ({}, 'curation.bypass_tokens = "hunter2"'),
+    ({"NORA_CURATION_BYPASS_TOKEN": "hunter2", "NORA_CURATION_MODE": "enforce"}, None),
     ({"NORA_TOKEN": "hunter2"}, None),
     ({"NORA_AUTH_TOKEN_STORAGE": "hunter2\n"}, None),
     ({}, '[[auth.oidc.providers]]\nname = "a"\nissuer = "https://user:hunter2@h"'),
@@ -558,9 +561,9 @@ def all_fields() -> list[str]:
 
 
 def test_every_field_has_its_setting_and_every_name_is_there_once():
-    assert sorted(s.field or s.key for s in SETTINGS if s.key and s.key != "registries.enable") == sorted(all_fields())
-    assert len(BY_KEY) == sum(bool(s.key) for s in (*SETTINGS, *NOT_YET))
-    assert len(BY_ENV) == sum(len(s.env) for s in (*SETTINGS, *NOT_YET))
+    assert sorted(s.field or s.key for s in SETTINGS if s.key and s.key != "registries.enable") == sorted(set(all_fields()) - {"curation.formats"})
+    assert len(BY_KEY) == sum(bool(s.key) for s in (*SETTINGS, *FORMAT_SETTINGS, *NOT_YET))
+    assert len(BY_ENV) == sum(len(s.env) for s in (*SETTINGS, *FORMAT_SETTINGS, *NOT_YET))
 
 
 def test_every_default_is_allowed():
@@ -591,7 +594,7 @@ def test_commented_lines_of_the_sample_are_valid():
 def test_documentation_holds_the_table():
     text = (TOP / "docs/configuration.md").read_text()
     assert text == doc.with_tables(text), "run: python -m noraflask.config.document"
-    assert all(f"`{name}`" in text for s in (*SETTINGS, *NOT_YET) for name in (s.key, *s.env) if name)
+    assert all(f"`{name}`" in text for s in (*SETTINGS, *FORMAT_SETTINGS, *NOT_YET) for name in (s.key, *s.env) if name)
 
 
 @pytest.mark.parametrize("environ", [{}, {"NORA_PUBLIC_URL": "https://h", "NORA_STORAGE_PATH": 'a "b" \\ ü', "NORA_AUTH_TRUSTED_PROXIES": ""}])

@@ -46,6 +46,8 @@ TABLE = {
     "InvalidPage": (400, "UNSUPPORTED"),
     "Unauthenticated": (401, "UNAUTHORIZED"),
     "Denied": (403, "DENIED"),
+    "CurationDenied": (403, "DENIED"),
+    "NotGated": (500, "UNSUPPORTED"),
     "UnsupportedMediaType": (415, "UNSUPPORTED"),
     "Unprocessable": (422, "UNSUPPORTED"),
     "NotFound": (404, "UNSUPPORTED"),

@@ -95,6 +95,10 @@ def tags_folder(repository: str, name: str) -> str:
     return f"{repository}/{name}/_tags"
 
 
+def manifests_folder(repository: str, name: str) -> str:
+    return f"{repository}/{name}/_manifests"
+
+
 def referrers_folder(repository: str, name: str, subject: Digest) -> str:
     return f"{repository}/{name}/_referrers/{subject}"
 
@@ -520,4 +524,5 @@ def render_error(problem: Exception) -> tuple[str, bytes]:
     """Content type and body. The code is that of the nearest ancestor that has one."""
     code = next(CODES[kind.__name__] for kind in type(problem).__mro__ if kind.__name__ in CODES)
     entry = {"code": code, "message": str(problem.args[0]), "detail": getattr(problem, "detail", None)}
-    return "application/json", json.dumps({"errors": [entry]}).encode()
+    refusal = getattr(problem, "refusal", None)
+    return "application/json", json.dumps({"errors": [entry], **(refusal.members() if refusal else {})}).encode()

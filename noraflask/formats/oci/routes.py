@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
@@ -11,6 +12,7 @@ from noraflask.digest import Digest
 from noraflask.errors import (
     BadRequest,
     BlobUnknown,
+    CurationDenied,
     DigestMismatch,
     ManifestBlobUnknown,
     ManifestUnknown,
@@ -20,14 +22,18 @@ from noraflask.errors import (
     RepositoryUnknown,
     Unauthenticated,
 )
-from noraflask.formats.oci import protocol
+from noraflask.formats.oci import images, protocol
+from noraflask.formats.oci.images import Graph, Graphs, Images
 from noraflask.formats.oci.protocol import Manifest, StoredManifest, Wanted
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
+from noraflask.services.curation.gate import Permit
+from noraflask.services.curation.model import Package
 from noraflask.services.staging import Upload, read_body
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.addresses import absolute, outside, own_host
 from noraflask.web.context import PRINCIPAL, note, principal, repository, services
 from noraflask.web.forms import read_form_lists
+from noraflask.web.gate import decide, open_permit, permit, policy, recall, remember, served
 from noraflask.web.responses import Answer, send
 
 IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
@@ -117,11 +123,11 @@ def challenge(action: Action, name: str | None, error: str, source: str = "") ->
 @access(PULL)
 def get_blob(name: str, digest: str) -> Response:
     name, wanted = protocol.parse_name(name), Digest.parse(digest)
-    content = services().content
+    content, granted = services().content, permit_blob(name, wanted, is_read=request.method == "GET")
     found = content.stat(wanted) if content.exists(protocol.blob_pointer(repository().name, name, wanted)) else None
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
-    return send(wanted, found.size, "application/octet-stream", BlobUnknown, IMMUTABLE)
+    return send(granted, wanted, found.size, "application/octet-stream", BlobUnknown, IMMUTABLE)
 
 
 @bp.delete("/<path:name>/blobs/<digest>")
@@ -219,12 +225,12 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
     """
     content = services().content
     if source is None:
-        found = may_everywhere(PULL) and content.stat(digest) is not None
+        found = may_everywhere(PULL) and open_permit() is not None and content.stat(digest) is not None
     else:
         pointer = protocol.blob_pointer(repository().name, protocol.parse_name(source), digest)
         if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
-        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None
+        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None and is_free(source, digest)
     if found:
         content.point(protocol.blob_pointer(repository().name, name, digest))
         note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
@@ -263,10 +269,15 @@ def blob_created(name: str, digest: Digest) -> Response:
 def get_manifest(name: str, reference: str) -> Response:
     name, wanted = protocol.parse_name(name), protocol.parse_reference(reference)
     stored = find_manifest(name, wanted)
+    granted = permit_manifest(name, wanted, stored.digest)
     accept = request.environ.get("HTTP_ACCEPT")
     if isinstance(wanted, str) and not protocol.accepts(accept, stored.media_type):
         stored = acceptable_child(name, stored, accept)
+        granted = permit_manifest(name, stored.digest, stored.digest)
+    if granted.package.format and request.method == "GET":
+        served(granted, str(stored.digest))
     return send(
+        granted,
         stored.digest,
         stored.size,
         stored.media_type,
@@ -396,7 +407,8 @@ def list_tags(name: str) -> Response:
     content, here = services().content, repository().name
     if not content.exists(protocol.name_pointer(here, name)):
         raise RepositoryUnknown(detail={"name": name})
-    page = protocol.take_page(content.names(protocol.tags_folder(here, name), request.args.get("last", "")), size)
+    shown = visible_tags(name, content.names(protocol.tags_folder(here, name), request.args.get("last", "")))
+    page = protocol.take_page(shown, size)
     links = protocol.next_link(address(f"{name}/tags/list"), page, size)
     return Answer(json.dumps({"name": name, "tags": page.entries}), content_type=JSON, headers=links)
 
@@ -407,7 +419,7 @@ def catalog() -> Response:
     size, last = protocol.page_size(request.args.get("n")), request.args.get("last", "")
     pointers = services().content.names(protocol.names_folder(repository().name))
     names = sorted(name for name in (protocol.name_of_pointer(pointer) for pointer in pointers) if name > last)
-    page = protocol.take_page((name for name in names if may_by_right(PULL, name)), size)
+    page = protocol.take_page((name for name in visible_names(names) if may_by_right(PULL, name)), size)
     links = protocol.next_link(address("_catalog"), page, size)
     return Answer(json.dumps({"repositories": page.entries}), content_type=JSON, headers=links)
 
@@ -420,7 +432,7 @@ def list_referrers(name: str, digest: str) -> Response:
     wanted = request.args.get("artifactType")
     content, folder = services().content, protocol.referrers_folder(repository().name, name, subject)
     descriptors = {}
-    for referrer in content.names(folder, request.args.get("last", "")):
+    for referrer in visible_referrers(name, subject, content.names(folder, request.args.get("last", ""))):
         document = content.document(protocol.referrer_pointer(repository().name, name, subject, Digest.parse(referrer)))
         descriptor = json.loads(document) if document else None
         if descriptor and wanted in (None, descriptor.get("artifactType")):
@@ -434,6 +446,118 @@ def list_referrers(name: str, digest: str) -> Response:
         headers["OCI-Filters-Applied"] = "artifactType"
     body = protocol.render_referrers(descriptors[referrer] for referrer in page.entries)
     return Answer(body, content_type=protocol.OCI_INDEX, headers=headers)
+
+
+# The gate (images.py works out the verdicts).
+
+GRAPHS = Graphs()
+
+
+def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permit:
+    """Raises CurationDenied."""
+    granted = open_permit()
+    if granted is not None:
+        return granted
+    here, version = repository().name, str(reference)
+    key = (here, name, version, digest)
+    granted = recall(key, lambda: stamp_of(name))
+    if granted is not None:
+        return granted
+    package = images.package(here, name, version, str(digest), pushed_at(name)(str(digest)))
+    if not versions_matter(package):
+        return remember(key, permit(package), None)
+    stamp, found = stamp_of(name), images_of(name)  # in this order: what changes in between makes the stamp an old one
+    granted = permit(package, found.tag(version, str(digest)) if isinstance(reference, str) else found.manifest(version))
+    return granted if stamp is None else remember(key, granted, stamp)
+
+
+def permit_blob(name: str, digest: Digest, is_read: bool) -> Permit:
+    """Raises CurationDenied. Who may push is told whether a blob is there: a push asks before it sends and after, and no bytes leave."""
+    granted = open_permit()
+    if granted is not None:
+        return granted
+    here = repository().name
+    key = (here, name, digest, is_read)
+    granted = recall(key, lambda: stamp_of(name))
+    if granted is not None:
+        return granted
+    package = images.package(here, name, str(digest), str(digest))
+    if not is_read and may(PUSH, name):
+        return permit(package, images.ALLOWED)
+    if not versions_matter(package):
+        return remember(key, permit(package), None)
+    stamp = stamp_of(name)
+    granted = permit(package, images_of(name).blob(str(digest), is_read))
+    return granted if stamp is None else remember(key, granted, stamp)
+
+
+def is_free(name: str, digest: Digest) -> bool:
+    """May the blob be read under this name? For a mount, which shall not lead it past the gate."""
+    try:
+        permit_blob(name, digest, is_read=True)
+    except CurationDenied:
+        return False
+    return True
+
+
+def visible_tags(name: str, tags: Iterable[str]) -> Iterator[str]:
+    """The index of a name; raises CurationDenied for a name that is blocked as a whole."""
+    if open_permit() is not None:
+        return iter(tags)
+    package = images.package(repository().name, name)
+    permit(package)
+    if not versions_matter(package):
+        return iter(tags)
+    found = images_of(name)
+    leads = {tag: digest for digest, names in graph_of(name).tags.items() for tag in names}
+    return (tag for tag in tags if tag in leads and found.tag(tag, leads[tag]).allowed)
+
+
+def visible_names(names: list[str]) -> Iterator[str]:
+    if open_permit() is not None:
+        return iter(names)
+    here = repository().name
+    permit(images.package(here, ""), images.ALLOWED)  # the list itself; what is on it is asked one by one
+    return (name for name in names if decide(images.package(here, name)).allowed)
+
+
+def visible_referrers(name: str, subject: Digest, referrers: Iterable[str]) -> Iterator[str]:
+    """Raises CurationDenied for a subject that is blocked."""
+    if open_permit() is not None:
+        return iter(referrers)
+    permit_manifest(name, subject, subject)
+    found = images_of(name)
+    return (referrer for referrer in referrers if found.manifest(referrer).allowed)
+
+
+def versions_matter(package: Package) -> bool:
+    return services().curation.concerns_versions(policy(), package)
+
+
+def images_of(name: str) -> Images:
+    return Images(repository().name, name, graph_of(name), decide, pushed_at(name))
+
+
+def stamp_of(name: str) -> object | None:
+    """The state of all that verdicts on a name's images rest on."""
+    here = repository().name
+    return services().content.stamp(protocol.tags_folder(here, name), protocol.manifests_folder(here, name))
+
+
+def graph_of(name: str) -> Graph:
+    return GRAPHS.of(services().content, repository().name, name)
+
+
+def pushed_at(name: str) -> Callable[[str], float | None]:
+    """When a manifest or a blob came, by its digest. Anything else has no time."""
+    content, here = services().content, repository().name
+
+    def when(digest: str) -> float | None:
+        found = Digest.parse(digest)
+        manifest = content.modified(protocol.manifest_pointer(here, name, found))
+        return content.modified(protocol.blob_pointer(here, name, found)) if manifest is None else manifest
+
+    return when
 
 
 # Shared by the views.

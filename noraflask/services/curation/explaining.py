@@ -1,0 +1,235 @@
+"""Why: what every filter says of a package, and what could be had instead. The answers of `nora curation explain` and of its API are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cmp_to_key, partial
+from typing import Any
+
+from noraflask.services.curation import policy as policies
+from noraflask.services.curation.ecosystems import canonical_format, canonical_name, canonical_version, compare
+from noraflask.services.curation.freeze import Frozen
+from noraflask.services.curation.gate import ID_START, read_decision_id
+from noraflask.services.curation.model import FORMATS, Decision, Package
+from noraflask.services.curation.policy import Policy, Step
+
+MOST_INSTEAD = 50
+"""Versions that are named."""
+LONGEST_WORD = 1024
+
+Judge = Callable[[Package], Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What storage has of a package, told by its format."""
+
+    name: str
+    """As storage has it, which rights are about."""
+    package: Package
+    """With the digest and the date that are known here."""
+    decision: Decision | None
+    """The gate's whole answer, where the format works it out of several; None: what the filters say of the package is all."""
+    allowed: tuple[str, ...]
+    """Versions in storage that may be had."""
+
+
+Look = Callable[[Package, Judge], Stored | None]
+"""Looks a package up in storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    package: Package
+    at: float
+    """The moment that is asked about, seconds since the epoch."""
+    among: tuple[str, ...] = ()
+    """Versions that could be taken instead."""
+    decision: str = ""
+    """The id of the decision that is to be explained."""
+    decided_by: str = ""
+    """The fingerprint of its policy."""
+
+
+def parse_coordinate(text: str) -> tuple[str, str, str | None]:
+    """Format, name and version of `FORMAT:NAME[@VERSION]`. Raises ValueError."""
+    format, colon, rest = text.partition(":")
+    if not colon:
+        raise ValueError(f"{text!r} is no coordinate; write FORMAT:NAME[@VERSION], such as npm:left-pad@1.3.0, or a decision id (d-…)")
+    return (format_of(format), *parse_name(format_of(format), rest))
+
+
+def parse_name(format: str, text: str) -> tuple[str, str | None]:
+    """Name and version of `NAME[@VERSION]`; an @ at the beginning is that of a scope. An image may also be written as docker does, `NAME:TAG`."""
+    at = text.rfind("@")
+    name, version = (text[:at], text[at + 1 :]) if at > 0 else (text, "")
+    folder, slash, last = name.rpartition("/")
+    if format == "docker" and ":" in last:
+        last, _, tag = last.partition(":")
+        name, version = f"{folder}{slash}{last}", version or tag
+    if not name or (at > 0 and not version):
+        raise ValueError(f"{text!r} lacks a {'version after the @' if name else 'name'}")
+    return name, version or None
+
+
+def format_of(text: str) -> str:
+    found = canonical_format(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no format; say one of {', '.join(FORMATS)}")
+    return found
+
+
+def question_of(
+    words: Sequence[str],
+    now: float,
+    *,
+    version: str | None = None,
+    repository: str = "",
+    hosted: bool = True,
+    published: float | None = None,
+    age: float | None = None,
+    digests: tuple[str, ...] = (),
+    at: float | None = None,
+    among: Sequence[str] = (),
+) -> Question:
+    """From a decision id, `FORMAT:NAME[@VERSION]`, or a format and `NAME[@VERSION]`. Raises ValueError."""
+    if any(len(word) > LONGEST_WORD for word in (*words, version or "", *among)):
+        raise ValueError(f"a name or version has more than {LONGEST_WORD} characters")
+    if len(words) == 1 and words[0].startswith(ID_START) and ":" not in words[0]:
+        fingerprint, when, found = read_decision_id(words[0])
+        question = Question(found, when if at is None else at, decision=words[0], decided_by=fingerprint)
+    else:
+        format, name, told = parse_coordinate(words[0]) if len(words) == 1 else (format_of(words[0]), *parse_name(format_of(words[0]), words[1]))
+        version = version or told
+        known = canonical_version(format, version) if version else None
+        question = Question(Package(format, canonical_name(format, name), known, repository or format), now if at is None else at)
+    if age is not None:
+        published = question.at - age
+    package = replace(question.package, is_index=question.package.version is None, hosted=hosted, published=published, digests=digests)
+    return replace(question, package=package, among=tuple(canonical_version(package.format, other) for other in among))
+
+
+def explain(policy: Policy, question: Question, look: Look | None = None, frozen: Frozen | None = None) -> dict[str, Any]:
+    """Ready for JSON."""
+    judge = partial(_judge, policy, question.at)
+    stored = look(question.package, judge) if look is not None and question.package.hosted else None
+    package = _completed(question.package, stored.package) if stored else question.package
+    steps = list(_steps(policy, package, question, stored, frozen))
+    deciding = _deciding(steps)
+    allowed = deciding is None or deciding.verdict != "block"
+    return {
+        "format": package.format,
+        "name": package.name,
+        "version": package.version,
+        "repository": package.repository,
+        "hosted": package.hosted,
+        "digests": list(package.digests),
+        "published": stamp(package.published),
+        "at": stamp(question.at),
+        "allowed": allowed,
+        "would_block": deciding is not None and deciding.verdict == "would-block",
+        "decided_by": step_members(deciding) if deciding else None,
+        "filters": [step_members(step) for step in steps],
+        "instead": None if allowed else _instead(policy, package, question, stored),
+        "mode": policy.settings.mode,
+        "policy": policy.fingerprint,
+        "decision": _decision_members(policy, question),
+    }
+
+
+def _judge(policy: Policy, at: float, package: Package) -> Decision:
+    return policies.decide(policy, package, at)
+
+
+def _completed(asked: Package, stored: Package) -> Package:
+    """What the question says itself comes first."""
+    published = stored.published if asked.published is None else asked.published
+    return replace(asked, digests=asked.digests or stored.digests, published=published)
+
+
+def _steps(policy: Policy, package: Package, question: Question, stored: Stored | None, frozen: Frozen | None) -> Iterator[Step]:
+    if frozen is not None and not package.hosted and package.seen is None:
+        yield Step("freeze", "block", reason=f"nothing new is fetched: {frozen.reason}", until=frozen.until)
+    own = policies.explain(policy, package, question.at)
+    if question.decision and package.is_index and not any(step.verdict == "block" for step in own):
+        own = policies.explain(policy, replace(package, is_index=False), question.at)  # it was about an artifact whose version nobody knew
+    yield from own
+    whole = stored.decision if stored else None
+    if whole is not None and _verdict(whole) != next((verdict for verdict in ("block", "would-block") if _first(own, verdict)), "allow"):
+        yield _whole_step(whole)
+
+
+def _verdict(decision: Decision) -> str:
+    return "block" if not decision.allowed else "would-block" if decision.would_block else "allow"
+
+
+def _whole_step(whole: Decision) -> Step:
+    verdict = _verdict(whole)
+    if verdict == "allow":
+        return Step("image", verdict, whole.rule, "what it belongs to is allowed, by another version or an index", whole.until)
+    return Step("image", verdict, whole.rule, f"it leads to, or belongs to, what is blocked ({whole.filter}): {whole.reason}", whole.until)
+
+
+def _first(steps: Iterable[Step], verdict: str) -> Step | None:
+    return next((step for step in steps if step.verdict == verdict), None)
+
+
+def _deciding(steps: list[Step]) -> Step | None:
+    """As the gate goes through them; what a format says of the whole comes last and has the last word."""
+    if steps[-1].filter == "image":
+        return steps[-1]
+    found = _first(steps, "block") or _first(steps, "would-block")
+    if found is not None:
+        return found
+    return steps[0] if steps[0].verdict == "allow" else None
+
+
+def _instead(policy: Policy, package: Package, question: Question, stored: Stored | None) -> list[str] | None:
+    """Versions that would be allowed, the newest first; None: nobody has told which there are."""
+    if not question.among and stored is None:
+        return None
+    others = (replace(package, version=version, digests=(), is_index=False) for version in question.among)
+    found = [other.version for other in others if other.version and policies.decide(policy, other, question.at).allowed]
+    found += [version for version in (stored.allowed if stored else ()) if version not in found]
+    return sorted(found, key=cmp_to_key(partial(_order, package.format)), reverse=True)[:MOST_INSTEAD]
+
+
+def _order(format: str, a: str, b: str) -> int:
+    """What cannot be compared, such as the tag `latest`, stands at the end."""
+    known = compare(format, a, b)
+    if known is not None:
+        return known or (a > b) - (a < b)
+    ranks = [(compare(format, text, text) is not None, text) for text in (a, b)]
+    return (ranks[0] > ranks[1]) - (ranks[0] < ranks[1])
+
+
+def step_members(step: Step) -> dict[str, Any]:
+    rule = step.rule
+    return {
+        "filter": step.filter,
+        "verdict": step.verdict,
+        "rule": rule.id if rule else None,
+        "place": rule.place.rpartition("/")[2] if rule else None,
+        "reason": step.reason or None,
+        "until": stamp(step.until),
+        "owner": (rule.owner or None) if rule else None,
+        "ticket": (rule.ticket or None) if rule else None,
+    }
+
+
+def _decision_members(policy: Policy, question: Question) -> dict[str, Any] | None:
+    if not question.decision:
+        return None
+    return {"id": question.decision, "policy": question.decided_by, "same_policy": question.decided_by == policy.fingerprint}
+
+
+def stamp(moment: float | None) -> str | None:
+    """RFC 3339, UTC, whole seconds; what lies beyond the calendar as the number it is."""
+    if moment is None:
+        return None
+    try:
+        return datetime.fromtimestamp(int(moment), UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return str(moment)

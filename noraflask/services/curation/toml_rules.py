@@ -1,0 +1,407 @@
+"""Our rule file: [[block]], [[allow]], [[except]], [[age]], [[pin]], [[bypass]] and [[expect]] tables, in TOML.
+
+The text is cut at the headers, so that each table has its line; tables of plain strings, of which feeds have very many, are read without tomllib.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from noraflask.config.kinds import read_duration
+from noraflask.config.telling import nearest
+from noraflask.config.toml_file import FileProblem, dotted, label_of, read_text, shown
+from noraflask.services.curation.ecosystems import canonical_name, canonical_pattern, canonical_version
+from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
+from noraflask.services.curation.rule_words import (
+    Sink,
+    described,
+    digests_of,
+    format_of,
+    is_clean,
+    name_of,
+    namespaces_of,
+    never_matches,
+    pattern_of,
+    quick_rule,
+    range_of,
+    reason_of,
+    seconds_of,
+    sha256_of,
+    text_of,
+    version_of,
+    word_of,
+)
+
+MOST_BYTES = 256 * 1024 * 1024
+MOST_OF_ONE_TABLE = 10_000
+"""Rules: formats by names by versions."""
+
+_PEOPLE = ("reason", "owner", "ticket")
+_OF_RULES = ("id", "format", "formats", "name", "names", "version", "versions", "range", "repository", "expires", *_PEOPLE)
+_KEYS: dict[str, tuple[str, ...]] = {
+    "block": (*_OF_RULES, "mode"),
+    "allow": (*_OF_RULES, "integrity"),
+    "except": _OF_RULES,
+    "age": (*_OF_RULES, "mode", "min_release_age"),
+    "pin": (*_OF_RULES, "mode", "integrity"),
+    "bypass": ("name", "token_sha256", "token_file", "expires", *_PEOPLE),
+    "expect": ("format", "name", "version", "result", "age", "hosted"),
+}
+_NEEDED = {"block": ("name",), "allow": ("name",), "except": ("name",), "age": ("min_release_age",), "pin": ("name", "integrity")}
+_FEED_KEYS = frozenset({"id", "format", "name", "version", "reason", "ticket"})
+_TOP = ("internal_namespaces", "flip_until")
+
+_TOKEN = re.compile(
+    r'#[^\n]*|"""(?:[^\\]|\\.)*?"{3,5}|'
+    r"'''.*?'{3,5}|"
+    r'"(?:[^"\\\n]|\\.)*"|'
+    r"'[^'\n]*'|"
+    rf"^[ \t]*\[\[[ \t]*({'|'.join(_KEYS)})[ \t]*\]\](?=[ \t]*(?:#[^\n]*)?\r?(?:\n|\Z))",
+    re.MULTILINE | re.DOTALL,
+)
+_PAIR = re.compile(r'^[ \t]*([A-Za-z0-9_-]+)[ \t]*=[ \t]*"([^"\\\x00-\x08\x0a-\x1f\x7f]*)"[ \t]*\r?$', re.MULTILINE)
+_PLAIN = re.compile(r'(?:[ \t]*(?:[A-Za-z0-9_-]+[ \t]*=[ \t]*"[^"\\\x00-\x08\x0a-\x1f\x7f]*")?[ \t]*(?:\r?\n|\Z))*+')
+
+
+@dataclass
+class Table:
+    kind: str
+    values: dict[str, Any]
+    line: int  # 0: not known
+    number: int  # among those of its kind
+    order: int  # among those of all kinds
+
+
+@dataclass
+class Document:
+    top: dict[str, Any]
+    tables: list[Table]
+
+
+class _Wrong(ValueError):
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(f"{key}: {text}" if key else text)
+
+
+def read(path: Path, sink: Sink) -> None:
+    label = label_of(path)
+    try:
+        text = read_text(path, MOST_BYTES)
+        if not text.strip():  # without a word it would be a policy without a rule
+            raise FileProblem(": is empty; write it aside and rename it, or put a comment into it when it shall say nothing")
+        document = parse(text)
+    except FileProblem as problem:
+        place, _, text = str(problem).partition(": ")
+        sink.notes.problem(f"{label}{place}", text)
+        return
+    _Reader(path, label, sink).take(document)
+
+
+# ---- the text
+
+
+def parse(text: str) -> Document:
+    """Raises FileProblem."""
+    return _by_pieces(text) or _as_a_whole(text)
+
+
+def _headers(text: str) -> list[tuple[str, int, int]]:
+    """Kind, where it begins and where it ends; comments and strings are passed over."""
+    return [(found[1], found.start(), found.end()) for found in _TOKEN.finditer(text) if found[1]]
+
+
+def _by_pieces(text: str) -> Document | None:
+    """None: it is not valid, or not what cutting at the headers may be trusted with."""
+    headers = _headers(text)
+    ends = [start for _, start, _ in headers[1:]] + [len(text)]
+    try:
+        top = tomllib.loads(text[: headers[0][1]] if headers else text)
+        tables, line, counted = list[Table](), 1, 0
+        numbers = dict.fromkeys(_KEYS, 0)
+        for order, ((kind, start, begin), end) in enumerate(zip(headers, ends, strict=False), 1):
+            line += text.count("\n", counted, start)
+            counted = start
+            numbers[kind] += 1
+            values = _plain(text, begin, end)
+            if values is None:
+                piece = tomllib.loads(text[start:end])
+                values = piece.pop(kind)[0]
+                if piece.keys() & (top.keys() | _KEYS.keys()):
+                    return None
+                top |= piece
+            tables.append(Table(kind, values, line, numbers[kind], order))
+    except (ValueError, RecursionError):
+        return None
+    return None if top.keys() & _KEYS.keys() else Document(top, tables)
+
+
+def _plain(text: str, begin: int, end: int) -> dict[str, Any] | None:
+    """What stands below a header, when it is nothing but `key = "text"` lines."""
+    rest = text.find("\n", begin, end)
+    if rest < 0 or "#" in text[begin:rest] or _PLAIN.fullmatch(text, rest + 1, end) is None:
+        return None
+    pairs = _PAIR.findall(text, rest + 1, end)
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else None
+
+
+def _as_a_whole(text: str) -> Document:
+    """Lines only where there are as many headers as tables."""
+    try:
+        top = tomllib.loads(text)
+    except RecursionError:
+        raise FileProblem(": not valid TOML: nested too deeply") from None
+    except ValueError as error:
+        said, _, where = str(error).partition(" (at ")
+        found = re.match(r"line (\d+), column (\d+)\)", where)
+        place = f":{found[1]}:{found[2]}" if found else ""
+        raise FileProblem(f"{place}: not valid TOML: {(said.splitlines() or ['error'])[0]}") from None
+    lines: dict[str, list[int]] = {kind: [] for kind in _KEYS}
+    for kind, start, _ in _headers(text):
+        lines[kind].append(text.count("\n", 0, start) + 1)
+    tables = []
+    for kind in [key for key in top if key in _KEYS]:
+        values = top.pop(kind)
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+            raise FileProblem(f": {kind}: expected [[{kind}]] tables, in double brackets")
+        known = lines[kind] if len(lines[kind]) == len(values) else [0] * len(values)
+        tables += [Table(kind, value, line, number, 0) for number, (value, line) in enumerate(zip(values, known, strict=True), 1)]
+    tables.sort(key=lambda table: table.line)
+    for order, table in enumerate(tables, 1):
+        table.order = order
+    return Document(top, tables)
+
+
+# ---- the tables
+
+
+@dataclass
+class _Reader:
+    path: Path
+    label: str
+    sink: Sink
+    ids: dict[str, str] = field(default_factory=dict)
+    bypasses: dict[str, str] = field(default_factory=dict)
+
+    def take(self, document: Document) -> None:
+        self._top(document.top)
+        makers = {"bypass": self._bypass, "expect": self._expect}
+        for table in document.tables:
+            place = f"{self.path.name}:{table.line}" if table.line else self.path.name
+            if table.kind == "block" and self._plain_block(table.values, place):
+                continue
+            for wrong in self._problems(table, makers.get(table.kind, self._rule), place):
+                self.sink.notes.problem(f"{self.label}:{table.line}" if table.line else self.label, f"{table.kind} {table.number}: {wrong}")
+
+    def _plain_block(self, values: dict[str, Any], place: str) -> bool:
+        """Takes what feeds are made of, quickly, and leaves all others to _rule(), which gives the same result and says what is wrong."""
+        try:
+            if not (values.keys() <= _FEED_KEYS and is_clean(values["name"])):
+                return False
+            format, identity, version = format_of(values["format"]), word_of(values["id"]), values["version"]
+            if format == "*" or (version != "*" and not is_clean(version)):
+                return False
+            reason = reason_of(values.get("reason", ""))
+            ticket = text_of(values["ticket"]) if "ticket" in values else ""
+        except (KeyError, TypeError, ValueError):
+            return False
+        if self.ids.setdefault(identity, place) is not place:
+            return False
+        name = canonical_pattern(format, values["name"], "name")
+        version = version if version == "*" else canonical_pattern(format, version, "version")
+        rule = quick_rule(identity, Kind.BLOCK, format, name, version, reason, place, ticket=ticket)
+        self.sink.rules.append(rule)
+        if never_matches(format, name):
+            self.sink.suspects.append(rule)
+        return True
+
+    def _problems(self, table: Table, make: Callable[[Table, str], None], place: str) -> Iterator[str]:
+        known = _KEYS[table.kind]
+        unknown = [key for key in table.values if key not in known]
+        for key in unknown:
+            near = nearest(key, list(known))
+            yield f"{dotted((key,))}: unknown key, " + (f"did you mean {near}?" if near else f"valid are {', '.join(known)}")
+        missing = [key for key in _NEEDED.get(table.kind, ()) if not {key, f"{key}s"} & table.values.keys()]
+        yield from (f"{key}: is missing" for key in missing)
+        if not unknown and not missing:
+            try:
+                make(table, place)
+            except _Wrong as wrong:
+                yield str(wrong)
+
+    def _top(self, top: dict[str, Any]) -> None:
+        for key in top.keys() - set(_TOP):
+            near = nearest(key, [*_TOP, *_KEYS])
+            self._say(f"{dotted((key,))}: unknown key, " + (f"did you mean {near}?" if near else f"valid are {', '.join((*_TOP, *_KEYS))}"))
+        if "flip_until" in top:
+            try:
+                self.sink.flip_until = seconds_of(top["flip_until"])
+            except ValueError as error:
+                self._say(f"flip_until: {error}")
+        names = top.get("internal_namespaces", [])
+        for number, entry in enumerate(names if isinstance(names, list) else [names], 1):
+            try:
+                self._namespace(entry)
+            except ValueError as error:
+                self._say(f"internal_namespaces: entry {number}: {error}")
+
+    def _namespace(self, entry: Any) -> None:
+        if isinstance(entry, dict) and not {"pattern"} <= entry.keys() <= {"pattern", "format"}:
+            raise ValueError("expected a pattern, or a table { pattern, format }")
+        table = entry if isinstance(entry, dict) else {"pattern": entry}
+        self.sink.namespaces += namespaces_of(table["pattern"], table.get("format", "*"), self.path.name)
+
+    def _say(self, text: str) -> None:
+        self.sink.notes.problem(self.label, text)
+
+    def _rule(self, table: Table, place: str) -> None:
+        values = table.values
+        kind = Kind(table.kind)
+        if kind is Kind.ALLOW:
+            self.sink.has_allow_table = True
+        formats = list(dict.fromkeys(_each(values, "format", "formats", format_of)))
+        given = _given_versions(values)
+        if kind is Kind.PIN and given == ("version", ["*"]):
+            raise _Wrong("version", "is missing; a hash belongs to one version")
+        shared: dict[str, Any] = {
+            "repository": _optional(values, "repository", lambda text: pattern_of("*", text, "name"), "*"),
+            "reason": _optional(values, "reason", reason_of, ""),
+            "audit_only": _optional(values, "mode", _mode, default=False),
+            "expires": _optional(values, "expires", seconds_of, None),
+            "owner": _optional(values, "owner", text_of, ""),
+            "ticket": _optional(values, "ticket", text_of, ""),
+            "integrity": _optional(values, "integrity", digests_of, ()),
+            "min_age": _optional(values, "min_release_age", _age, None),
+        }
+        identity = self._id(table, place)
+        names = _strings(values, "name", "names")
+        if len(formats) * len(names) * len(given[1]) > MOST_OF_ONE_TABLE:
+            raise _Wrong("", f"makes more than {MOST_OF_ONE_TABLE} rules; make several tables of it")
+        for format, name, version in product(formats, names, given[1]):
+            span = {given[0]: _checked(given[0], range_of if given[0] == "range" else version_of, format, version)}
+            self.sink.add(Rule(identity, kind, format, _checked("name", name_of, format, name), place=place, **span, **shared))
+
+    def _id(self, table: Table, place: str) -> str:
+        if "id" not in table.values:
+            return f"{self.path.name}#{table.order}"
+        identity: str = _checked("id", word_of, table.values["id"])
+        first = self.ids.setdefault(identity, place)
+        if first is not place:
+            raise _Wrong("id", f"{shown(identity)} is that of {first} as well")
+        return identity
+
+    def _bypass(self, table: Table, place: str) -> None:
+        values = table.values
+        name = _checked("name", word_of, values.get("name"))
+        first = self.bypasses.setdefault(name, place)
+        if first is not place:
+            raise _Wrong("name", f"{shown(name)} is that of {first} as well")
+        if ("token_sha256" in values) == ("token_file" in values):
+            raise _Wrong("", "expected either token_sha256 or token_file")
+        for key in _PEOPLE:
+            _optional(values, key, reason_of, "")
+        digest = _checked("token_sha256", sha256_of, values["token_sha256"]) if "token_sha256" in values else _digest_of_file(values["token_file"])
+        self.sink.bypasses.append(Bypass(name, digest, _optional(values, "expires", seconds_of, None), place))
+
+    def _expect(self, table: Table, place: str) -> None:
+        values = table.values
+        format = _checked("format", format_of, values.get("format"))
+        name, version = _checked("name", _exact, values.get("name")), _optional(values, "version", _exact, None)
+        if format == "*":
+            raise _Wrong("format", "a test is about one package; name its format")
+        if values.get("result") not in ("block", "allow"):
+            raise _Wrong("result", f"expected block or allow, got {described(values.get('result'))}")
+        hosted = values.get("hosted", False)
+        if not isinstance(hosted, bool):
+            raise _Wrong("hosted", "expected true or false, without quotes")
+        self.sink.expects.append(
+            Expect(
+                format,
+                canonical_name(format, name),
+                None if version is None else canonical_version(format, version),
+                values["result"] == "allow",
+                _optional(values, "age", _age, None),
+                hosted,
+                place,
+            )
+        )
+
+
+# ---- values
+
+
+def _checked(key: str, read: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return read(*given)
+    except ValueError as error:
+        raise _Wrong(key, str(error)) from None
+
+
+def _optional(values: dict[str, Any], key: str, read: Callable[[Any], Any], default: Any) -> Any:
+    return _checked(key, read, values[key]) if key in values else default
+
+
+def _strings(values: dict[str, Any], one: str, many: str) -> list[Any]:
+    """What `one` or `many` says; all, when neither is there."""
+    if one in values and many in values:
+        raise _Wrong(many, f"stands beside {one}; leave one of them")
+    found = values.get(many, values.get(one, "*"))
+    if isinstance(found, str) and many in values:
+        raise _Wrong(many, "expected an array of strings")
+    found = found if isinstance(found, list) else [found]
+    if not found or not all(isinstance(text, str) for text in found):
+        raise _Wrong(many if many in values else one, "expected a string, or an array of strings that is not empty")
+    return found
+
+
+def _each(values: dict[str, Any], one: str, many: str, read: Callable[[Any], str]) -> list[str]:
+    return [_checked(many if many in values else one, read, text) for text in _strings(values, one, many)]
+
+
+def _given_versions(values: dict[str, Any]) -> tuple[str, list[Any]]:
+    """Which field of the rule, and the texts for it."""
+    if "range" not in values:
+        return "version", _strings(values, "version", "versions")
+    if "version" in values or "versions" in values:
+        raise _Wrong("range", "stands beside version; leave one of them")
+    return "range", [values["range"]]
+
+
+def _mode(value: Any) -> bool:
+    if value not in ("audit", "enforce"):
+        raise ValueError(f"expected audit or enforce, got {described(value)}")
+    return bool(value == "audit")
+
+
+def _age(value: Any) -> float:
+    try:
+        return read_duration(value)
+    except (ValueError, TypeError):
+        raise ValueError("expected a duration of weeks, days and hours such as 7d, 1w2d or 36h, or 0d") from None
+
+
+def _exact(value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > 512 or not value.isprintable():
+        raise ValueError("expected a string of 1 to 512 printable characters")
+    if "*" in value:
+        raise ValueError("a test is about one package and takes no star")
+    return value
+
+
+def _digest_of_file(given: Any) -> str:
+    if not isinstance(given, str) or not given.strip() or not given.isprintable():
+        raise _Wrong("token_file", "expected a path of printable characters")
+    try:
+        token = read_text(Path(given)).strip()
+    except FileProblem as problem:
+        raise _Wrong("token_file", f"{label_of(Path(given))}{problem}") from None
+    if not re.fullmatch(r"[!-~]{1,1024}", token):
+        raise _Wrong("token_file", f"{label_of(Path(given))}: expected one token of 1 to 1024 printable ASCII characters without spaces")
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,403 @@
+"""Which images may be seen, as tables: graphs of tags, indexes, manifests and blobs, and what rules on some of them do to the others."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from noraflask.digest import Digest
+from noraflask.formats.oci import protocol
+from noraflask.formats.oci.images import ALLOWED, Graph, Graphs, Images, combined, is_block, package
+from noraflask.formats.oci.protocol import OCI_INDEX, OCI_MANIFEST, StoredManifest
+from noraflask.services.content import Content
+from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
+from noraflask.services.curation.policy import DAY, Policy, Settings, compile, decide
+from noraflask.storage.disk import DiskStorage
+from noraflask.storage.memory import MemoryStorage
+
+NOW = 1_800_000_000.0
+ENFORCE, AUDIT = Settings(mode="enforce"), Settings(mode="audit")
+
+
+def digest(name: str) -> str:
+    return str(Digest.of(name.encode()))
+
+
+INDEX, AMD, ARM, SOLO = map(digest, ("index", "amd", "arm", "solo"))
+BASE, TOP, LONE, CONFIG = map(digest, ("base", "top", "lone", "config"))
+NAMES = {value: name for name, value in {"index": INDEX, "amd": AMD, "arm": ARM, "solo": SOLO, "base": BASE, "top": TOP, "lone": LONE}.items()}
+GRAPH = Graph(
+    tags={INDEX: ["1", "1.0"], SOLO: ["2"]},
+    parents={AMD: [INDEX], ARM: [INDEX]},
+    holders={BASE: [AMD, ARM, SOLO], TOP: [AMD], LONE: [SOLO]},
+    digests=frozenset({INDEX, AMD, ARM, SOLO}),
+)
+"""Tags 1 and 1.0: an index of amd (layers base, top) and arm (base). Tag 2: solo (base, lone)."""
+
+
+def rule(kind: str, version: str = "*", **more: Any) -> Rule:
+    return Rule(**{"id": f"{kind}-{version[:12]}", "kind": Kind(kind), "format": "docker", "name": "app", "version": version, **more})
+
+
+def policy(*rules: Rule, settings: Settings = ENFORCE) -> Policy:
+    return Policy.from_buffer(compile(settings, RuleSet(rules, has_allowlist=any(one.kind is Kind.ALLOW for one in rules))))
+
+
+def images(*rules: Rule, graph: Graph = GRAPH, settings: Settings = ENFORCE, age: float | None = None, name: str = "app") -> Images:
+    found = policy(*rules, settings=settings)
+    return Images("docker", name, graph, lambda asked: decide(found, asked, NOW), lambda _: None if age is None else NOW - age)
+
+
+def free(found: Images) -> set[str]:
+    """Names of all that may be read, of GRAPH."""
+    manifests = {one for one in (INDEX, AMD, ARM, SOLO) if found.manifest(one).allowed}
+    blobs = {one for one in (BASE, TOP, LONE) if found.blob(one, is_read=True).allowed}
+    leads = {tag: to for to, tags in GRAPH.tags.items() for tag in tags}
+    return {NAMES[one] for one in manifests | blobs} | {tag for tag, to in leads.items() if found.tag(tag, to).allowed}
+
+
+FIRST, SECOND = {"1", "1.0", "index", "amd", "arm"}, {"2", "solo", "lone"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "blocked"),
+    [
+        ([], set()),
+        ([("block", "1")], FIRST | {"top"}),
+        ([("block", "1.0")], FIRST | {"top"}),
+        ([("block", "2")], SECOND),
+        ([("block", "1*"), ("block", "2")], FIRST | SECOND | {"top", "base"}),
+        ([("block", INDEX)], FIRST | {"top"}),
+        ([("block", AMD)], {"amd", "top"}),
+        ([("block", ARM)], {"arm"}),
+        ([("block", BASE)], {"base"}),
+        ([("block", "*")], FIRST | SECOND | {"top", "base"}),
+        ([("block", "1"), ("except", "1")], set()),
+        ([("block", "1"), ("except", INDEX)], FIRST | {"top"}),
+        ([("block", AMD.upper().replace("SHA256", "sha256"))], set()),
+    ],
+)
+def test_what_a_rule_on_one_thing_blocks(rules, blocked):
+    everything = FIRST | SECOND | {"top", "base"}
+    assert free(images(*(rule(*one) for one in rules))) == everything - blocked
+
+
+@pytest.mark.parametrize(
+    ("allowed", "readable"),
+    [
+        ([], set()),
+        (["1"], FIRST | {"top", "base"}),
+        ([INDEX], FIRST | {"top", "base"}),
+        (["2"], SECOND | {"base"}),
+        ([SOLO], SECOND | {"base"}),
+        ([AMD], {"amd", "top", "base"}),
+        ([BASE], {"base"}),
+        (["1", "2"], FIRST | SECOND | {"top", "base"}),
+    ],
+)
+def test_what_an_allowlist_lets_through(allowed, readable):
+    rules = [rule("allow", version) for version in allowed] or [rule("allow", "none")]
+    assert free(images(*rules)) == readable
+
+
+def test_a_block_goes_before_an_allowlist():
+    assert free(images(rule("allow", "*"), rule("block", "1"))) == SECOND | {"base"}
+    assert free(images(rule("allow", "1"), rule("block", AMD))) == {"1", "1.0", "index", "arm", "base"}
+
+
+def test_wrong_integrity_in_an_allowlist_is_a_block():
+    found = images(rule("allow", "1", integrity=(SOLO,)))
+    assert found.tag("1", INDEX).filter == found.manifest(INDEX).filter == found.manifest(AMD).filter == "allowlist:integrity"
+    assert not found.blob(TOP, is_read=True).allowed
+
+
+def test_a_child_with_a_tag_of_its_own_stays_when_its_index_is_blocked():
+    graph = Graph({INDEX: ["1"], AMD: ["amd"]}, GRAPH.parents, GRAPH.holders, GRAPH.digests)
+    found = images(rule("block", "1"), graph=graph)
+    assert found.tag("amd", AMD).allowed
+    assert found.blob(TOP, is_read=True).allowed
+    assert not found.manifest(ARM).allowed
+
+
+def test_a_child_of_two_indexes_stays_with_the_one_that_may_be_seen():
+    other = digest("other")
+    graph = Graph({INDEX: ["1"], other: ["2"]}, {AMD: [INDEX, other]}, {TOP: [AMD]}, frozenset({INDEX, AMD, other}))
+    found = images(rule("block", "1"), graph=graph)
+    assert found.manifest(AMD).allowed
+    assert found.blob(TOP, is_read=True).allowed
+    assert not images(rule("block", "1"), rule("block", "2"), graph=graph).blob(TOP, is_read=True).allowed
+
+
+def test_ranges_are_about_tags():
+    """A digest is a version that nobody can compare; it would be blocked by every range."""
+    found = images(rule("block", "*", range="<2"))
+    assert free(found) == SECOND | {"base"}
+
+
+@pytest.mark.parametrize("tag", ["latest", "edge"])
+def test_a_tag_that_no_range_can_place_is_blocked(tag):
+    graph = Graph({INDEX: [tag]}, {AMD: [INDEX]})
+    found = images(rule("block", "*", range="<2"), graph=graph)
+    assert "cannot be compared" in found.tag(tag, INDEX).reason
+    assert not found.manifest(AMD).allowed
+
+
+@pytest.mark.parametrize(("age", "allowed"), [(0.0, False), (6 * DAY, False), (7 * DAY, True), (None, False)])
+def test_ages_of_what_was_pushed_here(age, allowed):
+    found = images(settings=Settings(mode="enforce", min_release_age=7 * DAY, hosted=True), age=age)
+    assert bool(free(found)) is allowed
+    assert found.tag("2", SOLO).allowed is found.blob(LONE, is_read=True).allowed is allowed
+    if age is not None and not allowed:
+        assert found.tag("2", SOLO).until == NOW - age + 7 * DAY
+
+
+def test_ages_do_not_count_for_what_was_pushed_here_unless_asked():
+    assert "lone" in free(images(settings=Settings(mode="enforce", min_release_age=7 * DAY), age=0.0))
+
+
+def test_pins_hold_a_tag_to_its_digests():
+    pins = [rule("pin", "1", integrity=(SOLO,)), rule("pin", "2", integrity=(INDEX,)), rule("pin", "2", integrity=(SOLO,))]
+    assert free(images(*pins)) == SECOND | {"base"}
+
+
+def test_blobs_that_no_manifest_holds():
+    """A push asks whether they are there before there is a manifest; and they have no image that could be blocked."""
+    stray = digest("stray")
+    assert images(rule("block", "1")).blob(stray, is_read=True).allowed
+    assert images(rule("allow", "1")).blob(stray, is_read=False).allowed
+    assert not images(rule("allow", "1")).blob(stray, is_read=True).allowed
+    assert not images(rule("block", stray)).blob(stray, is_read=False).allowed
+
+
+def test_a_manifest_cannot_be_read_as_a_blob():
+    assert not images(rule("block", "1")).blob(INDEX, is_read=True).allowed
+    assert not images(rule("block", "1")).blob(AMD, is_read=True).allowed
+    assert images(rule("block", "1")).blob(SOLO, is_read=True).allowed
+
+
+# Nesting.
+
+
+def chain(length: int) -> tuple[Graph, list[str]]:
+    """Indexes in indexes; the outermost has the tag 1."""
+    links = [digest(f"link {number}") for number in range(length)]
+    parents = {inner: [outer] for outer, inner in itertools.pairwise(links)}
+    return Graph({links[0]: ["1"]}, parents, {TOP: [links[-1]]}, frozenset(links)), links
+
+
+@pytest.mark.parametrize("length", [2, 9, 10, 5000])
+def test_however_deep_indexes_are_nested(length):
+    graph, links = chain(length)
+    blocked, listed = images(rule("block", "1"), graph=graph), images(rule("allow", "1"), graph=graph)
+    assert not blocked.manifest(links[-1]).allowed
+    assert not blocked.blob(TOP, is_read=True).allowed
+    assert listed.manifest(links[-1]).allowed
+    assert listed.blob(TOP, is_read=True).allowed
+
+
+def test_asking_from_inside_first_makes_no_difference():
+    graph, links = chain(20)
+    found = images(rule("block", "1"), graph=graph)
+    assert {found.manifest(link).allowed for link in (links[10], links[19], links[0], *links)} == {False}
+
+
+def test_indexes_in_a_circle_do_not_loop():
+    """Digests cannot make one; damaged storage might."""
+    graph = Graph({INDEX: ["1"]}, {INDEX: [AMD], AMD: [ARM], ARM: [AMD, INDEX]}, {TOP: [ARM]}, frozenset({INDEX, AMD, ARM}))
+    assert not images(rule("block", "1"), graph=graph).manifest(INDEX).allowed
+    assert images(rule("block", "9"), graph=graph).blob(TOP, is_read=True).allowed
+
+
+def test_many_paths_to_one_manifest_are_walked_once():
+    """Each of 40 layers of indexes has two that hold both of the next: 2 ** 40 paths."""
+    layers = [[digest(f"{depth} {side}") for side in "ab"] for depth in range(40)]
+    parents = {child: upper for upper, lower in itertools.pairwise(layers) for child in lower}
+    graph = Graph({layers[0][0]: ["1"], layers[0][1]: ["2"]}, parents, {TOP: layers[-1]}, frozenset())
+    asked: list[Package] = []
+    found = policy(rule("block", "1"), rule("block", "2"))
+
+    def judge(package: Package) -> Decision:
+        asked.append(package)
+        return decide(found, package, NOW)
+
+    assert not Images("docker", "app", graph, judge, lambda _: None).blob(TOP, is_read=True).allowed
+    assert len(asked) < 100
+
+
+# Telling what would be blocked.
+
+
+@pytest.mark.parametrize("how", [{"settings": AUDIT}, {}])
+@pytest.mark.parametrize("blocked", [("1",), ("1.0",), (INDEX,), (AMD,), ("1", "2"), (BASE,)])
+def test_audit_tells_of_what_enforce_blocks_and_of_nothing_else(how, blocked):
+    def verdicts(found: Images) -> list[Decision]:
+        blobs = [found.blob(one, is_read=True) for one in (BASE, TOP, LONE)]
+        return [*blobs, *map(found.manifest, (INDEX, AMD, ARM, SOLO)), found.tag("1", INDEX), found.tag("1.0", INDEX), found.tag("2", SOLO)]
+
+    audit_only = not how
+    would = verdicts(images(*(rule("block", one, audit_only=audit_only) for one in blocked), **how))
+    really = verdicts(images(*(rule("block", one) for one in blocked)))
+    assert {one.allowed for one in would} == {True}
+    assert [one.would_block for one in would] == [not one.allowed for one in really]
+    assert [one.rule and one.rule.id for one in would] == [one.rule and one.rule.id for one in really]
+
+
+def test_audit_of_an_allowlist():
+    found = images(rule("allow", "2"), settings=AUDIT)
+    assert [found.blob(one, is_read=True).would_block for one in (BASE, TOP, LONE)] == [False, True, False]
+    assert found.tag("1", INDEX).filter == "allowlist"
+
+
+def test_a_rule_in_audit_beside_one_in_force():
+    found = images(rule("block", "1", audit_only=True), rule("block", AMD))
+    assert [found.manifest(one).allowed for one in (INDEX, AMD, ARM)] == [True, False, True]
+    assert found.manifest(ARM).would_block
+
+
+# Pieces.
+
+NO, UNLISTED = Decision(False, "blocklist"), Decision(False, "allowlist")
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "tagged", "expected"),
+    [
+        ([ALLOWED], [], False, ALLOWED),
+        ([ALLOWED], [NO], False, NO),
+        ([ALLOWED], [NO], True, ALLOWED),
+        ([ALLOWED], [NO, ALLOWED], False, ALLOWED),
+        ([ALLOWED], [UNLISTED], False, ALLOWED),
+        ([ALLOWED], [UNLISTED, NO], False, NO),
+        ([UNLISTED], [], True, UNLISTED),
+        ([UNLISTED], [UNLISTED, ALLOWED], False, ALLOWED),
+        ([UNLISTED], [UNLISTED, NO], False, NO),
+        ([UNLISTED, ALLOWED], [], False, ALLOWED),
+    ],
+)
+def test_combined(own, above, tagged, expected):
+    assert combined(own, above, tagged) is expected
+
+
+@pytest.mark.parametrize(
+    ("decision", "expected"),
+    [(ALLOWED, False), (NO, True), (UNLISTED, False), (Decision(False, "allowlist:integrity"), True), (Decision(True, would_block=True), False)],
+)
+def test_is_block(decision, expected):
+    assert is_block(decision) is expected
+
+
+@pytest.mark.parametrize(
+    "name", ["app", "library/app", "docker.io/app", "docker.io/library/app", "index.docker.io/library/app", "registry-1.docker.io/app"]
+)
+def test_rules_reach_every_spelling_of_a_name(name):
+    assert package("docker", name).name == "app"
+    assert not images(rule("block", "1"), name=name).blob(TOP, is_read=True).allowed
+
+
+def test_packages():
+    assert package("docker", "app").is_index
+    found = package("docker", "team/app", "1", INDEX, 5.0)
+    assert (found.repository, found.name, found.version, found.digests, found.published, found.hosted) == (
+        "docker",
+        "team/app",
+        "1",
+        (INDEX,),
+        5.0,
+        True,
+    )
+
+
+# Graphs, as storage has them.
+
+
+def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256") -> str:
+    data = json.dumps(body).encode()
+    found = Digest.of(data, algorithm)
+    document = protocol.render_pointer(StoredManifest(found, body["mediaType"], len(data)))
+    content.keep_bytes(data, found)
+    content.point(protocol.manifest_pointer("docker", "app", found), document)
+    for tag in tags:
+        content.repoint(protocol.tag_pointer("docker", "app", tag), document)
+    return str(found)
+
+
+def solo(*layers: str) -> dict[str, Any]:
+    entries = [{"mediaType": "x/y", "digest": one, "size": 1} for one in (CONFIG, *layers)]
+    return {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entries[0], "layers": entries[1:]}
+
+
+def index(*children: str) -> dict[str, Any]:
+    return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{"mediaType": OCI_MANIFEST, "digest": one, "size": 1} for one in children]}
+
+
+@pytest.fixture(params=["memory", "disk"])
+def content(request, tmp_path):
+    return Content(MemoryStorage() if request.param == "memory" else DiskStorage(tmp_path))
+
+
+def test_a_graph_is_what_storage_holds(content):
+    amd, arm = keep(content, solo(BASE, TOP)), keep(content, solo(BASE))
+    both = keep(content, index(amd, arm), "1", "1.0")
+    found = Graphs().of(content, "docker", "app")
+    assert {to: sorted(tags) for to, tags in found.tags.items()} == {both: ["1", "1.0"]}
+    assert found.parents == {amd: [both], arm: [both]}
+    assert {blob: set(holders) for blob, holders in found.holders.items()} == {BASE: {amd, arm}, TOP: {amd}, CONFIG: {amd, arm}}
+    assert found.digests == {amd, arm, both}
+
+
+def test_what_was_pushed_counts_at_once(content):
+    graphs = Graphs()
+    one = keep(content, solo(BASE), "1")
+    assert graphs.of(content, "docker", "app").tags == {one: ["1"]}
+    two = keep(content, solo(TOP), "1")
+    assert graphs.of(content, "docker", "app").tags == {two: ["1"]}
+    content.remove(protocol.tag_pointer("docker", "app", "1"))
+    content.remove(protocol.manifest_pointer("docker", "app", Digest.parse(two)))
+    assert graphs.of(content, "docker", "app") == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
+
+
+def test_a_graph_is_kept_while_its_folders_stay_as_they_are(content, monkeypatch):
+    stamps = iter(["a", "a", "b"])
+    monkeypatch.setattr(Content, "stamp", lambda *_: next(stamps))
+    graphs = Graphs()
+    keep(content, solo(BASE), "1")
+    first = graphs.of(content, "docker", "app")
+    assert graphs.of(content, "docker", "app") is first
+    assert graphs.of(content, "docker", "app") is not first
+
+
+def test_no_more_graphs_are_kept_than_said(content, monkeypatch):
+    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
+    monkeypatch.setattr(sys.modules[Graphs.__module__], "GRAPHS_KEPT", 3)
+    graphs = Graphs()
+    for number in range(10):
+        graphs.of(content, "docker", f"app{number}")
+        assert len(graphs._known) <= 3
+
+
+def test_lost_bytes_cost_a_manifest_its_part_in_the_graph_alone(content):
+    kept = keep(content, solo(BASE), "1")
+    lost = keep(content, solo(TOP), "2")
+    graphs = Graphs()
+    content._storage.delete(f"blobs/sha256/{lost[7:9]}/{lost[7:]}")
+    content._remembered.clear()
+    found = graphs.of(content, "docker", "app")
+    assert found.holders == {CONFIG: [kept], BASE: [kept]}
+    assert found.digests == {kept, lost}
+
+
+def test_a_rule_by_sha256_reaches_a_manifest_that_was_pushed_by_sha512(content):
+    body = solo(TOP)
+    long, short = keep(content, body, "1", algorithm="sha512"), str(Digest.of(json.dumps(body).encode()))
+    graph = Graphs().of(content, "docker", "app")
+    assert graph.aliases == {long: short}
+    for version in (long, short):
+        found = images(rule("block", version), graph=graph)
+        assert not found.tag("1", long).allowed
+        assert not found.manifest(long).allowed
+        assert not found.blob(TOP, is_read=True).allowed
+    assert images(rule("pin", "1", integrity=(short,)), graph=graph).tag("1", long).allowed
