@@ -466,7 +466,7 @@ def test_settings_become_rules_as_well():
     )
 
 
-@pytest.mark.parametrize(("text", "has"), [("# none", False), ('[[block]]\nname = "a"', False), ('[[allow]]\nname = "a"\nexpires = 2020-01-01', True)])
+@pytest.mark.parametrize(("text", "has"), [("#", False), ('[[block]]\nname = "a"', False), ('[[allow]]\nname = "a"\nexpires = 2020-01-01', True)])
 def test_any_allow_table_makes_an_allowlist(text, has):
     assert from_toml(text).has_allowlist is has
 
