@@ -91,7 +91,7 @@ def test_an_api_token_is_a_password_for_any_user_name(guarded: Guarded, seat: Se
     own.log_in("whoever", guarded.api_token("writer", role="write"))
     own.push(name)
     own.pull(name)
-    assert guarded.audit(action="push", actor="writer", artifact=f"{own.stored(name)}@{guarded.digest(own.stored(name), own.tag)}")
+    assert guarded.audit(action="push", actor="writer", artifact=f"{own.stored(name)}:{own.tag}")
 
 
 @pytest.mark.parametrize("program", ["docker", "skopeo", "crane", "helm"])
@@ -159,7 +159,7 @@ def test_docker_mounts_only_what_it_may_pull(guarded: Guarded, engine: Engine, s
     own.client("tag", first, second)
     shown = own.client("push", second)
     assert (f"Mounted from {source}" in shown) == allowed, shown
-    assert bool(guarded.audit(action="mount", actor="mounter", detail=f"from {source}")) == allowed
+    assert bool(guarded.audit(action="mount", actor="mounter", detail=f"blob from {source}")) == allowed
     own.client("rmi", first, second)
     own.client("pull", second)
 

@@ -244,7 +244,8 @@ def test_a_refused_manifest_changes_no_tag(folder: Path, mount: Mounts, start: S
 @pytest.mark.parametrize("share", [64 * MIB, 4096], ids=["staged on tmpfs", "spilled"])
 def test_a_read_only_data_volume(folder: Path, mount: Mounts, start: Start, share: int) -> None:
     disk = mount("disk", "-o", "loop", str(ext4_image(folder / "disk.img", 64)))
-    server = start({"NORA_STAGING_SHARE_BYTES": str(share)}, storage=disk / "storage")
+    # The audit log stays open for writing, which holds a volume writable; here it has a place of its own.
+    server = start({"NORA_STAGING_SHARE_BYTES": str(share), "NORA_AUDIT_PATH": str(folder / "audit.jsonl")}, storage=disk / "storage")
     workers = all_workers(server)
     layer = noise(100_000, "kept")
     with Client(server.port) as client:
