@@ -36,10 +36,12 @@ def shared() -> Iterator[Server]:
 def server(shared: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
     """The module's server, which must have come through each test with all its processes, no fault in its log and no open upload."""
     workers = all_workers(shared)
-    before = leftovers(shared), shared.log_faults()
+    lying, faults = set(leftovers(shared)), shared.log_faults()
     yield shared
     assert_well(shared, workers, request.node.name)
-    assert (leftovers(shared), shared.log_faults()) == before
+    assert shared.log_faults() == faults
+    # The storage's own probe writes a file for a moment, which may be met before or after; what a test left behind stays.
+    wait_until(lambda: set(leftovers(shared)) <= lying, 5, "no file of an upload to be left")
 
 
 @pytest.fixture
@@ -48,12 +50,16 @@ def client(server: Server) -> Iterator[Client]:
         yield client
 
 
-def go_on(client: Client, location: str, data: bytes) -> None:
-    """What a good client does after a broken request: ask what came in, send the rest, finish."""
-    start = client.received(location)
-    assert start is not None
-    answer = client.patch(location, data[start:], start) if start < len(data) else None
-    assert answer is None or answer.status == 202, answer
+def go_on(client: Client, location: str, data: bytes, tries: int = 1) -> None:
+    """What a good client does after a broken request: ask what came in, send the rest (asking again when that was outdated), finish."""
+    for left in reversed(range(tries)):
+        start = client.received(location)
+        assert start is not None
+        answer = client.patch(location, data[start:], start) if start < len(data) else None
+        if answer is None or answer.status == 202:
+            break
+        assert answer.status == 416, answer
+        assert left, answer
     answer = client.finish(answer.location if answer else location, digest_of(data))
     assert answer.status == 201, answer
 
@@ -100,7 +106,9 @@ def test_a_client_that_disconnects_can_go_on(server: Server, client: Client, fra
     location = client.begin("cut/off")
     header, frame = FRAMINGS[framing]
     with Wire(server.port) as wire:
-        wire.head("PATCH", location, header, "Content-Type: application/octet-stream")
+        # A request that comes to a worker only after its reset must not be appended to what was sent since: its range says where it belongs.
+        place = ["Content-Range: 0-999999"] if reset else []
+        wire.head("PATCH", location, header, "Content-Type: application/octet-stream", *place)
         wire.send(frame(data[:size]))
         if reset:
             # A reset throws away what the server has not read yet, so wait for it; how much of an unfinished piece it keeps is its own affair.
@@ -109,9 +117,10 @@ def test_a_client_that_disconnects_can_go_on(server: Server, client: Client, fra
     if reset:
         wait_until(lambda: _free(client, location), 10, "the broken request to end")
         assert (client.received(location) or 0) <= size
+        go_on(client, location, data, tries=10)  # a worker may come to the broken request only now
     else:
         wait_until(lambda: client.received(location) == size, 10, f"all {size} bytes that came in to be kept")
-    go_on(client, location, data)
+        go_on(client, location, data)
     assert client.blob("cut/off", digest_of(data)).body == data
 
 
