@@ -44,6 +44,18 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 
 @pytest.fixture(autouse=True)
+def _no_litter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app makes its temporary folders and keeps them for its next start; those of an app within a test go where pytest clears up."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] not in REAL_NETWORK:
+        monkeypatch.setattr(tempfile, "tempdir", str(request.getfixturevalue("_litter")))
+
+
+@pytest.fixture(scope="session")
+def _litter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tmp")
+
+
+@pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.path.relative_to(Path(__file__).parent).parts[0] in REAL_NETWORK:
         return
