@@ -16,23 +16,16 @@ from noraflask.services.auth import jwks
 from noraflask.services.auth.oidc import Oidc, OidcRefused
 from noraflask.services.content import Content
 from noraflask.storage.memory import MemoryStorage
+from tests.clock import Clock
 from tests.oidc import DISCOVERY, JWKS, Issuer, private_key, sign
 from tests.server import free_port, wait_until
 
 START = 1_800_000_000.0
 
 
-class Clock:
-    def __init__(self):
-        self.now = START
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture

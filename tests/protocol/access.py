@@ -17,6 +17,7 @@ from noraflask.config import AccessRule
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.principal import Principal, Scope
 from noraflask.storage.memory import MemoryStorage
+from tests.clock import Clock
 from tests.conftest import config_of
 
 CONTACT = "the platform team"
@@ -39,16 +40,6 @@ def guarded(folder: Path, **sections: Any) -> Flask:
     """An app with logins on, built without the fixture of a single test."""
     folder.mkdir(parents=True, exist_ok=True)
     return create_app(config_of(folder, **sections), MemoryStorage())
-
-
-class Clock:
-    """Seconds since the epoch, which pass when a test says so."""
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Door:

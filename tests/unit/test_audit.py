@@ -16,21 +16,14 @@ import pytest
 from noraflask.config.model import AuditConfig
 from noraflask.services import audit as module
 from noraflask.services.audit import Audit
+from tests.clock import Clock
 
 NOON = 1_750_075_200.25  # 2025-06-16T12:00:00.250Z
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture

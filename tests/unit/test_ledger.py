@@ -17,6 +17,7 @@ import pytest
 from noraflask.services.curation import ledger as module
 from noraflask.services.curation.ledger import Entry, Ledger, parse, read
 from noraflask.services.curation.model import Package
+from tests.clock import Clock
 
 NOON = 1_750_075_200.25  # 2025-06-16T12:00:00.250Z
 DAY = 86400
@@ -25,17 +26,9 @@ DIGEST = "sha256:" + "0" * 64
 APP = Package("docker", "team/app", "1.0", "docker")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture

@@ -8,20 +8,14 @@ import pytest
 
 from noraflask.services.auth import lockout as module
 from noraflask.services.auth.lockout import LockedOut, Lockout, network_of
+from tests.clock import Clock
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

@@ -11,20 +11,14 @@ import pytest
 
 from noraflask.services import reloads as module
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
+from tests.clock import Clock
 
 ONE, TWO = "1" * 16, "2" * 16
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

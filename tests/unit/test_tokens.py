@@ -19,17 +19,10 @@ from noraflask.services.auth.principal import Action, Scope
 from noraflask.services.auth.signing import LOOK_SECONDS, BadToken, Signer
 from noraflask.services.auth.tokens import FRESH_SECONDS, TokenRecord, Tokens, parse_record, parse_scope, parse_scopes, render_record
 from noraflask.storage.memory import MemoryStorage
+from tests.clock import Clock
 
 SCOPES = (Scope(frozenset((Action.PULL, Action.PUSH)), ("docker",), ("team/**",)),)
 DAY = 86400
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -20,22 +20,15 @@ from noraflask.services.auth.users import (
     remove_user,
     set_user,
 )
+from tests.clock import Clock
 
 SECRET = bcrypt.hashpw(b"secret", b"$2b$04$" + b"." * 22)
 OTHER = bcrypt.hashpw(b"other", b"$2b$05$" + b"." * 22)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

@@ -14,13 +14,14 @@ import logging
 import os
 import re
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+
+from noraflask.services.replacing import replace_file
 
 CHECK_SECONDS = 0.5
 """A change of a file takes effect within this time in every worker."""
@@ -323,31 +324,8 @@ def _edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Change the file's lines, all or nothing, also beside another `nora user`."""
     path = Path(os.path.realpath(path))
     with _locked(path):
-        try:
-            old, mode = path.read_bytes(), os.stat(path).st_mode & 0o777
-        except FileNotFoundError:
-            old, mode = b"", 0o600
-        data = b"".join(line + b"\n" for line in change(old.splitlines()))
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(file.fileno(), mode)
-                with contextlib.suppress(OSError):
-                    found = os.stat(path.parent if not old else path)
-                    os.fchown(file.fileno(), found.st_uid, found.st_gid)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        old = path.read_bytes() if path.exists() else b""
+        replace_file(path, (line + b"\n" for line in change(old.splitlines())), new_mode=0o600)
 
 
 @contextlib.contextmanager

@@ -23,13 +23,11 @@ Distributions' records name source packages; a rule for deb or rpm matches packa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections import Counter
@@ -41,6 +39,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from noraflask.services.curation import ecosystems, patterns
+from noraflask.services.replacing import replace_file
 
 MAX_RECORD_BYTES = 8 << 20
 MAX_TOTAL_BYTES = 32 << 30
@@ -181,7 +180,8 @@ def write_blocklist(found: Import, path: Path, *, force: bool = False) -> int:
     try:
         if not force:
             _guard(path, _old_count(path, as_json), count)
-        _replace(path, _render_json(found) if as_json else _render_toml(found))
+        parts = _render_json(found) if as_json else _render_toml(found)
+        replace_file(path, (part.encode() for part in parts), new_mode=0o644)  # the server, which may be another user, reads it
     except OSError as error:
         raise OsvProblem(f"{path} cannot be written ({error.strerror}): the old file, if any, is as it was") from error
     return count
@@ -694,31 +694,3 @@ def _guard(path: Path, old: int | None, new: int) -> None:
         raise OsvProblem(f"{path.name} was not made by an import and was left as it is: name another file, or force it to be replaced")
     if 2 * new < old:
         raise OsvProblem(f"{path.name} has {old} rules and this import only {new}: it was left as it is; look whether the feed is whole, or force it")
-
-
-def _replace(path: Path, parts: Iterator[str]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(parts)
-            os.fchmod(descriptor, _mode(path))
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _mode(path: Path) -> int:
-    """The server, which may be another user, must be able to read it."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:
-        return 0o644
