@@ -35,6 +35,12 @@ from noraflask.services.curation.ledger import Ledger, read
 from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
 from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.health import Health
+from noraflask.services.inventory import Inventory
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.bank import Bank, parent_folder
+from noraflask.services.metrics.counting import Metrics, NullMetrics
+from noraflask.services.metrics.figures import Figures
+from noraflask.services.metrics.measured import Measured
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
@@ -44,7 +50,7 @@ from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
 from noraflask.web import errors, ops
 from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
-from noraflask.web.envelope import Envelope
+from noraflask.web.envelope import Envelope, Lines, Mount
 from noraflask.web.peers import client_address
 
 MATCHES_KEPT = 4096
@@ -78,31 +84,72 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
     app.extensions[CHALLENGES] = {format.default.name: format.challenge for format in formats}
     errors.install(app, [*((format.default, format.render_error) for format in formats), (API, errors.render_json)])
+    install_metrics(app, config)
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
     app.wsgi_app = Envelope(  # type: ignore[method-assign]
         app.wsgi_app,
-        {format.default.mount: format.headers for format in formats},
+        [Mount(format.default.mount, format.default.name, format.headers) for format in formats],
         config.server.trusted_proxies,
-        write_event(config.logging) if wanted else None,
+        app.services.metrics,
+        Lines(write_event(config.logging), config.logging.ops_interval_secs) if wanted else None,
     )
     return app
 
 
+def install_metrics(app: SyncFlask, config: Config) -> None:
+    here = app.services
+    if not isinstance(here.metrics, Metrics) or here.inventory is None:
+        return
+    from noraflask.web import metrics
+
+    figures = Figures(
+        registries=enabled_repositories(config),
+        workers=config.server.workers,
+        max_connections=config.server.max_connections,
+        volumes={"storage": config.storage.path, "staging": config.staging.path},
+        health=here.health,
+        staging=here.staging,
+        curation=here.curation,
+        reloads=here.reloads,
+        inventory=here.inventory,
+        lockout=here.logins.lockout if here.logins else None,
+    )
+    app.figures = figures
+    metrics.install(app, here.metrics.bank.folder, figures)
+
+
 def make_services(config: Config, storage: Storage | None) -> Services:
-    found = storage or DiskStorage(config.storage.path)
-    incoming = found.incoming if isinstance(found, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
-    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions)
+    plain = storage or DiskStorage(config.storage.path)
+    incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
+    metrics = Metrics(Bank(parent_folder()), enabled_repositories(config)) if config.metrics.enabled else NullMetrics()
+    found: Storage = Measured(plain, metrics) if config.metrics.enabled else plain
+    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl")
+    audit.metrics = metrics
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
-    logins = make_logins(config, found, content, tokens, access, audit) if config.auth.enabled else None
+    logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None
     curation = make_curation(config, Documents(found, f"{CURATION}/"))
     reloads = Reloads()
     reloads.succeeded(curation.policy.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
-    probe = found.probe if isinstance(found, DiskStorage | MemoryStorage) else lambda: None
-    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores)
-    return Services(config, content, staging, health, access, curation, reloads, tokens, audit, logins)
+    probe = plain.probe if isinstance(plain, DiskStorage | MemoryStorage) else lambda: None
+    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
+    inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
+    return Services(config, content, staging, health, access, curation, reloads, tokens, audit, metrics, inventory, logins)
+
+
+def enabled_repositories(config: Config) -> tuple[str, ...]:
+    return tuple(format.default.name for format in FORMATS if getattr(config, format.default.name).enabled)
+
+
+def make_inventory(config: Config, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
+    enabled = enabled_repositories(config)
+
+    def names() -> dict[str, int]:
+        return {format.default.name: format.count_names(content, format.default.name) for format in FORMATS if format.default.name in enabled}
+
+    return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
 
 def make_curation(config: Config, documents: Documents) -> Curation:
@@ -119,12 +166,16 @@ def make_ledger(config: Config) -> Ledger:
     return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
 
 
-def make_logins(config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit) -> Authenticator:
+def make_logins(
+    config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit, metrics: NullMetrics
+) -> Authenticator:
     users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
     users.start()
     signer.start()
     oidc = make_oidc(config.auth, content, access)
-    return Authenticator(config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted))
+    return Authenticator(
+        config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
+    )
 
 
 def make_users(config: Config) -> Users:
@@ -164,19 +215,32 @@ class SyncFlask(Flask):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._matches: dict[tuple[str, str], Any] = {}
+        self.figures: Figures | None = None
 
     @property
     def services(self) -> Services:
         found: Services = self.extensions[EXTENSION]
         return found
 
-    def start_worker(self) -> None:
-        """What each worker process needs of its own, after the fork."""
+    def start_worker(self, place: str = "", connections: Callable[[], int] | None = None) -> None:
+        """What each worker process needs of its own, after the fork. `place`: no other living worker has it; `connections`: of all workers."""
+        if isinstance(self.services.metrics, Metrics) and place:
+            self.services.metrics.bank.move(place)
+        if self.figures is not None:
+            self.figures.connections = connections
+        if self.services.inventory is not None:
+            self.services.inventory.start()
         self.services.health.start()
         self.services.curation.ledger.start()
         self.services.reloads.adopted(self.services.curation.policy.fingerprint)
         if self.services.logins:
             self.services.logins.oidc.start()
+
+    def worker_ended(self, place: str) -> None:
+        """In the master: a worker is gone, whatever ended it."""
+        if isinstance(self.services.metrics, Metrics):
+            self.services.metrics.bank.forget(place)
+            self.services.metrics.count(catalogue.WORKER_EXITS)
 
     def stop_worker(self) -> None:
         self.services.tokens.flush()

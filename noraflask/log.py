@@ -1,4 +1,7 @@
-"""Logs: to stdout, one line per event, text or JSON. A line never holds a credential or a query string."""
+"""Logs: to stdout, one line per event, text or JSON. A line never holds a credential or a query string.
+
+Whatever a client sends cannot end a line or begin another one: JSON is ASCII, and in text what is not printable is written as JSON would.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,17 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from noraflask.config import LoggingConfig
 
 LEVELS = {"trace": logging.DEBUG, "debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that this thread is running; every line that is written meanwhile has it."""
 
 
 def setup(config: LoggingConfig) -> None:
@@ -38,6 +46,9 @@ def write_event(config: LoggingConfig) -> Callable[[dict[str, Any]], None]:
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = {"time": _time(record.created), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        request_id = REQUEST_ID.get()
+        if request_id:
+            event["request_id"] = request_id
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
         return json.dumps(event)
@@ -45,12 +56,17 @@ class JsonFormatter(logging.Formatter):
 
 class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record.created)} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{_time(record.created)} {record.levelname.lower():7} {record.name}: {_printable(record.getMessage())}"
+        request_id = REQUEST_ID.get()
+        if request_id:
+            line += f" request_id={request_id}"
+        return f"{line} traceback={json.dumps(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 def _json_line(event: dict[str, Any]) -> str:
-    return json.dumps({"time": _time(time.time()), "level": "info", **event}) + "\n"
+    """As json.dumps() would write it, in half the time."""
+    members = [f'"{name}": {encode_basestring_ascii(value) if type(value) is str else json.dumps(value)}' for name, value in event.items()]
+    return f'{{"time": "{_time(time.time())}", "level": "info", {", ".join(members)}}}\n'
 
 
 def _text_line(event: dict[str, Any]) -> str:
@@ -59,8 +75,25 @@ def _text_line(event: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     text = str(value)
-    return text if text.isprintable() and " " not in text and text else json.dumps(text)
+    return text if text.isprintable() and text and not _QUOTED & set(text) else json.dumps(text)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)[1:-1]
+
+
+_QUOTED = frozenset(' "=')
+"""With one of these in it a value could be read as two, or as another one."""
+
+_second = (0, "")
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """RFC 3339, in UTC, with milliseconds."""
+    global _second
+    whole = int(seconds)
+    known, text = _second
+    if known != whole:
+        text = datetime.fromtimestamp(whole, UTC).isoformat().removesuffix("+00:00")
+        _second = (whole, text)
+    return f"{text}.{int((seconds - whole) * 1000):03d}Z"

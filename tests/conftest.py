@@ -22,6 +22,7 @@ from noraflask.config import (
     CurationConfig,
     DockerConfig,
     LoggingConfig,
+    MetricsConfig,
     ServerConfig,
     StagingConfig,
     StorageConfig,
@@ -106,7 +107,7 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Flask:
 
 def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
     """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name, `curation` takes `rules` as the text of
-    a file in TOML. No audit log unless asked for.
+    a file in TOML. No audit log and no metrics unless asked for.
     """
     return Config(
         server=ServerConfig(**sections.get("server", {})),
@@ -117,6 +118,7 @@ def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
         auth=_auth_of(folder, **sections["auth"]) if "auth" in sections else AuthConfig(),
         access=AccessConfig(**sections.get("access", {})),
         audit=AuditConfig(**{"mode": "off", **sections.get("audit", {})}),
+        metrics=MetricsConfig(**{"enabled": False, **sections.get("metrics", {})}),
         curation=_curation_of(folder, **sections.get("curation", {})),
     )
 

@@ -153,6 +153,7 @@ def _paths(config: Config) -> Iterator[tuple[str, Path | None]]:
         yield "auth.groups_file", config.auth.groups_file
         yield "auth.token_storage", config.auth.token_storage
     yield "audit.path", config.audit.path
+    yield "metrics.token_file", config.metrics.token_file
     yield from _rule_files(config.curation)
     yield "curation.ledger_path", config.curation.ledger_path
 

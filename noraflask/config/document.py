@@ -26,6 +26,7 @@ _EXAMPLES = {
     "auth.token_storage": "/var/lib/nora/tokens",
     "access.default_role": "read",
     "access.contact": "registry@example.com",
+    "metrics.token_file": "/etc/nora/scrape-token",
     "audit.path": "/var/log/nora/audit.jsonl",
     "curation.blocklist_path": "/etc/nora/blocklist.json",
     "curation.allowlist_path": "/etc/nora/allowlist.json",

@@ -47,6 +47,14 @@ class LoggingConfig:
     level: str = "info"  # trace, debug, info, warn, error
     format: str = "json"  # json or text
     access: bool = True  # one line per request
+    ops_interval_secs: int = 60  # good answers of /health, /ready and /metrics leave a line only so often, in each worker; 0 = always
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    enabled: bool = True
+    allow_from: tuple[str, ...] = ()  # clients (IP or CIDR) that may read /metrics
+    token_file: Path | None = None  # whoever sends what it holds may as well
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,7 @@ class Config:
     storage: StorageConfig = field(default_factory=StorageConfig)
     staging: StagingConfig = field(default_factory=StagingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     docker: DockerConfig = field(default_factory=DockerConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
     access: AccessConfig = field(default_factory=AccessConfig)

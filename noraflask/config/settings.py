@@ -217,6 +217,25 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("logging.format", ("NORA_LOG_FORMAT",), Choice(("json", "text")), "Form of each line on stdout."),
     Setting("logging.access", ("NORA_ACCESS_LOG",), Switch(), "Whether each request leaves a line."),
     Setting(
+        "logging.ops_interval_secs",
+        ("NORA_LOG_OPS_INTERVAL_SECS",),
+        WholeNumber(0, DAY),
+        "Good answers of /health, /ready and /metrics leave a line only once in so many seconds, in each worker; 0 = each of them does.",
+    ),
+    Setting("metrics.enabled", ("NORA_METRICS_ENABLED",), Switch(), "Whether there is /metrics, and anything is counted for it."),
+    Setting(
+        "metrics.allow_from",
+        ("NORA_METRICS_ALLOW_FROM",),
+        Addresses(),
+        "Clients that may read /metrics. Set, auth.public_metrics no longer opens it to all. The file takes a string or an array.",
+    ),
+    Setting(
+        "metrics.token_file",
+        ("NORA_METRICS_TOKEN_FILE",),
+        _PATH,
+        "Whoever sends the content of this file as a bearer token may read /metrics too; set, auth.public_metrics no longer opens it to all.",
+    ),
+    Setting(
         "curation.mode",
         ("NORA_CURATION_MODE",),
         Choice(("off", "audit", "enforce")),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Blueprint
 
 from noraflask.formats.oci import protocol as oci
+from noraflask.formats.oci import stored
 from noraflask.formats.oci.routes import bp as oci_blueprint
 from noraflask.formats.oci.routes import challenge as oci_challenge
+from noraflask.services.content import Content
 from noraflask.web.context import Challenge, Repository
 from noraflask.web.errors import Renderer
 
@@ -22,8 +25,10 @@ class Format:
     """On every answer below the mount."""
     challenge: Challenge
     """What a client is asked for that has no valid credentials."""
+    count_names: Callable[[Content, str], int]
+    """How many names a repository has."""
     default: Repository
     """The repository that exists without configuration."""
 
 
-FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, oci_challenge, Repository("docker", "oci", "/v2")),)
+FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, oci_challenge, stored.count_names, Repository("docker", "oci", "/v2")),)

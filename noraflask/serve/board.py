@@ -25,6 +25,10 @@ class Board:
         """Take no account of this worker: it has stopped accepting, or ended."""
         self._counts[slot] = ABSENT
 
+    def connections(self) -> int:
+        """Of all workers."""
+        return sum(count for count in self._counts if count != ABSENT)
+
     def fewer_elsewhere(self, slot: int) -> bool:
         """Does another worker have fewer connections than this one?"""
         return min(self._counts) < self._counts[slot]

@@ -30,6 +30,8 @@ IOV_MAX = 1024  # pieces that one writev(2) takes
 class NoBody(io.RawIOBase):
     """The body of a request that has none. It keeps no state, so one instance serves all requests."""
 
+    received = 0
+
     def read(self, size: int | None = -1) -> bytes:
         return b""
 
@@ -88,7 +90,12 @@ class LengthBody(RequestBody):
     def __init__(self, receiver: Receiver, start: bytes, length: int, invite: Callable[[], None] | None) -> None:
         super().__init__(receiver, None if len(start) == length else invite)
         self._start = start
-        self.left = length
+        self.left = self._length = length
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body that have been read."""
+        return self._length - self.left
 
     def read(self, size: int | None = -1) -> bytes:
         """Exactly `size` bytes, fewer at the end of the body, and before an error: that one is raised by the next call."""
@@ -162,6 +169,7 @@ class ChunkedBody(RequestBody):
         self._chunks: Chunks | None = None
         self._start = b""
         self.finished = False
+        self.received = 0  # bytes of the body, without the framing of its chunks
 
     def read(self, size: int | None = -1) -> bytes:
         """Exactly `size` bytes, fewer at the end of the body, and before an error: that one is raised by the next call."""
@@ -202,6 +210,7 @@ class ChunkedBody(RequestBody):
                 self._chunks = Chunks(self.receiver, self._reader, self._unreader)
             pieces = self._chunks.next()
             self.finished = not pieces
+            self.received += sum(map(len, pieces))
             return pieces
         except NoMoreData as error:
             self.broken = BodyCut("the request body ended early; ask for the upload's offset and go on there")

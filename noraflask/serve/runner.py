@@ -177,8 +177,10 @@ class Runner:
             self.reactor.park(conn, Phase.IDLE, self._limits.keep_alive_timeout)
 
     def _lose(self, conn: Connection, why: str) -> None:
-        """The response cannot be completed. The application sees `why` in `nora.cut` when its answer is closed."""
+        """The response cannot be completed. The application sees `why` in `nora.cut`, and the bytes that left in `nora.sent`, when
+        its answer is closed."""
         conn.request.environ["nora.cut"] = why
+        conn.request.environ["nora.sent"] = conn.response.sent
         self._close_answer(conn)
         self.reactor.abort(conn)
 

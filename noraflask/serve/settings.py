@@ -91,6 +91,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     worker.board.leave(worker.slot)
+    getattr(server.app.wsgi(), "worker_ended", lambda place: None)(str(worker.slot))
 
 
 def set_title(role: str, cfg: Any) -> None:

@@ -81,7 +81,7 @@ class Worker(BaseWorker):
 
     def run(self) -> None:
         self.handover.leave_to_master()
-        getattr(self.wsgi, "start_worker", lambda: None)()
+        getattr(self.wsgi, "start_worker", lambda *_: None)(str(self.slot), self.board.connections)
         share = max(1, -(-self.limits.max_connections // max(1, self.cfg.workers)))
         self.runner = Runner(self.wsgi, self.limits, share, self.board, self.slot)
         self.reactor = self.runner.reactor

@@ -12,6 +12,8 @@ from noraflask.services.auth.tokens import Tokens
 from noraflask.services.content import Content
 from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
+from noraflask.services.inventory import Inventory
+from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 
@@ -28,5 +30,8 @@ class Services:
     reloads: Reloads
     tokens: Tokens
     audit: Audit
+    metrics: NullMetrics
+    inventory: Inventory | None
+    """None where metrics are off."""
     logins: Authenticator | None
     """None where authentication is off: everybody is anonymous and may do everything."""

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from noraflask.config import AuditConfig
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
 
 LONGEST_RECORD_BYTES = 65536
 LONGEST_ON_STDOUT_BYTES = select.PIPE_BUF
@@ -39,6 +41,7 @@ class Audit:
 
     def __init__(self, config: AuditConfig, default_path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.metrics = NullMetrics()
         self._outputs: list[_Output] = []
         if config.mode in ("file", "both"):
             self._outputs.append(_File(config.path or default_path))
@@ -71,7 +74,8 @@ class Audit:
         ours = {"outcome": outcome, "source": source, "client": client, "request_id": request_id}
         fields |= {name: value for name, value in ours.items() if value}
         for output in self._outputs:
-            output.write(fields, now)
+            if not output.write(fields, now):
+                self.metrics.count(catalogue.AUDIT_LOST)
 
 
 def timestamp(now: float) -> str:
@@ -122,7 +126,8 @@ class _Output:
         self._reported_at: float | None = None
         self._lock = threading.RLock()  # a signal handler may make a record while its thread makes another
 
-    def write(self, fields: dict[str, str], now: float) -> None:
+    def write(self, fields: dict[str, str], now: float) -> bool:
+        """False when the record is lost."""
         with self._lock:
             try:
                 self._append(render(fields, self.longest_bytes), now)
@@ -130,9 +135,11 @@ class _Output:
                 self.lost += 1
                 self._unreported += 1
                 self._report(now, f"cannot be written: {getattr(error, 'strerror', None) or error}")
+                return False
             else:
                 if self._unreported:
                     self._report(now, "is written again")
+            return True
 
     def _append(self, line: bytes, now: float) -> None:
         raise NotImplementedError

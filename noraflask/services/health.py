@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 
 from noraflask.errors import NoraError
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging import Staging
 
 TICK_SECONDS = 30.0
@@ -27,9 +29,11 @@ class Health:
         stall_seconds: float,
         each_round: Callable[[], object] = lambda: None,
         in_sweep: Callable[[], object] = lambda: None,
+        metrics: NullMetrics | None = None,
     ) -> None:
         """`each_round` is called in every worker, `in_sweep` in one of them at a time."""
         self._each_round, self._in_sweep = each_round, in_sweep
+        self._metrics = metrics or NullMetrics()
         self._staging = staging
         self._probe_storage = probe_storage
         self._lock_path = os.path.join(lock_folder, ".sweep")
@@ -74,8 +78,11 @@ class Health:
                 self._each_round()
                 self.sweep()
                 self.storage_reachable = _outcome(self._probe_storage) == "ok"
+                self._metrics.count(catalogue.JOB_RUNS, "maintenance", "ok")
             except Exception:
                 log.exception("a round of background work failed; it is tried again")
+                self._metrics.count(catalogue.JOB_RUNS, "maintenance", "failed")
+                self._metrics.count(catalogue.TASK_PANICS, "maintenance")
             self._last_tick = time.monotonic()
             time.sleep(self._period_seconds)
 

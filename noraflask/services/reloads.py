@@ -45,7 +45,7 @@ class Reloads:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """Made in the master, before the workers are forked."""
         self._memory = mmap.mmap(-1, _HEAD_BYTES + SLOTS * _SLOT_BYTES)
-        self._master = os.getpid()
+        self.master = os.getpid()
         self._clock = clock
         self._lock = threading.Lock()
 
@@ -107,13 +107,13 @@ class Reloads:
 
     def _is_ours(self, pid: int) -> bool:
         """A process of this server that lives; its number may be another's by now."""
-        if pid in (0, self._master, os.getpid()):
+        if pid in (0, self.master, os.getpid()):
             return pid != 0
         try:
             state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:
             return False
-        return state not in "ZX" and int(parent) == self._master
+        return state not in "ZX" and int(parent) == self.master
 
 
 def _place(slot: int) -> int:

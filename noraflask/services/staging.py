@@ -20,8 +20,20 @@ from typing import BinaryIO, Protocol
 
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest
-from noraflask.errors import BadRequest, ClientGone, SizeMismatch, TooLarge, TooManyUploads, UploadBusy, UploadUnknown
+from noraflask.errors import (
+    BadRequest,
+    ClientGone,
+    SizeMismatch,
+    StorageFull,
+    StorageReadOnly,
+    TooLarge,
+    TooManyUploads,
+    UploadBusy,
+    UploadUnknown,
+)
 from noraflask.services.hashing import HashAhead, HashCache, RunningHash
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
 from noraflask.storage.disk import explain
 
 PIECE_BYTES = 1024 * 1024
@@ -45,13 +57,17 @@ class FilesItself(BodyStream, Protocol):
 
 
 class Staging:
-    def __init__(self, config: StagingConfig, incoming: str, max_sessions: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: StagingConfig, incoming: str, max_sessions: int, clock: Callable[[], float] = time.time, metrics: NullMetrics | None = None
+    ) -> None:
         """`incoming`: a folder on the data volume, to spill to. Raises OSError when no folder can be made."""
         self._config = config
         self.session_ttl_seconds = config.session_ttl_seconds
         self._incoming = incoming
-        self._max_sessions = max_sessions
+        self.max_sessions = max_sessions
+        self.budget_bytes = config.budget_bytes
         self._clock = clock
+        self._metrics = metrics or NullMetrics()
         self._tmpfs = self._private_folder(config.path, incoming)
         self._hashes = HashCache()
         self._usage = Usage(self._tmpfs, incoming)
@@ -74,7 +90,8 @@ class Staging:
 
     def begin(self, scope: str) -> str:
         """Start an upload in a scope (a repository and a name); returns its session. Raises TooManyUploads, StorageFull, StorageReadOnly."""
-        if self._usage.sessions() >= self._max_sessions:
+        if self._usage.sessions() >= self.max_sessions:
+            self._metrics.count(catalogue.STAGING_REFUSED, "too_many_uploads")
             raise TooManyUploads()
         self._usage.begun()
         session = secrets.token_hex(16)
@@ -89,6 +106,14 @@ class Staging:
             _create_in(self._incoming, name)
         return session
 
+    def open_sessions(self) -> int:
+        """Unfinished uploads, as of a second ago."""
+        return self._usage.sessions()
+
+    def taken_bytes(self) -> int:
+        """What they take on the tmpfs."""
+        return self._usage.bytes()
+
     def offset(self, scope: str, session: str) -> int:
         """Bytes received so far, also while somebody writes. Raises UploadUnknown."""
         with explained():
@@ -101,7 +126,7 @@ class Staging:
     def resume(self, scope: str, session: str) -> Iterator[Upload]:
         """Go on with an upload, alone. Raises UploadUnknown, or UploadBusy when another request keeps writing to it for some seconds."""
         file = self._lock(scope, session)
-        upload = Upload(file, session, self._config, self._incoming, self._usage, self._hashes)
+        upload = Upload(file, session, self._config, self._incoming, self._usage, self._hashes, self._metrics)
         try:
             yield upload
         finally:
@@ -187,7 +212,9 @@ def read_body(stream: BodyStream, max_bytes: int, expected_bytes: int | None = N
 class Upload:
     """One upload while one request works on it; made by Staging.resume()."""
 
-    def __init__(self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: HashCache) -> None:
+    def __init__(
+        self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: HashCache, metrics: NullMetrics | None = None
+    ) -> None:
         self.file = file
         self.session = session
         self.offset = file.seek(0, os.SEEK_END)
@@ -195,6 +222,7 @@ class Upload:
         self._incoming = incoming
         self._usage = usage
         self._hashes = hashes
+        self._metrics = metrics or NullMetrics()
         self._on_tmpfs = os.path.dirname(file.name) != incoming
         self._open_files = [file]
 
@@ -208,6 +236,7 @@ class Upload:
         if self.offset + (expected_bytes or 0) > max_bytes:
             raise TooLarge(detail={"limit_bytes": max_bytes})
         running = self._hashes.take(self.session)
+        self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, +1)
         try:
             self._make_room(expected_bytes or 0)
             with HashAhead(running, lambda: self.file.fileno()) as ahead:
@@ -220,7 +249,12 @@ class Upload:
             raise
         except OSError as problem:
             self._give_back(start)
-            raise explain(problem) from problem
+            told = explain(problem)
+            if isinstance(told, StorageFull | StorageReadOnly):
+                self._metrics.count(catalogue.STAGING_REFUSED, "storage_full" if isinstance(told, StorageFull) else "read_only")
+            raise told from problem
+        finally:
+            self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, -1)
         self.check_current()
         self._hashes.put(self.session, running)
         received = self.offset - start
@@ -308,6 +342,7 @@ class Upload:
             raise
         self.file = file
         self._on_tmpfs = False
+        self._metrics.count(catalogue.STAGING_SPILLS)
 
     def _give_back(self, start: int) -> None:
         """After a failed write: free what this request took; no answer has acknowledged it."""

@@ -17,7 +17,8 @@ from noraflask.errors import Denied, NotGated, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Decision, leaves_watched, without_bearer
 from noraflask.services.curation.gate import Permit
-from noraflask.web.context import format_challenge, note, principal, recognise, repository_name, services, surroundings
+from noraflask.services.metrics import catalogue
+from noraflask.web.context import NAME, format_challenge, note, principal, recognise, repository_name, services, surroundings
 from noraflask.web.gate import PERMIT
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
@@ -36,8 +37,11 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
     def declare(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
         def guarded(**arguments: Any) -> Any:
+            name = arguments.get("name")
+            if name is not None:
+                request.environ[NAME] = name
             if action is not PUBLIC:
-                demand(action, LISTING if listing else arguments.get("name"))
+                demand(action, LISTING if listing else name)
             answer = view(**arguments)
             return _gated(answer) if action is PULL else answer
 
@@ -81,6 +85,9 @@ def demand(action: Action, name: str | None) -> None:
         _demand_listing(action, who)
         return
     decision = here.decide(who, action, repository, name)
+    if who.source is Source.OIDC and action in (PUSH, DELETE):
+        outcome = "deny" if not decision.allowed else "would_deny" if who.watched_scopes and leaves_watched(who, action, name) else "allow"
+        found.metrics.count(catalogue.NAMESPACE_SCOPE, who.provider, outcome)
     if not decision.allowed:
         _refuse(action, name, who, decision)
     if who.watched_scopes and leaves_watched(who, action, name):
@@ -101,6 +108,7 @@ def _demand_listing(action: Action, who: Principal) -> None:
 def _refuse(action: Action, name: str | None, who: Principal, decision: Decision) -> None:
     if who.source is Source.ANONYMOUS:
         error = "" if who.bearer is None else "insufficient_scope"
+        services().metrics.count(catalogue.DENIED, repository_name() or catalogue.OTHER, action.value, "401")
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, error)})
     if who.bearer is not None:
         own = services().access.decide(without_bearer(who), action, repository_name(), name)
@@ -112,6 +120,7 @@ def _refuse(action: Action, name: str | None, who: Principal, decision: Decision
 
 def _deny(action: Action, name: str | None, who: Principal, decision: Decision) -> None:
     what = name or ("this server" if action is ADMIN else "anything here")
+    services().metrics.count(catalogue.DENIED, repository_name() or catalogue.OTHER, action.value, "403")
     log.info("denied: user=%s action=%s name=%s by=%s", json.dumps(who.name), action.value, json.dumps(what), decision.by or "no rule")
     note("denied", name or "", f"{action.value}: {decision.by or 'no rule grants it'}", "denied")
     raise Denied(

@@ -19,6 +19,10 @@ LOOKS = f"{EXTENSION}-looks"
 """Likewise: by a rule's format, the function that looks a package up in storage (services/curation/explaining.py)."""
 PRINCIPAL = "nora.principal"
 """In a request's environ, once it was asked for."""
+NAME = "nora.name"
+"""Likewise: the name of what the request is about, such as an image's."""
+SERVED = "nora.served"
+"""Likewise: set where the answer is an artifact's bytes."""
 
 Challenge = Callable[[Action, str | None, str], str]
 """A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""

@@ -1,4 +1,4 @@
-"""The envelope of every request, outside of Flask: its id, the headers that every answer has, its line in the log.
+"""The envelope of every request, outside of Flask: its id, the headers that every answer has, its line in the log, what it counts.
 
 WSGI middleware, since it is on the path of every request, and since a line is due only when the last byte has left, or could not.
 """
@@ -9,15 +9,22 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from werkzeug.wsgi import ClosingIterator
-
-from noraflask.web.context import PRINCIPAL
+from noraflask.log import REQUEST_ID as LOGGED_ID
+from noraflask.services.curation.gate import Permit, Refusal
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
+from noraflask.web.context import NAME, PRINCIPAL, SERVED
+from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.peers import client_address
 
 REQUEST_ID = "nora.request_id"
+UPSTREAM_SECONDS = "nora.upstream_seconds"
+"""In a request's environ, where an upstream was waited for: how long."""
+OPS_PATHS = frozenset(("/health", "/ready", "/metrics"))
 _SAFE = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
@@ -28,21 +35,39 @@ _SAFE = (
 _GIVEN_ID = re.compile(r"[!-~]{1,128}\Z")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Write = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A repository as the envelope sees it: answers below `path` are its, and have these headers."""
+
+    path: str
+    name: str
+    headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How requests are told of in the log."""
+
+    write: Write
+    ops_interval_seconds: float
+    """A check of the server's health that is answered as the one before leaves a line only this often, in each worker; 0: always."""
 
 
 class Envelope:
     def __init__(
-        self,
-        application: Application,
-        mounts: Mapping[str, Iterable[tuple[str, str]]],
-        trusted_proxies: tuple[str, ...],
-        write: Callable[[dict[str, Any]], None] | None,
+        self, application: Application, mounts: Sequence[Mount], trusted_proxies: tuple[str, ...], metrics: NullMetrics, lines: Lines | None
     ) -> None:
-        """`mounts`: the headers of every answer below a path. `write` takes one event for each request; None: no such lines."""
+        """`lines`: None: requests leave no lines."""
         self._application = application
-        self._mounts = [(mount + "/", list(headers)) for mount, headers in mounts.items()]
+        self._mounts = [(mount.path + "/", mount) for mount in mounts]
+        self._elsewhere = Mount("", catalogue.OTHER, ())
         self._trusted_proxies = trusted_proxies
-        self._write = write
+        self._metrics = metrics
+        self._lines = lines
+        self._told: dict[tuple[str, str], float] = {}
         self._process = ""
         self._numbers = itertools.count()
 
@@ -53,58 +78,162 @@ class Envelope:
         return f"{self._process}{next(self._numbers):08x}"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        started = time.perf_counter()
         given = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _GIVEN_ID.match(given) else self._next_id()
         environ[REQUEST_ID] = request_id
-        answer: list[Any] = ["000", ()]
+        LOGGED_ID.set(request_id)
         path = environ.get("PATH_INFO", "") + "/"
-
-        def begin(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            answer[:] = status, headers
-            headers.append(("X-Request-Id", request_id))
-            headers.extend(_SAFE)
-            for mount, more in self._mounts:
-                if path.startswith(mount):
-                    headers.extend(more)
-            return start_response(status, headers, *exc_info)
-
-        body = self._application(environ, begin)
-        write = self._write
-        if write is None:
-            return body
-
-        def log() -> None:
-            write(_event(environ, answer, started, self._trusted_proxies))
-
+        mount = next((mount for below, mount in self._mounts if path.startswith(below)), self._elsewhere)
+        exchange = Exchange(self, environ, mount, request_id, start_response)
+        self._metrics.request_began()
+        try:
+            body = self._application(environ, exchange.begin)
+        except BaseException:
+            exchange.status = "500"
+            exchange.end()
+            raise
+        finally:
+            LOGGED_ID.set("")
         if isinstance(body, environ.get("wsgi.file_wrapper", ())):  # the server must see its own type, to let the kernel send the file
             close = getattr(body, "close", lambda: None)
 
-            def close_and_log() -> None:
+            def close_and_end() -> None:
                 close()
-                log()
+                exchange.end()
 
-            body.close = close_and_log
+            body.close = close_and_end
             return body
-        return ClosingIterator(body, log)
+        exchange.body = body
+        return exchange
+
+    def done(self, exchange: Exchange) -> None:
+        now = time.perf_counter()
+        environ, status = exchange.environ, exchange.status
+        method: str = environ["REQUEST_METHOD"]
+        sent, seconds = _sent(exchange, method), now - exchange.started
+        decision = _decision(environ)
+        self._metrics.request_done(
+            exchange.mount.name,
+            method,
+            status,
+            (exchange.answered or now) - exchange.started,
+            seconds,
+            getattr(environ.get("wsgi.input"), "received", 0),
+            sent,
+            SERVED in environ and method == "GET" and status in ("200", "206"),
+            decision,
+        )
+        if "nora.cut" in environ:
+            self._metrics.count(catalogue.HTTP_CUT, exchange.mount.name)
+        lines = self._lines
+        if lines is not None and (lines.ops_interval_seconds <= 0 or self._is_news(environ, status, now, lines.ops_interval_seconds)):
+            lines.write(self._event(exchange, method, sent, seconds, decision))
+
+    def _is_news(self, environ: dict[str, Any], status: str, now: float, interval: float) -> bool:
+        """Those who watch the server ask every few seconds, and nobody reads a thousand times that all is well."""
+        path = environ.get("PATH_INFO", "")
+        if path not in OPS_PATHS or status != "200":
+            if path in OPS_PATHS:
+                self._told.pop((path, "200"), None)  # so the first good answer after a bad one is told at once
+            return True
+        if now - self._told.get((path, status), -interval) < interval:
+            return False
+        self._told[path, status] = now
+        return True
+
+    def _event(self, exchange: Exchange, method: str, sent: int, seconds: float, decision: str | None) -> dict[str, Any]:
+        environ = exchange.environ
+        event = {
+            "message": "request",
+            "method": method,
+            "path": environ.get("PATH_INFO", ""),
+            "status": int(exchange.status),
+            "bytes": sent,
+            "ms": round(seconds * 1000, 1),
+            "client": client_address(environ, self._trusted_proxies),
+            "agent": environ.get("HTTP_USER_AGENT", "")[:200],
+            "request_id": exchange.request_id,
+        }
+        received = getattr(environ.get("wsgi.input"), "received", 0)
+        if received:
+            event["received"] = received
+        who = environ.get(PRINCIPAL)
+        if who is not None:
+            event["user"] = who.name
+        if exchange.mount.path:
+            event["registry"] = exchange.mount.name
+        if environ.get(NAME):
+            event["name"] = environ[NAME]
+        if decision and decision != "skip":
+            event["decision"] = decision
+            event |= _rule(environ)
+        if UPSTREAM_SECONDS in environ:
+            event["upstream_ms"] = round(environ[UPSTREAM_SECONDS] * 1000, 1)
+        if "nora.cut" in environ:  # our server says so when the answer did not get through
+            event["cut"] = environ["nora.cut"]
+        return event
 
 
-def _event(environ: dict[str, Any], answer: list[Any], started: float, trusted_proxies: tuple[str, ...]) -> dict[str, Any]:
-    status, headers = answer
-    event = {
-        "message": "request",
-        "method": environ["REQUEST_METHOD"],
-        "path": environ.get("PATH_INFO", ""),
-        "status": int(status[:3]),
-        "bytes": next((int(value) for name, value in headers if name == "Content-Length"), 0),
-        "ms": round((time.perf_counter() - started) * 1000, 1),
-        "client": client_address(environ, trusted_proxies),
-        "agent": environ.get("HTTP_USER_AGENT", "")[:200],
-        "request_id": environ[REQUEST_ID],
-    }
-    who = environ.get(PRINCIPAL)
-    if who is not None:
-        event["user"] = who.name
-    if "nora.cut" in environ:  # our server says so when the answer did not get through
-        event["cut"] = environ["nora.cut"]
-    return event
+class Exchange:
+    """One request and its answer, from the first line to the last byte. Itself the answer's body, so that it sees the end of it."""
+
+    __slots__ = ("_envelope", "_start", "answered", "body", "ended", "environ", "headers", "mount", "request_id", "started", "status")
+
+    def __init__(self, envelope: Envelope, environ: dict[str, Any], mount: Mount, request_id: str, start_response: Callable[..., Any]) -> None:
+        self.started = time.perf_counter()
+        self.answered = 0.0
+        self.environ, self.mount, self.request_id = environ, mount, request_id
+        self.status = "000"
+        self.headers: list[tuple[str, str]] = []
+        self.body: Iterable[bytes] = ()
+        self.ended = False
+        self._envelope, self._start = envelope, start_response
+
+    def begin(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        self.answered = time.perf_counter()
+        self.status, self.headers = status[:3], headers
+        headers.append(("X-Request-Id", self.request_id))
+        headers.extend(_SAFE)
+        headers.extend(self.mount.headers)
+        return self._start(status, headers, *exc_info)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.body)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self.body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._envelope.done(self)
+
+
+def _sent(exchange: Exchange, method: str) -> int:
+    """Bytes of the body that left."""
+    if method == "HEAD" or exchange.status in ("204", "304"):
+        return 0
+    announced = next((int(value) for name, value in exchange.headers if name == "Content-Length"), 0)
+    return min(announced, exchange.environ.get("nora.sent", announced))
+
+
+def _decision(environ: dict[str, Any]) -> str | None:
+    """The gate's answer in NORA's words; None where it was not asked."""
+    if REFUSED in environ:
+        return "block"
+    granted: Permit | None = environ.get(PERMIT)
+    if granted is None:
+        return None
+    if not granted.package.format:
+        return "skip"
+    return "audit" if granted.decision.would_block else "allow"
+
+
+def _rule(environ: dict[str, Any]) -> dict[str, str]:
+    refused: Refusal | None = environ.get(REFUSED)
+    return {"rule": f"{refused.rule} {refused.rule_id}".strip(), "decision_id": refused.id} if refused else {}

@@ -12,11 +12,14 @@ from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.curation.gate import Permit, Refusal, refusal
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
+from noraflask.services.metrics import catalogue
 from noraflask.web.context import note, principal, repository_name, services, surroundings
 
 POLICY = "nora.policy"
 PERMIT = "nora.permit"
 """In a request's environ, once the gate was asked."""
+REFUSED = "nora.refused"
+"""Likewise, once it refused: what the client is told."""
 BYPASS_HEADERS = ("HTTP_X_NORA_BYPASS_TOKEN", "HTTP_X_NORA_BYPASS")
 CI_CLAIMS = ("repository", "project_path", "kubernetes.io.namespace", "ref", "run_id", "job_id", "sha")
 """What tells a CI job in the ledger."""
@@ -50,12 +53,17 @@ def permit(package: Package, decision: Decision | None = None) -> Permit:
     try:
         granted = services().curation.check(found, package, bypass_token(), decision)
     except CurationDenied as denied:
+        request.environ[REFUSED] = denied.refusal
+        _count(denied.refusal, "enforce")
         _tell(denied.refusal, "blocked")
         raise
     request.environ[PERMIT] = granted
     if granted.decision.would_block or granted.decision.bypassed_by:
         what = "would be blocked" if granted.decision.would_block else f"let past by the bypass token {granted.decision.bypassed_by}"
-        _tell(refusal(found, package, granted.decision, services().curation.now()), what)
+        told = refusal(found, package, granted.decision, services().curation.now())
+        if granted.decision.would_block:
+            _count(told, "audit")
+        _tell(told, what)
     elif found.settings.audit_allows:
         note("curation_allow", _artifact(package), found.fingerprint, registry=package.format)
     return granted
@@ -98,6 +106,15 @@ def ci_of(who: Principal) -> str:
         return ""
     claims = dict(who.claims)
     return " ".join(f"{name}={claims[name]}" for name in CI_CLAIMS if name in claims)[:300]
+
+
+def _count(told: Refusal, mode: str) -> None:
+    metrics, registry = services().metrics, told.package.repository or repository_name()
+    metrics.count(catalogue.CURATION_BLOCKS, registry, told.rule, mode)
+    if told.rule == "namespace":
+        metrics.count(catalogue.NAMESPACE_REFUSED, registry)
+    if told.rule == "quarantine":
+        metrics.count(catalogue.QUARANTINE_HOLDS, registry, "blocked" if mode == "enforce" else "observed")
 
 
 def _tell(told: Refusal, what: str) -> None:

@@ -17,7 +17,7 @@ from werkzeug.wsgi import wrap_file
 from noraflask.digest import Digest
 from noraflask.errors import NotFound, NotGated
 from noraflask.services.curation.gate import Permit
-from noraflask.web.context import services
+from noraflask.web.context import SERVED, services
 
 INLINE_BYTES = 64 * 1024
 """Up to this size bytes are read and sent with the headers in one piece; beyond it the kernel sends the file."""
@@ -53,6 +53,7 @@ def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: ty
             answer["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     answer["Content-Length"] = str(stop - start)
     answer["Content-Type"] = media_type
+    environ[SERVED] = True
     if environ["REQUEST_METHOD"] == "HEAD":
         return Answer(status=status, headers=answer)
     content = services().content

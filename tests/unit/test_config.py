@@ -113,6 +113,12 @@ TAKEN_VARIABLES = [
     ("NORA_AUDIT_LOG", "stderr", "audit.mode", "stdout"),
     *(("NORA_AUDIT_LOG", word, "audit.mode", "off") for word in ("off", "none", "False", "0")),
     ("NORA_AUDIT_PATH", "/var/log/audit", "audit.path", Path("/var/log/audit")),
+    ("NORA_LOG_OPS_INTERVAL_SECS", "0", "logging.ops_interval_secs", 0),
+    ("NORA_METRICS_ENABLED", "no", "metrics.enabled", False),
+    ("NORA_METRICS_ALLOW_FROM", "10.0.0.0/8,::1", "metrics.allow_from", ("10.0.0.0/8", "::1")),
+    ("NORA_METRICS_ALLOW_FROM", "", "metrics.allow_from", ()),
+    ("NORA_METRICS_TOKEN_FILE", "/etc/nora/scrape", "metrics.token_file", Path("/etc/nora/scrape")),
+    ("NORA_METRICS_TOKEN_FILE", "", "metrics.token_file", None),
     ("NORA_CONFIG_STRICT", "false", "logging.level", "info"),
     ("NORA_CONFIG_PATH", "", "server.port", 4000),
     *(("NORA_ACCESS_LOG", word, "logging.access", True) for word in ("true", "1", "yes", "on", "YES", "On")),
@@ -320,7 +326,8 @@ REFUSED_LINES = [
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
         "[[repositories]]\nname = 1",
-        "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, registries, server, staging, storage",
+        "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, "
+        "metrics, registries, server, staging, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
     ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),

@@ -28,6 +28,7 @@ from noraflask.formats.oci.protocol import Manifest, StoredManifest, Wanted
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Package
+from noraflask.services.metrics import catalogue
 from noraflask.services.staging import Upload, read_body
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.addresses import absolute, outside, own_host
@@ -215,6 +216,7 @@ def finish(name: str, upload: Upload, expected: Digest) -> Response:
         content.keep(upload, expected)
         content.point(protocol.blob_pointer(repository().name, name, expected))
     note("push", f"{name}@{expected}", "blob")
+    services().metrics.count(catalogue.UPLOADS, repository().name)
     return blob_created(name, expected)
 
 
@@ -306,6 +308,7 @@ def put_manifest(name: str, reference: str) -> Response:
     keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
+    services().metrics.count(catalogue.UPLOADS, repository().name)
     response = Answer(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
     if manifest.subject:
         response.headers["OCI-Subject"] = str(manifest.subject)

@@ -39,3 +39,8 @@ def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Ju
     elif version in graph.digests:
         digest, decision = version, images.manifest(version)
     return Stored(name, package(here, name, version, digest, pushed(digest) if digest else None), decision, allowed)
+
+
+def count_names(content: Content, repository: str) -> int:
+    """Names that hold an image, for the metrics."""
+    return sum(1 for _ in content.names(protocol.names_folder(repository)))

@@ -29,6 +29,8 @@ from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scop
 from noraflask.services.auth.signing import BadToken, Signer
 from noraflask.services.auth.tokens import FORM, TokenRecord, Tokens
 from noraflask.services.auth.users import Users
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
 
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
@@ -69,12 +71,14 @@ class Authenticator:
         audit: Audit,
         client_of: Callable[[Environ], str],
         clock: Callable[[], float] = time.time,
+        metrics: NullMetrics | None = None,
     ) -> None:
         """`client_of`: the address that a request is from, by its environ."""
         self.config = config
         self.users, self.tokens, self.signer, self.oidc, self.lockout = users, tokens, signer, oidc, lockout
         self._audit = audit
         self._client_of = client_of
+        self._metrics = metrics or NullMetrics()
         self._clock = clock
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, Known] = {}
@@ -278,6 +282,10 @@ class Authenticator:
     def _fail(self, reason: str, account: str, environ: Environ) -> None:
         client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
         account = "(a token)" if is_secret(account) else account[:NAME_CHARACTERS]
+        self._metrics.count(catalogue.LOGINS, method_of(reason), "locked_out" if reason == "locked_out" else "failed")
+        if reason.startswith("oidc_"):
+            known = reason.removeprefix("oidc_")
+            self._metrics.count(catalogue.OIDC_REJECTED, known if known in OIDC_REASONS else "jwt_invalid" if known in INVALID else "other")
         if reason == "locked_out" and not self._is_news(client, account):
             return
         log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
@@ -307,6 +315,24 @@ class Authenticator:
             self._seen[place] = self._clock()
         client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
         self._audit.record("login", principal.name, source=principal.source.value, client=client, request_id=request_id)
+        method = "bearer" if principal.bearer is not None else principal.source.value
+        self._metrics.count(catalogue.LOGINS, method if method in METHODS else "other", "ok")
+
+
+INVALID = ("audience", "expired")
+"""What NORA counts as jwt_invalid."""
+METHODS, OIDC_REASONS = (frozenset(values) for values in ((catalogue.LOGINS.values or ((),))[0], (catalogue.OIDC_REJECTED.values or ((),))[0]))
+
+
+def method_of(reason: str) -> str:
+    """The kind of credential that a login failed with, by the reason."""
+    if reason in ("wrong_password", "no_users", "no_user", "locked_out"):
+        return "password"
+    if reason in ("unknown_token", "expired_token", "owner_gone"):
+        return "token"
+    if reason.startswith("oidc_"):
+        return "oidc"
+    return "bearer" if reason.startswith("bearer_") or reason in ("withdrawn", "refresh_token") else "other"
 
 
 class Malformed(Exception):

@@ -1,0 +1,53 @@
+"""A storage whose verbs are counted and timed. Everything else about it is the storage's own."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from noraflask.errors import AlreadyExists, NotFound
+from noraflask.services.metrics.counting import NullMetrics
+
+OPERATIONS = {"create": "put", "replace": "put", "delete": "delete", "stat": "stat", "whole": "get"}
+"""Verbs by the name of the operation that NORA counts; `open` is either of two."""
+
+
+class Measured:
+    def __init__(self, storage: Any, metrics: NullMetrics) -> None:
+        self._storage = storage
+        self._metrics = metrics
+        self._backend = storage.backend
+        for verb, operation in OPERATIONS.items():
+            if hasattr(storage, verb):
+                setattr(self, verb, self._timed(getattr(storage, verb), operation))
+        self._open_whole = self._timed(storage.open, "get_reader")
+        self._open_range = self._timed(storage.open, "get_range")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def open(self, key: Any, start: int = 0, stop: int | None = None) -> Any:
+        return (self._open_range if start or stop is not None else self._open_whole)(key, start, stop)
+
+    def _timed(self, verb: Callable[..., Any], operation: str) -> Callable[..., Any]:
+        done, backend, clock = self._metrics.storage_done, self._backend, time.perf_counter
+
+        @functools.wraps(verb)
+        def timed(*arguments: Any) -> Any:
+            began = clock()
+            try:
+                answer = verb(*arguments)
+            except BaseException as problem:
+                done(operation, outcome_of(problem), backend, clock() - began)
+                raise
+            done(operation, "ok" if answer is not None or operation != "stat" else "not_found", backend, clock() - began)
+            return answer
+
+        return timed
+
+
+def outcome_of(problem: BaseException) -> str:
+    """An object that is not there, or is there already, is no error of the storage."""
+    return "not_found" if isinstance(problem, NotFound) else "ok" if isinstance(problem, AlreadyExists) else "error"
