@@ -90,10 +90,12 @@ class Envelope:
             body = self._application(environ, exchange.begin)
         except BaseException:
             exchange.status = "500"
+            self._answered(exchange)
             exchange.end()
             raise
         finally:
             LOGGED_ID.set("")
+        self._answered(exchange)
         if isinstance(body, environ.get("wsgi.file_wrapper", ())):  # the server must see its own type, to let the kernel send the file
             close = getattr(body, "close", lambda: None)
 
@@ -106,28 +108,24 @@ class Envelope:
         exchange.body = body
         return exchange
 
+    def _answered(self, exchange: Exchange) -> None:
+        exchange.decision = _decision(exchange.environ)
+        seconds = (exchange.answered or time.perf_counter()) - exchange.started
+        self._metrics.request_answered(exchange.mount.name, exchange.environ["REQUEST_METHOD"], exchange.status, seconds, exchange.decision)
+
     def done(self, exchange: Exchange) -> None:
         now = time.perf_counter()
         environ, status = exchange.environ, exchange.status
         method: str = environ["REQUEST_METHOD"]
         sent, seconds = _sent(exchange, method), now - exchange.started
-        decision = _decision(environ)
-        self._metrics.request_done(
-            exchange.mount.name,
-            method,
-            status,
-            (exchange.answered or now) - exchange.started,
-            seconds,
-            getattr(environ.get("wsgi.input"), "received", 0),
-            sent,
-            SERVED in environ and method == "GET" and status in ("200", "206"),
-            decision,
-        )
+        received = getattr(environ.get("wsgi.input"), "received", 0)
+        served = SERVED in environ and method == "GET" and status in ("200", "206")
+        self._metrics.request_done(exchange.mount.name, method, status, seconds, received, sent, served)
         if "nora.cut" in environ:
             self._metrics.count(catalogue.HTTP_CUT, exchange.mount.name)
         lines = self._lines
         if lines is not None and (lines.ops_interval_seconds <= 0 or self._is_news(environ, status, now, lines.ops_interval_seconds)):
-            lines.write(self._event(exchange, method, sent, seconds, decision))
+            lines.write(self._event(exchange, method, received, sent, seconds))
 
     def _is_news(self, environ: dict[str, Any], status: str, now: float, interval: float) -> bool:
         """Those who watch the server ask every few seconds, and nobody reads a thousand times that all is well."""
@@ -141,7 +139,7 @@ class Envelope:
         self._told[path, status] = now
         return True
 
-    def _event(self, exchange: Exchange, method: str, sent: int, seconds: float, decision: str | None) -> dict[str, Any]:
+    def _event(self, exchange: Exchange, method: str, received: int, sent: int, seconds: float) -> dict[str, Any]:
         environ = exchange.environ
         event = {
             "message": "request",
@@ -154,7 +152,6 @@ class Envelope:
             "agent": environ.get("HTTP_USER_AGENT", "")[:200],
             "request_id": exchange.request_id,
         }
-        received = getattr(environ.get("wsgi.input"), "received", 0)
         if received:
             event["received"] = received
         who = environ.get(PRINCIPAL)
@@ -164,8 +161,8 @@ class Envelope:
             event["registry"] = exchange.mount.name
         if environ.get(NAME):
             event["name"] = environ[NAME]
-        if decision and decision != "skip":
-            event["decision"] = decision
+        if exchange.decision and exchange.decision != "skip":
+            event["decision"] = exchange.decision
             event |= _rule(environ)
         if UPSTREAM_SECONDS in environ:
             event["upstream_ms"] = round(environ[UPSTREAM_SECONDS] * 1000, 1)
@@ -177,7 +174,7 @@ class Envelope:
 class Exchange:
     """One request and its answer, from the first line to the last byte. Itself the answer's body, so that it sees the end of it."""
 
-    __slots__ = ("_envelope", "_start", "answered", "body", "ended", "environ", "headers", "mount", "request_id", "started", "status")
+    __slots__ = ("_envelope", "_start", "answered", "body", "decision", "ended", "environ", "headers", "mount", "request_id", "started", "status")
 
     def __init__(self, envelope: Envelope, environ: dict[str, Any], mount: Mount, request_id: str, start_response: Callable[..., Any]) -> None:
         self.started = time.perf_counter()
@@ -187,6 +184,7 @@ class Exchange:
         self.headers: list[tuple[str, str]] = []
         self.body: Iterable[bytes] = ()
         self.ended = False
+        self.decision: str | None = None
         self._envelope, self._start = envelope, start_response
 
     def begin(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

@@ -105,7 +105,8 @@ def test_threads_lose_nothing(metrics):
         for _ in range(2000):
             metrics.count(catalogue.DOWNLOADS, "docker")
             metrics.request_began()
-            metrics.request_done("docker", "GET", "200", 0.001, 0.002, 3, 7, True, "allow")
+            metrics.request_answered("docker", "GET", "200", 0.001, "allow")
+            metrics.request_done("docker", "GET", "200", 0.002, 3, 7, True)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -168,7 +169,8 @@ def test_series_are_there_from_the_start(metrics):
 def test_a_request_counts_once_in_all_places(metrics):
     metrics.request_began()
     assert read(metrics, "nora_http_requests_in_flight") == 1
-    metrics.request_done("docker", "GET", "206", 0.003, 20.0, 0, 1000, True, "audit")
+    metrics.request_answered("docker", "GET", "206", 0.003, "audit")
+    metrics.request_done("docker", "GET", "206", 20.0, 0, 1000, True)
     expected = {
         ("nora_http_requests_total", (("method", "GET"), ("registry", "docker"), ("status", "206"))): 1,
         ("nora_http_response_bytes_total", (("registry", "docker"),)): 1000,
@@ -196,7 +198,7 @@ def test_a_request_counts_once_in_all_places(metrics):
 )
 def test_labels_are_bounded(metrics, registry, method, labels):
     metrics.request_began()
-    metrics.request_done(registry, method, "404", 0, 0, 0, 0, False, None)
+    metrics.request_answered(registry, method, "404", 0, None)
     assert read(metrics, "nora_http_requests_total", status="404", **labels) == 1
 
 

@@ -22,18 +22,8 @@ class NullMetrics:
     def observe(self, family: Family, amount: float, *labels: str) -> None: ...
     def change(self, family: Family, by: float) -> None: ...
     def request_began(self) -> None: ...
-    def request_done(
-        self,
-        registry: str,
-        method: str,
-        status: str,
-        head_seconds: float,
-        seconds: float,
-        received: int,
-        sent: int,
-        served: bool,
-        decision: str | None,
-    ) -> None: ...
+    def request_answered(self, registry: str, method: str, status: str, seconds: float, decision: str | None) -> None: ...
+    def request_done(self, registry: str, method: str, status: str, seconds: float, received: int, sent: int, served: bool) -> None: ...
     def storage_done(self, operation: str, status: str, backend: str, seconds: float) -> None: ...
 
 
@@ -74,25 +64,26 @@ class Metrics(NullMetrics):
         with bank.lock:
             bank.gauges[self._in_flight.cell] += 1.0
 
-    def request_done(
-        self,
-        registry: str,
-        method: str,
-        status: str,
-        head_seconds: float,
-        seconds: float,
-        received: int,
-        sent: int,
-        served: bool,
-        decision: str | None,
-    ) -> None:
-        """Everything that one request counts, under one lock. `served`: an artifact was; `decision`: the gate's answer, None: it was not asked."""
+    def request_answered(self, registry: str, method: str, status: str, seconds: float, decision: str | None) -> None:
+        """Before the first byte leaves: whoever has an answer finds it counted, whatever becomes of this process.
+
+        `decision`: the gate's answer, None: it was not asked.
+        """
         made = self._requests.get((registry, method, status)) or self._request(registry, method, status)
         decided = self._number(catalogue.CURATION_DECISIONS, (decision,)) if decision else None
         bank = self.bank
         with bank.lock:
-            counters, histograms = bank.counters, bank.histograms
-            counters[made.requests.cell] += 1.0
+            bank.counters[made.requests.cell] += 1.0
+            if decided:
+                bank.counters[decided.cell] += 1.0
+            made.head.observe(bank.histograms, seconds)
+
+    def request_done(self, registry: str, method: str, status: str, seconds: float, received: int, sent: int, served: bool) -> None:
+        """When the last byte has left, or could not. `served`: an artifact was."""
+        made = self._requests.get((registry, method, status)) or self._request(registry, method, status)
+        bank = self.bank
+        with bank.lock:
+            counters = bank.counters
             if sent:
                 counters[made.sent.cell] += sent
             if received:
@@ -100,10 +91,7 @@ class Metrics(NullMetrics):
             if served and made.downloads and made.hits:
                 counters[made.downloads.cell] += 1.0
                 counters[made.hits.cell] += 1.0
-            if decided:
-                counters[decided.cell] += 1.0
-            made.head.observe(histograms, head_seconds)
-            made.last.observe(histograms, seconds)
+            made.last.observe(bank.histograms, seconds)
             bank.gauges[self._in_flight.cell] -= 1.0
 
     def storage_done(self, operation: str, status: str, backend: str, seconds: float) -> None:

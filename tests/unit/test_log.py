@@ -1,0 +1,124 @@
+"""Lines of the log: one for each event, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noraflask import log
+from noraflask.config import LoggingConfig
+
+FORGED = [
+    "x\n2026-01-01T00:00:00.000Z info    forged",
+    'x\r\n{"level": "error"}',
+    "x\x1b[2Jx",
+    "x\u2028forged",
+    "x\x85forged",
+    "x\u202egnp.exe",
+    "x\x00",
+    'a="b" status=200',
+    "\udcff",
+]
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
+
+
+def formatted(formatter, message, error=None):
+    exc_info = (type(error), error, None) if error else None
+    return formatter.format(logging.LogRecord("nora.test", logging.INFO, "", 0, "%s", (message,), exc_info))
+
+
+def rendered(format, **event):
+    """One event as it is written, from the other end of a pipe."""
+    reading, writing = os.pipe()
+    kept = os.dup(1)
+    try:
+        os.dup2(writing, 1)
+        log.write_event(LoggingConfig(format=format))(event)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        return lines.read()
+
+
+def is_one_line(data: bytes) -> bool:
+    text = data.decode()
+    return text.endswith("\n") and text[:-1].isprintable()
+
+
+@pytest.mark.parametrize("text", FORGED)
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_no_value_ends_a_line_or_hides_in_it(format, text):
+    line = rendered(format, message="request", path=text, agent=text)
+    assert is_one_line(line)
+    if format == "json":
+        assert json.loads(line)["path"].encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
+    else:
+        assert re.fullmatch(rb'\S+ info    message=request path=("[^ ].*") agent=\1\n', line)
+
+
+@given(ANY_TEXT)
+def test_any_value_in_json_is_what_it_was(text):
+    line = log._json_line({"message": "request", "path": text, "status": 200, "ms": 0.5, "none": None})
+    found = json.loads(line)
+    assert (found["path"], found["status"], found["ms"], found["none"], found["level"]) == (text, 200, 0.5, None, "info")
+    assert line == json.dumps(found) + "\n", "as json.dumps() would write it"
+
+
+@given(ANY_TEXT)
+def test_any_value_in_text_is_one_word(text):
+    line = log._text_line({"message": "request", "path": text})
+    assert line.count("\n") == 1
+    word = line.rstrip("\n").partition(" path=")[2]
+    assert (json.loads(word) if word.startswith('"') else word) == text
+
+
+@pytest.mark.parametrize("text", FORGED)
+@pytest.mark.parametrize("formatter", [log.TextFormatter(), log.JsonFormatter()])
+def test_messages_and_tracebacks_are_one_line(formatter, text):
+    line = formatted(formatter, text, ValueError(text))
+    assert line.isprintable()
+    assert "ValueError" in line
+
+
+@pytest.mark.parametrize("formatter", [log.TextFormatter(), log.JsonFormatter()])
+def test_lines_of_a_request_have_its_id(formatter):
+    before = formatted(formatter, "x")
+    mark = log.REQUEST_ID.set("r-17")
+    try:
+        assert "r-17" in formatted(formatter, "x")
+    finally:
+        log.REQUEST_ID.reset(mark)
+    assert "request_id" not in before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1795724321.0625, "2026-11-26T20:18:41.062Z"),
+        (1795724321.9999, "2026-11-26T20:18:41.999Z"),
+        (1795724322.0, "2026-11-26T20:18:42.000Z"),
+    ],
+)
+def test_times(seconds, text):
+    assert log._time(seconds) == text
+
+
+def test_setup_writes_to_stdout(monkeypatch, capsys):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    log.setup(LoggingConfig(format="text", level="warn"))
+    logging.getLogger("nora.test").warning("here")
+    logging.getLogger("nora.test").info("not here")
+    assert capsys.readouterr().out.split(maxsplit=1)[1] == "warning nora.test: here\n"
