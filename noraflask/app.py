@@ -8,13 +8,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
+from flask_limiter import Limiter
 from werkzeug.routing import MapAdapter
 
-from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, is_live, reload, restart_only
+from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, RateLimitConfig, is_live, reload, restart_only
 from noraflask.formats import FORMATS
 from noraflask.formats.oci import stored
 from noraflask.log import write_event
@@ -35,6 +37,10 @@ from noraflask.services.curation.ledger import Ledger, read
 from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
 from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.health import Health
+from noraflask.services.limits.rates import RateLimits
+from noraflask.services.limits.strategy import NAME as TOKEN_BUCKET
+from noraflask.services.limits.strategy import TokenBucket, register
+from noraflask.services.limits.table import SCHEME as SHARED_MEMORY
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
@@ -42,7 +48,7 @@ from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
-from noraflask.web import errors, ops
+from noraflask.web import errors, limits, ops
 from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
 from noraflask.web.envelope import Envelope
 from noraflask.web.peers import client_address
@@ -58,6 +64,7 @@ API = Repository("api", "", "/api")
 RELOADED = tuple(f.name for f in fields(AuthConfig) if is_live(f"auth.{f.name}"))
 
 reload_log = logging.getLogger("nora.reload")
+limits_log = logging.getLogger("nora.limits")
 
 
 def create_app(config: Config, storage: Storage | None = None) -> Flask:
@@ -77,6 +84,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
     app.extensions[CHALLENGES] = {format.default.name: format.challenge for format in formats}
+    limits.install(app, [format.default.mount for format in formats], config.server.trusted_proxies)
     errors.install(app, [*((format.default, format.render_error) for format in formats), (API, errors.render_json)])
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
     app.wsgi_app = Envelope(  # type: ignore[method-assign]
@@ -101,8 +109,30 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     reloads.succeeded(curation.policy.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
     probe = found.probe if isinstance(found, DiskStorage | MemoryStorage) else lambda: None
+    limits = make_limits(config.rate_limit)
+    limits_log.info("%s", limits.describe())
     health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores)
-    return Services(config, content, staging, health, access, curation, reloads, tokens, audit, logins)
+    return Services(config, content, staging, health, access, curation, reloads, limits, tokens, audit, logins)
+
+
+def make_limits(config: RateLimitConfig) -> RateLimits:
+    register()
+    here, redis = make_limiter(f"{SHARED_MEMORY}://"), None
+    if config.storage_url is not None:
+        import_module("noraflask.services.limits.redis")  # takes memory, so only where it is wanted
+        redis = make_limiter(f"nora+{config.storage_url}")
+    return RateLimits(config, here, redis)
+
+
+def make_limiter(uri: str) -> TokenBucket:
+    """What counts is flask-limiter's, with a storage and a strategy of ours.
+
+    Its hooks stay on an app that serves nothing, because they would take each request some hundred microseconds; web/limits.py asks instead.
+    """
+    limiter = Limiter(lambda: "", storage_uri=uri, strategy=TOKEN_BUCKET)
+    limiter.init_app(Flask("limits", static_folder=None))
+    found: TokenBucket = limiter.limiter  # type: ignore[assignment]
+    return found
 
 
 def make_curation(config: Config, documents: Documents) -> Curation:
@@ -156,6 +186,7 @@ class Snapshot:
 
     auth: AuthConfig
     access: AccessConfig
+    limits: RateLimitConfig
     when: float
     """Seconds since the epoch, when the master read it."""
 
@@ -207,7 +238,7 @@ class SyncFlask(Flask):
             reload_log.warning("%s", warning)
         for name in restart_only(before, config):
             reload_log.warning("%s differs now; it takes a restart to change it", name)
-        return Snapshot(config.auth, config.access, now), data
+        return Snapshot(config.auth, config.access, replace(config.rate_limit, storage_url=None), now), data
 
     def adopt(self, snapshot: Snapshot, policy_bytes: bytes | memoryview) -> None:
         """From the next request on the snapshot counts; requests under way have asked already."""
@@ -221,6 +252,8 @@ class SyncFlask(Flask):
             found.reloads.adopted(curation.fingerprint)
         else:
             found.reloads.succeeded(curation.fingerprint)
+        if found.limits.adopt(snapshot.limits) and not self.in_worker:
+            limits_log.info("%s", found.limits.describe())
         auth = replace(found.config.auth, **{name: getattr(snapshot.auth, name) for name in RELOADED})
         policy = Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories())
         found.access.adopt(policy)

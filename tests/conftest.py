@@ -22,6 +22,7 @@ from noraflask.config import (
     CurationConfig,
     DockerConfig,
     LoggingConfig,
+    RateLimitConfig,
     ServerConfig,
     StagingConfig,
     StorageConfig,
@@ -106,7 +107,7 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Flask:
 
 def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
     """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name, `curation` takes `rules` as the text of
-    a file in TOML. No audit log unless asked for.
+    a file in TOML. No audit log and no rate limits unless asked for: most tests ask faster than a client may.
     """
     return Config(
         server=ServerConfig(**sections.get("server", {})),
@@ -116,6 +117,7 @@ def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
         logging=LoggingConfig(access=False),
         auth=_auth_of(folder, **sections["auth"]) if "auth" in sections else AuthConfig(),
         access=AccessConfig(**sections.get("access", {})),
+        rate_limit=RateLimitConfig(**{"enabled": False, **sections.get("rate_limit", {})}),
         audit=AuditConfig(**{"mode": "off", **sections.get("audit", {})}),
         curation=_curation_of(folder, **sections.get("curation", {})),
     )

@@ -25,6 +25,7 @@ from noraflask.config.model import (
     FormatCuration,
     LoggingConfig,
     OidcProvider,
+    RateLimitConfig,
     RoleRule,
     ServerConfig,
     StagingConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "FormatCuration",
     "LoggingConfig",
     "OidcProvider",
+    "RateLimitConfig",
     "RoleRule",
     "ServerConfig",
     "StagingConfig",
@@ -58,6 +60,7 @@ __all__ = [
 _LIVE = (
     *("access.", "curation.", "auth.oidc_", "auth.anonymous_read", "auth.docker_anon_pull"),
     *("auth.admin_users", "auth.bearer_ttl_secs", "auth.refresh_ttl_days"),
+    *("rate_limit.enabled", "rate_limit.on_failure", "rate_limit.auth_", "rate_limit.upload_", "rate_limit.general_"),
 )
 """Beginnings of the fields that a running server takes over."""
 

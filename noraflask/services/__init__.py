@@ -12,6 +12,7 @@ from noraflask.services.auth.tokens import Tokens
 from noraflask.services.content import Content
 from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
+from noraflask.services.limits.rates import RateLimits
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 
@@ -26,6 +27,7 @@ class Services:
     access: Access
     curation: Curation
     reloads: Reloads
+    limits: RateLimits
     tokens: Tokens
     audit: Audit
     logins: Authenticator | None

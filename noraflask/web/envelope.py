@@ -15,6 +15,7 @@ from typing import Any
 from werkzeug.wsgi import ClosingIterator
 
 from noraflask.web.context import PRINCIPAL
+from noraflask.web.limits import STANDING
 from noraflask.web.peers import client_address
 
 REQUEST_ID = "nora.request_id"
@@ -64,6 +65,7 @@ class Envelope:
             answer[:] = status, headers
             headers.append(("X-Request-Id", request_id))
             headers.extend(_SAFE)
+            headers.extend(environ.get(STANDING, ()))
             for mount, more in self._mounts:
                 if path.startswith(mount):
                     headers.extend(more)
