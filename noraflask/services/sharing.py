@@ -16,7 +16,8 @@ _LIBC = ctypes.PyDLL(None)
 """Called without letting go of Python's own lock: who holds a shared lock must not wait for the other threads of its process as well."""
 _PROCESS_SHARED = _ROBUST = 1
 _MUTEX_BYTES = 64  # pthread_mutex_t takes 40 to 48, by the machine; alone on its cache line
-_PAUSE_SECONDS = 0.00002
+_TRIES = 200  # a tenth of a millisecond
+_PAUSE_SECONDS = 0.0001
 
 
 def _function(name: str) -> ctypes._FuncPointer:
@@ -53,9 +54,15 @@ class SharedLock:
         _unlock(self._mutex)
 
     def _wait(self, state: int) -> None:
-        """Held for microseconds only, so looking again is quicker than being woken."""
+        """It is held for microseconds, so looking again is quicker than being woken: who sleeps gives its turn to all others of the machine.
+
+        Who finds it held for long sleeps in between; its holder waits for the processor.
+        """
+        tries = 0
         while state == errno.EBUSY:
-            time.sleep(_PAUSE_SECONDS)
+            tries += 1
+            if tries % _TRIES == 0:
+                time.sleep(_PAUSE_SECONDS)
             state = _try_lock(self._mutex)
         if state == errno.EOWNERDEAD:  # it is ours now; what it guards is sound at any moment, by the care of those who write
             state = _make_consistent(self._mutex)

@@ -32,7 +32,9 @@ def refusals(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_hundred_and_twenty_layers_pass_at_the_defaults(skopeo: Client, docker: Client, own_server: OwnServer, layout: Layout, tmp_path: Path) -> None:
+def test_a_hundred_and_twenty_layers_pass_at_the_defaults(
+    skopeo: Client, docker: Client, own_server: OwnServer, layout: Layout, tmp_path: Path
+) -> None:
     """Pushed by skopeo, pulled and pushed by docker, pulled by skopeo: from one address, one after the other, as fast as they can."""
     first, second = limited(own_server), limited(own_server)
     source = layout.tag(many_layers(layout), "v1")

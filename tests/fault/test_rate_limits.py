@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from noraflask.services.limits.bucket import Bucket
+from noraflask.services.limits.table import BucketTable
+from noraflask.services.sharing import Totals
 from tests.server import Server, wait_until
 
 from .conftest import all_workers
@@ -79,6 +82,35 @@ def test_a_worker_that_is_killed_takes_no_count_along(start):
     expected = 200 + 100 * span(flood.asked)
     assert allowed(flood.asked) == pytest.approx(expected, rel=CLOSE)
     assert "Traceback" not in server.log_text()
+
+
+def take_all(table: BucketTable, passed: Totals[str], started: int) -> None:
+    os.read(started, 1)
+    bucket = Bucket(1, BURST, "upload")
+    for number in range(3 * BURST):
+        client = f"client {number % 3}"
+        if not table.take(bucket, client).wait:
+            passed.add(client)
+
+
+BURST = 3000
+
+
+def test_what_four_processes_take_at_once_is_what_there_is(fork):
+    """The clock stands still, so not one token may be taken twice."""
+    table, clients = BucketTable(clock=lambda: 10**12), [f"client {number}" for number in range(3)]
+    passed = Totals(clients)
+    wait, go = os.pipe()
+    try:
+        children = [fork(take_all, table, passed, wait) for _ in range(2 * WORKERS)]
+        os.write(go, b"!" * len(children))
+        for child in children:
+            child.join()
+    finally:
+        os.close(wait)
+        os.close(go)
+    assert [child.exitcode for child in children] == [0] * len(children)
+    assert [passed[client] for client in clients] == [BURST] * 3
 
 
 CONFIG = """

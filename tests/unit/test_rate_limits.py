@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -387,6 +390,24 @@ def test_a_flood_from_many_addresses_leaves_few_lines(table, caplog):
     for number in range(1000):
         allowed(limits, 3, client=f"2001:db8:0:{number:x}::1")
     assert len(lines(caplog)) == 60
+
+
+def test_the_guide_has_the_defaults():
+    guide = (Path(__file__).parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")
+    defaults = RateLimitConfig()
+    for tier in TIERS:
+        (row,) = [line for line in guide.splitlines() if line.startswith(f"| `{tier}` |")]
+        rps, burst = (getattr(defaults, f"{tier}_{key}") for key in ("rps", "burst"))
+        assert f"| {rps} | {burst} | `NORA_RATE_LIMIT_{tier.upper()}_RPS`" in row
+
+
+def test_the_client_of_redis_is_not_loaded_where_no_redis_is_set():
+    """It takes some megabytes in each process."""
+    code = "import sys; from noraflask import app, config; app.make_limits(config.RateLimitConfig({})); print('redis' in sys.modules)"
+    for url, loaded in (("", "False"), ("storage_url='redis://127.0.0.1:1'", "True")):
+        command = [sys.executable, "-W", "error", "-c", code.format(url)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == loaded
 
 
 # Redis that fails. Real ones are in tests/fault/test_limits_redis.py.
