@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -14,56 +13,35 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, is_live, reload, restart_only
+from noraflask.assembly import enabled_repositories, formats_of_repositories, make_oidc, make_services
+from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, RateLimitConfig, is_live, reload, restart_only
 from noraflask.formats import FORMATS
 from noraflask.formats.oci import stored
 from noraflask.log import write_event
 from noraflask.services import Services
-from noraflask.services.audit import Audit
-from noraflask.services.auth.authenticator import Authenticator
-from noraflask.services.auth.documents import Documents
-from noraflask.services.auth.lockout import Lockout
-from noraflask.services.auth.oidc import Oidc
-from noraflask.services.auth.rules import Access, Policy, accepts_claims
-from noraflask.services.auth.signing import Signer
-from noraflask.services.auth.tokens import Tokens
-from noraflask.services.auth.users import Users
-from noraflask.services.content import Content
-from noraflask.services.curation.freeze import Freeze
-from noraflask.services.curation.gate import Curation
-from noraflask.services.curation.ledger import Ledger, read
+from noraflask.services.auth.rules import Policy
+from noraflask.services.curation.ledger import read
 from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
 from noraflask.services.curation.policy import Policy as CurationPolicy
-from noraflask.services.health import Health
-from noraflask.services.inventory import Inventory
 from noraflask.services.metrics import catalogue
-from noraflask.services.metrics.bank import Bank, parent_folder
-from noraflask.services.metrics.counting import Metrics, NullMetrics
+from noraflask.services.metrics.counting import Metrics
 from noraflask.services.metrics.figures import Figures
-from noraflask.services.metrics.measured import Measured
-from noraflask.services.reloads import Reloads
-from noraflask.services.staging import Staging
 from noraflask.storage import Storage
-from noraflask.storage.disk import DiskStorage
-from noraflask.storage.memory import MemoryStorage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
-from noraflask.web import errors, ops
+from noraflask.web import errors, limits, ops
 from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
 from noraflask.web.envelope import Envelope, Lines, Mount
-from noraflask.web.peers import client_address
 
 MATCHES_KEPT = 4096
 REMEMBERED_LENGTH = 512
 DAY = 86400
-CURATION = "_curation"
-AUTH = "_auth"
-"""Where storage keeps tokens and keys. A repository's name never begins so."""
 API = Repository("api", "", "/api")
 """Not a repository; errors below this path are JSON."""
 RELOADED = tuple(f.name for f in fields(AuthConfig) if is_live(f"auth.{f.name}"))
 
 reload_log = logging.getLogger("nora.reload")
+limits_log = logging.getLogger("nora.limits")
 
 
 def create_app(config: Config, storage: Storage | None = None) -> Flask:
@@ -83,6 +61,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
     app.extensions[CHALLENGES] = {format.default.name: format.challenge for format in formats}
+    limits.install(app, [format.default.mount for format in formats], config.server.trusted_proxies)
     errors.install(app, [*((format.default, format.render_error) for format in formats), (API, errors.render_json)])
     install_metrics(app, config)
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
@@ -112,93 +91,11 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         curation=here.curation,
         reloads=here.reloads,
         inventory=here.inventory,
+        limits=here.limits,
         lockout=here.logins.lockout if here.logins else None,
     )
     app.figures = figures
     metrics.install(app, here.metrics.bank.folder, figures)
-
-
-def make_services(config: Config, storage: Storage | None) -> Services:
-    plain = storage or DiskStorage(config.storage.path)
-    incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
-    metrics = Metrics(Bank(parent_folder()), enabled_repositories(config)) if config.metrics.enabled else NullMetrics()
-    found: Storage = Measured(plain, metrics) if config.metrics.enabled else plain
-    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
-    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl")
-    audit.metrics = metrics
-    tokens = make_tokens(config, found)
-    access = Access(Policy.of(config, formats_of_repositories()))
-    logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None
-    curation = make_curation(config, Documents(found, f"{CURATION}/"))
-    reloads = Reloads()
-    reloads.succeeded(curation.policy.fingerprint, at_start=True)
-    chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
-    probe = plain.probe if isinstance(plain, DiskStorage | MemoryStorage) else lambda: None
-    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
-    inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
-    return Services(config, content, staging, health, access, curation, reloads, tokens, audit, metrics, inventory, logins)
-
-
-def enabled_repositories(config: Config) -> tuple[str, ...]:
-    return tuple(format.default.name for format in FORMATS if getattr(config, format.default.name).enabled)
-
-
-def make_inventory(config: Config, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
-    enabled = enabled_repositories(config)
-
-    def names() -> dict[str, int]:
-        return {format.default.name: format.count_names(content, format.default.name) for format in FORMATS if format.default.name in enabled}
-
-    return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
-
-
-def make_curation(config: Config, documents: Documents) -> Curation:
-    """Raises ConfigError for rule files that cannot be used."""
-    data, rules = load_policy(config.curation, time.time())
-    for warning in rules.warnings:
-        reload_log.warning("%s", warning)
-    return Curation(CurationPolicy.from_buffer(data), make_ledger(config), Freeze(documents))
-
-
-def make_ledger(config: Config) -> Ledger:
-    curation = config.curation
-    enabled = curation.ledger and curation.mode != "off"
-    return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
-
-
-def make_logins(
-    config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit, metrics: NullMetrics
-) -> Authenticator:
-    users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
-    users.start()
-    signer.start()
-    oidc = make_oidc(config.auth, content, access)
-    return Authenticator(
-        config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
-    )
-
-
-def make_users(config: Config) -> Users:
-    return Users(config.auth.htpasswd_file, config.auth.groups_file, config.auth.token_cache_ttl)
-
-
-def make_tokens(config: Config, storage: Storage) -> Tokens:
-    folder = config.auth.token_storage
-    documents = Documents(DiskStorage(folder, private=True)) if folder else Documents(storage, f"{AUTH}/tokens/")
-    return Tokens(documents, config.auth.token_cache_ttl)
-
-
-def make_signer(config: Config, storage: Storage) -> Signer:
-    return Signer(Documents(storage, f"{AUTH}/keys/"), max(config.auth.refresh_ttl_days * DAY, config.auth.bearer_ttl_secs))
-
-
-def make_oidc(auth: AuthConfig, content: Content, access: Access) -> Oidc:
-    providers = auth.oidc_providers if auth.oidc_enabled else ()
-    return Oidc(providers, auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs, content, accepts=lambda who: accepts_claims(access.policy, who))
-
-
-def formats_of_repositories() -> dict[str, str]:
-    return {format.default.name: format.default.format for format in FORMATS}
 
 
 @dataclass(frozen=True)
@@ -207,6 +104,7 @@ class Snapshot:
 
     auth: AuthConfig
     access: AccessConfig
+    limits: RateLimitConfig
     when: float
     """Seconds since the epoch, when the master read it."""
 
@@ -271,7 +169,7 @@ class SyncFlask(Flask):
             reload_log.warning("%s", warning)
         for name in restart_only(before, config):
             reload_log.warning("%s differs now; it takes a restart to change it", name)
-        return Snapshot(config.auth, config.access, now), data
+        return Snapshot(config.auth, config.access, replace(config.rate_limit, storage_url=None), now), data
 
     def adopt(self, snapshot: Snapshot, policy_bytes: bytes | memoryview) -> None:
         """From the next request on the snapshot counts; requests under way have asked already."""
@@ -285,6 +183,8 @@ class SyncFlask(Flask):
             found.reloads.adopted(curation.fingerprint)
         else:
             found.reloads.succeeded(curation.fingerprint)
+        if found.limits.adopt(snapshot.limits) and not self.in_worker:
+            limits_log.info("%s", found.limits.describe())
         auth = replace(found.config.auth, **{name: getattr(snapshot.auth, name) for name in RELOADED})
         policy = Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories())
         found.access.adopt(policy)

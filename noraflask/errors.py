@@ -167,6 +167,13 @@ class TooManyLogins(NoraError):
         super().__init__(message, detail, {"Retry-After": str(retry_after_seconds)})
 
 
+class RateLimited(NoraError):
+    """More requests than the client may send; the limiter says when there will be room, in words and in `headers`."""
+
+    status = 429
+    default_message = "too many requests from this address; try again later"
+
+
 class Unavailable(NoraError):
     """The server cannot write now, for a reason that passes: the client should come again."""
 
@@ -176,6 +183,11 @@ class Unavailable(NoraError):
 
     def __init__(self, message: str | None = None, detail: Any = None, retry_after_seconds: int | None = None) -> None:
         super().__init__(message, detail, {"Retry-After": str(retry_after_seconds or self.retry_after_seconds)})
+
+
+class RateLimiterAway(Unavailable):
+    default_message = "the server cannot count requests for its rate limits now, and takes none meanwhile; try again later"
+    retry_after_seconds = 5
 
 
 class StorageReadOnly(Unavailable):

@@ -161,7 +161,11 @@ def running(server: Server, work: Path, issuer: Issuer) -> Iterator[Up]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = {"CONFIG": folder / "config.toml", "STORAGE": folder / "storage", "STAGING": folder / "staging"}
-    settings = {f"NORA_{name}_PATH": str(path) for name, path in where.items()} | {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port)}
+    settings = {f"NORA_{name}_PATH": str(path) for name, path in where.items()} | {
+        "NORA_HOST": "127.0.0.1",
+        "NORA_PORT": str(port),
+        "NORA_RATE_LIMIT_ENABLED": "false",
+    }
     environ = {key: value for key, value in os.environ.items() if not key.startswith("NORA_")} | settings
     command = [sys.executable, "-m", "noraflask", "serve"]
     with open(folder / "log", "wb") as log:

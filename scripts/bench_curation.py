@@ -234,7 +234,7 @@ def running(kind: Setting, work: Path) -> Iterator[Curated]:
         port = probe.getsockname()[1]
     where = {"CONFIG": folder / "config.toml", "STORAGE": folder / "storage", "STAGING": folder / "staging"}
     settings = {f"NORA_{name}_PATH": str(path) for name, path in where.items()}
-    settings |= {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), "NORA_WORKERS": str(WORKERS)}
+    settings |= {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), "NORA_WORKERS": str(WORKERS), "NORA_RATE_LIMIT_ENABLED": "false"}
     environ = {key: value for key, value in os.environ.items() if not key.startswith("NORA_")} | settings
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(

@@ -67,7 +67,7 @@ def find_binary(variable: str, name: str) -> str | None:
 
 def ours(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     (folder / "staging").mkdir()
-    where = {"NORA_STORAGE_PATH": str(folder / "storage"), "NORA_STAGING_PATH": str(folder / "staging")}
+    where = {"NORA_STORAGE_PATH": str(folder / "storage"), "NORA_STAGING_PATH": str(folder / "staging"), "NORA_RATE_LIMIT_ENABLED": "false"}
     return [sys.executable, "-m", "noraflask", "serve"], {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), **where}
 
 

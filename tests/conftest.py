@@ -13,7 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
 
-from noraflask.app import create_app, make_services
+from noraflask.app import create_app
+from noraflask.assembly import make_services
 from noraflask.config import (
     AccessConfig,
     AuditConfig,
@@ -23,6 +24,7 @@ from noraflask.config import (
     DockerConfig,
     LoggingConfig,
     MetricsConfig,
+    RateLimitConfig,
     ServerConfig,
     StagingConfig,
     StorageConfig,
@@ -107,7 +109,7 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Flask:
 
 def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
     """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name, `curation` takes `rules` as the text of
-    a file in TOML. No audit log and no metrics unless asked for.
+    a file in TOML. No audit log, no metrics and no rate limits unless asked for: most tests ask faster than a client may.
     """
     return Config(
         server=ServerConfig(**sections.get("server", {})),
@@ -117,6 +119,7 @@ def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
         logging=LoggingConfig(access=False),
         auth=_auth_of(folder, **sections["auth"]) if "auth" in sections else AuthConfig(),
         access=AccessConfig(**sections.get("access", {})),
+        rate_limit=RateLimitConfig(**{"enabled": False, **sections.get("rate_limit", {})}),
         audit=AuditConfig(**{"mode": "off", **sections.get("audit", {})}),
         metrics=MetricsConfig(**{"enabled": False, **sections.get("metrics", {})}),
         curation=_curation_of(folder, **sections.get("curation", {})),

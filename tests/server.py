@@ -149,6 +149,7 @@ class Server:
             "NORA_PORT": str(self.port),
             "NORA_STORAGE_PATH": str(self.storage),
             "NORA_STAGING_PATH": str(self.staging),
+            "NORA_RATE_LIMIT_ENABLED": "false",  # most tests ask faster than a client may
             "PYTHONPATH": str(ROOT),
         }
         if self._config_text is not None:

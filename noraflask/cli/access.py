@@ -113,7 +113,7 @@ def _url(text: str) -> str:
 def explain(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from noraflask.app import formats_of_repositories
+    from noraflask.assembly import formats_of_repositories
     from noraflask.errors import Unauthenticated
     from noraflask.services.auth.rules import Policy
 
@@ -150,7 +150,7 @@ def _check_use(options: argparse.Namespace, repositories: list[str]) -> None:
 
 def _principal(options: argparse.Namespace, config: Config, policy: Policy) -> Principal:
     """Raises Unauthenticated when such a credential is refused before anybody asks for rights."""
-    from noraflask.app import make_users
+    from noraflask.assembly import make_users
     from noraflask.services.auth.principal import ANONYMOUS, Principal, Source
 
     if options.provider:
@@ -167,7 +167,7 @@ def _principal(options: argparse.Namespace, config: Config, policy: Policy) -> P
 
 
 def _of_token(options: argparse.Namespace, config: Config, has_owner: bool, groups: frozenset[str]) -> Principal:
-    from noraflask.app import make_tokens
+    from noraflask.assembly import make_tokens
     from noraflask.errors import Unauthenticated
     from noraflask.services.auth.principal import Principal, Source
 

@@ -335,7 +335,7 @@ def _look(images: Look, package: Package, judge: Callable[[Package], Decision]) 
 
 
 def _freeze_of(storage: Any) -> Freeze:
-    from noraflask.app import CURATION
+    from noraflask.assembly import CURATION
     from noraflask.services.auth.documents import Documents
     from noraflask.services.curation.freeze import Freeze
 

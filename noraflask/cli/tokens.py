@@ -125,7 +125,7 @@ def _scope(text: str) -> Scope:
 
 def _check_scopes(role: str, scopes: tuple[Scope, ...]) -> None:
     """A scope that can never be used is a slip of the pen. Raises WrongUse."""
-    from noraflask.app import formats_of_repositories
+    from noraflask.assembly import formats_of_repositories
     from noraflask.services.auth.principal import ROLES as RIGHTS
     from noraflask.services.auth.rules import glob
 
@@ -143,7 +143,7 @@ def _check_scopes(role: str, scopes: tuple[Scope, ...]) -> None:
 
 
 def create_token(options: argparse.Namespace) -> int:
-    from noraflask.app import make_tokens
+    from noraflask.assembly import make_tokens
 
     config = configuration()
     scopes = tuple(options.scope) if options.scope else None
@@ -158,7 +158,7 @@ def create_token(options: argparse.Namespace) -> int:
 
 
 def rotate_token(options: argparse.Namespace) -> int:
-    from noraflask.app import make_tokens
+    from noraflask.assembly import make_tokens
 
     config = configuration()
     with storage_of(config) as storage:
@@ -201,7 +201,7 @@ def _members(made: TokenRecord) -> dict[str, Any]:
 
 
 def list_tokens(options: argparse.Namespace) -> int:
-    from noraflask.app import make_tokens
+    from noraflask.assembly import make_tokens
 
     config = configuration()
     with storage_of(config) as storage:
@@ -234,7 +234,7 @@ def _time(seconds: float) -> str:
 
 
 def revoke_tokens(options: argparse.Namespace) -> int:
-    from noraflask.app import make_tokens
+    from noraflask.assembly import make_tokens
 
     config, code = configuration(), 0
     with storage_of(config) as storage:
@@ -253,7 +253,7 @@ def revoke_tokens(options: argparse.Namespace) -> int:
 
 
 def list_keys(options: argparse.Namespace) -> int:
-    from noraflask.app import make_signer
+    from noraflask.assembly import make_signer
 
     config = configuration()
     with storage_of(config) as storage:
@@ -267,7 +267,7 @@ def list_keys(options: argparse.Namespace) -> int:
 
 
 def rotate_keys(options: argparse.Namespace) -> int:
-    from noraflask.app import make_signer
+    from noraflask.assembly import make_signer
 
     config = configuration()
     with storage_of(config) as storage:

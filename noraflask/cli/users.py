@@ -148,7 +148,7 @@ def _revoke_all(config: Config, name: str) -> None:
 def _count_revoked(config: Config, name: str) -> int:
     if not config.storage.path.exists():
         return 0
-    from noraflask.app import make_tokens
+    from noraflask.assembly import make_tokens
 
     with storage_of(config) as storage:
         return make_tokens(config, storage).revoke_all(name)
@@ -156,7 +156,7 @@ def _count_revoked(config: Config, name: str) -> int:
 
 def _tell_mentions(config: Config, name: str) -> None:
     """Rights that would come to the next user of that name."""
-    from noraflask.app import make_users
+    from noraflask.assembly import make_users
 
     groups = sorted(make_users(config).current().groups_of(name))
     if groups:
@@ -166,7 +166,7 @@ def _tell_mentions(config: Config, name: str) -> None:
 
 
 def list_users(options: argparse.Namespace) -> int:
-    from noraflask.app import make_users
+    from noraflask.assembly import make_users
 
     config = configuration()
     if config.auth.htpasswd_file.exists():

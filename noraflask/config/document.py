@@ -28,6 +28,7 @@ _EXAMPLES = {
     "access.contact": "registry@example.com",
     "metrics.token_file": "/etc/nora/scrape-token",
     "audit.path": "/var/log/nora/audit.jsonl",
+    "rate_limit.storage_url": "redis://redis.example.com:6379/0",
     "curation.blocklist_path": "/etc/nora/blocklist.json",
     "curation.allowlist_path": "/etc/nora/allowlist.json",
     "curation.rules_path": "/etc/nora/rules.toml",

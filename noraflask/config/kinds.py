@@ -332,3 +332,24 @@ def read_url(text: str) -> str:
     if found["port"] and not 1 <= int(found["port"]) <= 65535:
         raise ValueError(text)
     return text.rstrip("/")
+
+
+REDIS_URLS = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB?ssl_ca_certs=/FILE or unix:///SOCKET?db=DB, with USER:PASSWORD@ in front of the host"
+
+_REDIS = re.compile(
+    r"(?P<net>rediss?://(?:[!$-.0-;=A-Z_a-z~]*@)?(?P<host>[a-z0-9][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:/[0-9]{0,5})?"
+    r"(?:\?ssl_ca_certs=/[a-z0-9._~/+-]+)?)|(?P<unix>(?:redis\+)?unix://(?:[!$-.0-;=A-Z_a-z~]*@)?/[a-z0-9._~/+-]+(?:\?db=[0-9]{1,5})?)",
+    re.I | re.A,
+)
+
+
+def read_redis_url(text: str) -> str:
+    """As the clients of Redis write it. The text of a Bad never holds it: there may be a password in it."""
+    found = _REDIS.fullmatch(text)
+    if not found or (found["port"] and not 1 <= int(found["port"]) <= 65535):
+        raise Bad(f"expected {REDIS_URLS}", show_value=False)
+    try:
+        ipaddress.IPv6Address(found["host"][1:-1] if (found["host"] or "").startswith("[") else "::")
+    except ValueError:
+        raise Bad(f"expected {REDIS_URLS}", show_value=False) from None
+    return text if found["net"] or text.startswith("redis+") else f"redis+{text}"

@@ -138,6 +138,21 @@ class AccessConfig:
 
 
 @dataclass(frozen=True)
+class RateLimitConfig:
+    """Token buckets by client: `burst` requests at once, `rps` a second from then on."""
+
+    enabled: bool = True
+    auth_rps: int = 1
+    auth_burst: int = 5
+    upload_rps: int = 200
+    upload_burst: int = 500
+    general_rps: int = 100
+    general_burst: int = 200
+    storage_url: str | None = field(default=None, repr=False)  # of a Redis; None: memory of this server
+    on_failure: str = "local"  # local, open, closed
+
+
+@dataclass(frozen=True)
 class AuditConfig:
     mode: str = "file"  # file, stdout, both, off
     path: Path | None = None  # None: audit.jsonl in the storage folder
@@ -187,6 +202,7 @@ class Config:
     docker: DockerConfig = field(default_factory=DockerConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
+    rate_limit: RateLimitConfig = field(default_factory=RateLimitConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     curation: CurationConfig = field(default_factory=CurationConfig)
     file: Path | None = field(default=None, compare=False)

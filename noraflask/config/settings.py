@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from noraflask.config.kinds import (
+    REDIS_URLS,
     Addresses,
     Choice,
     Duration,
@@ -18,6 +19,7 @@ from noraflask.config.kinds import (
     WholeNumber,
     read_host,
     read_path,
+    read_redis_url,
     read_url,
 )
 from noraflask.config.patterns import read_contact, read_on_failure, read_secret, read_text, read_uri, read_word
@@ -56,6 +58,16 @@ ENV_OF_FORMAT = {"terraform": "TF", "pub_dart": "PUB"}  # the others are their n
 _SECONDS = WholeNumber(1, DAY)
 _FOLDER = Text("a path of printable characters, not empty", read_path)
 _PATH = Text("a path of printable characters", read_path, optional=True)
+
+
+def _tier(tier: str, what: str) -> tuple[Setting, ...]:
+    rps, burst = f"rate_limit.{tier}_rps", f"rate_limit.{tier}_burst"
+    rate = WholeNumber(1, 1_000_000)
+    return (
+        Setting(rps, (f"NORA_RATE_LIMIT_{tier.upper()}_RPS",), rate, f"Requests a second of one client {what}."),
+        Setting(burst, (f"NORA_RATE_LIMIT_{tier.upper()}_BURST",), rate, "As many may come at once before that rate holds."),
+    )
+
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -175,6 +187,23 @@ SETTINGS: tuple[Setting, ...] = (
         "To whom to turn: named in every denial.",
     ),
     Setting("access.rules", (), RULES, "Who may do what to which names; see Access."),
+    Setting("rate_limit.enabled", ("NORA_RATE_LIMIT_ENABLED",), Switch(), "Whether requests of each client are limited."),
+    *_tier("auth", "to make, list, revoke and rotate API tokens"),
+    *_tier("upload", "to the formats, of any method"),
+    *_tier("general", "to everything else; /health, /ready and /metrics are free"),
+    Setting(
+        "rate_limit.storage_url",
+        ("NORA_RATE_LIMIT_STORAGE_URL",),
+        Text(REDIS_URLS, read_redis_url, optional=True),
+        "A Redis that counts for several servers. Unset: each server counts by itself, all its workers together.",
+        is_secret=True,
+    ),
+    Setting(
+        "rate_limit.on_failure",
+        ("NORA_RATE_LIMIT_ON_FAILURE",),
+        Choice(("local", "open", "closed")),
+        "While that Redis does not answer: local = the server counts by itself, open = requests pass uncounted, closed = they get 503.",
+    ),
     Setting(
         "audit.mode",
         ("NORA_AUDIT_LOG",),
@@ -378,7 +407,6 @@ def _formats_not_yet() -> tuple[Setting, ...]:
 
 
 NOT_YET: tuple[Setting, ...] = (
-    Setting("rate_limit.enabled", ("NORA_RATE_LIMIT_ENABLED",), Off("rate limiting"), ""),
     Setting("gc.enabled", ("NORA_GC_ENABLED",), Off("garbage collection"), ""),
     Setting("retention.enabled", ("NORA_RETENTION_ENABLED",), Off("retention"), ""),
     Setting("circuit_breaker.enabled", ("NORA_CB_ENABLED",), Off("the circuit breaker"), ""),

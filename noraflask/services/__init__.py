@@ -13,6 +13,7 @@ from noraflask.services.content import Content
 from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
+from noraflask.services.limits.rates import RateLimits
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
@@ -28,6 +29,7 @@ class Services:
     access: Access
     curation: Curation
     reloads: Reloads
+    limits: RateLimits
     tokens: Tokens
     audit: Audit
     metrics: NullMetrics

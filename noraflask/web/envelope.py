@@ -19,6 +19,7 @@ from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.web.context import NAME, PRINCIPAL, SERVED
 from noraflask.web.gate import PERMIT, REFUSED
+from noraflask.web.limits import STANDING
 from noraflask.web.peers import client_address
 
 REQUEST_ID = "nora.request_id"
@@ -192,6 +193,7 @@ class Exchange:
         self.status, self.headers = status[:3], headers
         headers.append(("X-Request-Id", self.request_id))
         headers.extend(_SAFE)
+        headers.extend(self.environ.get(STANDING, ()))
         headers.extend(self.mount.headers)
         return self._start(status, headers, *exc_info)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +21,7 @@ from .oci import Client, noise
 
 CAP_SYS_ADMIN = 21
 Mounts = Callable[..., Path]
+Fork = Callable[..., BaseProcess]
 
 
 def may_mount() -> bool:
@@ -90,6 +93,23 @@ def start(request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[...
             return servers.enter_context(Server(folder / name, env, storage=storage, staging=staging))
 
         yield begin
+
+
+@pytest.fixture
+def fork() -> Iterator[Fork]:
+    """fork(function, *arguments) → a child, killed at the end if it still runs."""
+    children: list[BaseProcess] = []
+
+    def begin(function: Callable[..., object], *arguments: object) -> BaseProcess:
+        child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+        child.start()
+        children.append(child)
+        return child
+
+    yield begin
+    for child in children:
+        child.kill()
+        child.join()
 
 
 def all_workers(server: Server, count: int = 2) -> list[int]:

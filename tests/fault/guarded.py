@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from noraflask.app import make_signer, make_tokens
+from noraflask.assembly import make_signer, make_tokens
 from noraflask.config import AuthConfig, Config, StorageConfig
 from noraflask.services.auth.signing import Signer
 from noraflask.services.auth.tokens import Tokens

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
+import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.process import BaseProcess
 
 import pytest
 
 from noraflask.services.auth.lockout import ACCOUNT_LIMIT, LockedOut, Lockout
+from noraflask.services.sharing import _try_lock
 
-Fork = Callable[..., BaseProcess]
 CLIENTS = [f"192.0.2.{number}" for number in range(40)]
 HANG_SECONDS = 60
-
-
-@pytest.fixture
-def fork() -> Iterator[Fork]:
-    """fork(function, *arguments) → a child, killed at the end if it still runs."""
-    children: list[BaseProcess] = []
-
-    def begin(function: Callable[..., object], *arguments: object) -> BaseProcess:
-        child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
-        child.start()
-        children.append(child)
-        return child
-
-    yield begin
-    for child in children:
-        child.kill()
-        child.join()
 
 
 @pytest.fixture
@@ -105,8 +85,7 @@ def test_a_process_that_is_killed_with_the_lock_in_hand_blocks_nobody(fork, lock
     finally:
         os.close(told)
         os.close(tell)
-    with pytest.raises(BlockingIOError):
-        fcntl.lockf(lockout._lock._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert _try_lock(lockout._lock._mutex) == errno.EBUSY
     waiting = fork(lockout.failed, "192.0.2.1", "joe", "guess")
     assert holder.pid
     os.kill(holder.pid, signal.SIGKILL)

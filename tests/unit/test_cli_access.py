@@ -23,7 +23,8 @@ import bcrypt
 import pytest
 from werkzeug.serving import make_server
 
-from noraflask.app import create_app, make_signer, make_tokens
+from noraflask.app import create_app
+from noraflask.assembly import make_signer, make_tokens
 from noraflask.cli import main
 from noraflask.cli.common import owner_of
 from noraflask.config import Config, load

@@ -75,6 +75,26 @@ TAKEN_VARIABLES = [
     ("NORA_STAGING_SESSION_TTL_SECONDS", "1", "staging.session_ttl_seconds", 1),
     ("NORA_LOG_LEVEL", "WARNING", "logging.level", "warn"),
     ("NORA_LOG_FORMAT", "text", "logging.format", "text"),
+    ("NORA_RATE_LIMIT_ENABLED", "false", "rate_limit.enabled", False),
+    ("NORA_RATE_LIMIT_AUTH_RPS", "1000000", "rate_limit.auth_rps", 1_000_000),
+    ("NORA_RATE_LIMIT_AUTH_BURST", "1", "rate_limit.auth_burst", 1),
+    ("NORA_RATE_LIMIT_UPLOAD_RPS", "1", "rate_limit.upload_rps", 1),
+    ("NORA_RATE_LIMIT_UPLOAD_BURST", "1000000", "rate_limit.upload_burst", 1_000_000),
+    ("NORA_RATE_LIMIT_GENERAL_RPS", "300", "rate_limit.general_rps", 300),
+    ("NORA_RATE_LIMIT_GENERAL_BURST", "600", "rate_limit.general_burst", 600),
+    ("NORA_RATE_LIMIT_ON_FAILURE", "CLOSED", "rate_limit.on_failure", "closed"),
+    *(
+        ("NORA_RATE_LIMIT_STORAGE_URL", text, "rate_limit.storage_url", value)
+        for text, value in (
+            ("", None),
+            *(
+                (url, url)
+                for url in ("redis://r:6379/0", "redis://r", "rediss://u:p%2Fq@r.example.com:6380/15", "redis://:p-w_d.~!$&'()*+,;=@10.0.0.1")
+            ),
+            *((url, url) for url in ("rediss://[2001:db8::1]:6379/?ssl_ca_certs=/etc/nora/ca.pem", "redis+unix:///run/redis.sock?db=2")),
+            ("unix://:pw@/run/redis.sock", "redis+unix://:pw@/run/redis.sock"),
+        )
+    ),
     ("NORA_DOCKER_ENABLED", "no", "docker.enabled", False),
     ("NORA_MAX_UPLOAD_SESSIONS", "100", "docker.max_upload_sessions", 100),
     ("NORA_MAX_UPLOAD_SESSION_SIZE_MB", "2048", "docker.max_upload_session_size_mb", 2048),
@@ -286,10 +306,20 @@ REFUSED_VARIABLES = [
     ("NORA_AUDIT_LOG", "syslog", 'expected file, stdout, both or off, got "syslog"'),
     ("NORA_AUDIT_PATH", "a\nb", "expected a path of printable characters"),
     ("NORA_DOCKER_PROXIES", "https://u:p@h|a:b", "fetching from an upstream is not supported by this version, expected empty"),
+    ("NORA_RATE_LIMIT_AUTH_RPS", "0", 'expected a whole number from 1 to 1000000, got "0"'),
+    ("NORA_RATE_LIMIT_UPLOAD_BURST", "1000001", "expected a whole number from 1 to 1000000"),
+    ("NORA_RATE_LIMIT_ON_FAILURE", "shut", 'expected local, open or closed, got "shut"'),
+    *(
+        ("NORA_RATE_LIMIT_STORAGE_URL", text, "expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB?ssl_ca_certs=/FILE or unix:///SOCKET?db=DB")
+        for text in (
+            *("redis", "redis:", "redis://", "memory://", "http://r", "redis://r:0", "redis://r:65536", "redis://r:x", "redis://a b", "redis://r/x"),
+            *("redis://[::g]", "redis://r/0?x=1", "redis://r\n", "unix://", "unix://run", "unix:///a b", "redis://a@b@c/", "redis://r/0#x"),
+        )
+    ),
     *(
         (name, "1", "belongs to a feature of NORA that is not supported by this version; remove it")
         for name in (
-            *("NORA_RATE_LIMIT_AUTH_RPS", "NORA_TLS_CA_CERT"),
+            "NORA_TLS_CA_CERT",
             *(
                 "NORA_STORAGE_S3_URL",
                 "NORA_STORAGE_BUCKET",
@@ -326,8 +356,8 @@ REFUSED_LINES = [
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
         "[[repositories]]\nname = 1",
-        "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, "
-        "metrics, registries, server, staging, storage",
+        "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, "
+        "registries, server, staging, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
     ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),
@@ -416,6 +446,9 @@ SECRETS = [
     ({}, 'curation.bypass_tokens = "hunter2"'),
     ({"NORA_CURATION_BYPASS_TOKEN": "hunter2", "NORA_CURATION_MODE": "enforce"}, None),
     ({"NORA_TOKEN": "hunter2"}, None),
+    ({"NORA_RATE_LIMIT_STORAGE_URL": "redis://:hunter2"}, None),
+    ({}, 'rate_limit.storage_url = "redis//:hunter2@h"'),
+    ({}, 'rate_limit.storage_url = ["hunter2"]'),
     ({"NORA_AUTH_TOKEN_STORAGE": "hunter2\n"}, None),
     ({}, '[[auth.oidc.providers]]\nname = "a"\nissuer = "https://user:hunter2@h"'),
     ({}, '[[auth.oidc.providers]]\nname = "a"\nissuer = "https://h"\nbearer_token_file = "hunter2\\n"'),

@@ -505,13 +505,14 @@ def test_file_that_vanished_is_no_empty_file():
 LIVE = {
     *("access.default_role", "access.contact", "access.rules", "auth.anonymous_read", "auth.docker_anon_pull", "auth.admin_users"),
     *("auth.oidc_enabled", "auth.oidc_leeway_secs", "auth.oidc_jwks_cache_secs", "auth.oidc_providers"),
-    *("auth.bearer_ttl_secs", "auth.refresh_ttl_days"),
+    *("auth.bearer_ttl_secs", "auth.refresh_ttl_days", "rate_limit.enabled", "rate_limit.on_failure"),
+    *(f"rate_limit.{tier}_{key}" for tier in ("auth", "upload", "general") for key in ("rps", "burst")),
 }
 
 
 def test_every_field_needs_a_restart_but_the_live_ones():
     old = Config()
-    for section in ("server", "storage", "staging", "logging", "docker", "auth", "access", "audit"):
+    for section in ("server", "storage", "staging", "logging", "docker", "auth", "access", "audit", "rate_limit"):
         part = getattr(old, section)
         for field in fields(part):
             new = replace(old, **{section: replace(part, **{field.name: "other"})})

@@ -62,6 +62,8 @@ TABLE = {
     "RangeInvalid": (416, "BLOB_UPLOAD_INVALID"),
     "TooManyUploads": (429, "TOOMANYREQUESTS"),
     "TooManyLogins": (429, "TOOMANYREQUESTS"),
+    "RateLimited": (429, "TOOMANYREQUESTS"),
+    "RateLimiterAway": (503, "TOOMANYREQUESTS"),
     "Unavailable": (503, "TOOMANYREQUESTS"),
     "StorageReadOnly": (503, "TOOMANYREQUESTS"),
     "StorageFull": (507, "TOOMANYREQUESTS"),
@@ -69,7 +71,7 @@ TABLE = {
 }
 KINDS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NoraError)}
 RENDERERS = [render_text, render_json, *(format.render_error for format in FORMATS)]
-RETRIED = {"TooManyUploads": "10", "TooManyLogins": "1", "Unavailable": "30", "StorageReadOnly": "30", "StorageFull": "30"}
+RETRIED = {"TooManyUploads": "10", "TooManyLogins": "1", "RateLimiterAway": "5", "Unavailable": "30", "StorageReadOnly": "30", "StorageFull": "30"}
 
 
 def test_the_table_has_every_class_and_the_codes_are_the_specs():

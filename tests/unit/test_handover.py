@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from noraflask.app import Snapshot
-from noraflask.config import AccessConfig, AccessRule, AuthConfig
+from noraflask.config import AccessConfig, AccessRule, AuthConfig, RateLimitConfig
 from noraflask.config.model import OidcProvider, RoleRule
 from noraflask.serve import handover as module
 from noraflask.serve.handover import Handover
@@ -156,7 +156,9 @@ def test_processes_that_read_while_another_writes(handover: Handover) -> None:
 def test_a_real_snapshot_comes_through(handover: Handover) -> None:
     provider = OidcProvider(name="ci", issuer="https://ci.example.com", role_rules=(RoleRule("repo:*", "write", ("team/**",)),))
     rule = AccessRule(place="config.toml:7", users=("ann",), actions=("pull",))
-    snapshot = Snapshot(AuthConfig(enabled=True, oidc_providers=(provider,)), AccessConfig(default_role="read", rules=(rule,)), 1_800_000_000.0)
+    snapshot = Snapshot(
+        AuthConfig(enabled=True, oidc_providers=(provider,)), AccessConfig(default_role="read", rules=(rule,)), RateLimitConfig(), 1_800_000_000.0
+    )
     handover.publish(snapshot)
     assert handover.current() == (snapshot, None)
 

@@ -7,7 +7,8 @@ import mmap
 import pytest
 
 from noraflask.services.auth import lockout as module
-from noraflask.services.auth.lockout import LockedOut, Lockout, network_of
+from noraflask.services.auth.lockout import LockedOut, Lockout
+from noraflask.services.clients import network_of
 from tests.clock import Clock
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"

@@ -515,6 +515,7 @@ CODES = {
     "RangeInvalid": "BLOB_UPLOAD_INVALID",
     "TooManyUploads": "TOOMANYREQUESTS",
     "TooManyLogins": "TOOMANYREQUESTS",
+    "RateLimited": "TOOMANYREQUESTS",
     "Unavailable": "TOOMANYREQUESTS",
     "NoraError": "UNSUPPORTED",
 }

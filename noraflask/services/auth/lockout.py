@@ -12,21 +12,18 @@ last of all.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import ipaddress
 import math
 import mmap
 import os
 import struct
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from noraflask.errors import TooManyLogins
+from noraflask.services.clients import network_of
+from noraflask.services.sharing import SharedLock
 
 PAIR_LIMIT = 5
 FIRST_LIMIT = 1
@@ -157,44 +154,6 @@ class Lockout:
             data = part.encode("utf-8", "surrogatepass")
             hashed.update(len(data).to_bytes(8, "big") + data)
         return int.from_bytes(hashed.digest(), "big") or 1
-
-
-@lru_cache(maxsize=4096)
-def network_of(client: str) -> str:
-    """What counts as one client: an IPv4 address, or an IPv6 /64, since a single host can take any address of its own /64."""
-    try:
-        address = ipaddress.ip_address(client)
-    except ValueError:
-        return client
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(address.ipv4_mapped or f"{int(address) >> 64:x}::/64")
-
-
-class SharedLock:
-    """One holder among all threads of all processes. A holder that is killed lets go of it.
-
-    The kernel's record locks belong to the process, also on a descriptor that it inherited; locks of flock() would be shared over the fork.
-    """
-
-    def __init__(self) -> None:
-        self._descriptor = os.memfd_create("lockout")
-        self._threads = threading.Lock()
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def __enter__(self) -> None:
-        self._threads.acquire()
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-        except BaseException:
-            self._threads.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
 
 
 @dataclass(frozen=True, slots=True)

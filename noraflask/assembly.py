@@ -1,0 +1,158 @@
+"""The services, made from the configuration. The command line makes some of them by itself."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from importlib import import_module
+
+from flask import Flask
+from flask_limiter import Limiter
+
+from noraflask.config import AuthConfig, Config, RateLimitConfig
+from noraflask.formats import FORMATS
+from noraflask.services import Services
+from noraflask.services.audit import Audit
+from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.documents import Documents
+from noraflask.services.auth.lockout import Lockout
+from noraflask.services.auth.oidc import Oidc
+from noraflask.services.auth.rules import Access, Policy, accepts_claims
+from noraflask.services.auth.signing import Signer
+from noraflask.services.auth.tokens import Tokens
+from noraflask.services.auth.users import Users
+from noraflask.services.content import Content
+from noraflask.services.curation.freeze import Freeze
+from noraflask.services.curation.gate import Curation
+from noraflask.services.curation.ledger import Ledger
+from noraflask.services.curation.loading import load_policy
+from noraflask.services.curation.policy import Policy as CurationPolicy
+from noraflask.services.health import Health
+from noraflask.services.inventory import Inventory
+from noraflask.services.limits.rates import RateLimits
+from noraflask.services.limits.strategy import NAME as TOKEN_BUCKET
+from noraflask.services.limits.strategy import TokenBucket, register
+from noraflask.services.limits.table import SCHEME as SHARED_MEMORY
+from noraflask.services.metrics.bank import Bank, parent_folder
+from noraflask.services.metrics.counting import Metrics, NullMetrics
+from noraflask.services.metrics.measured import Measured
+from noraflask.services.reloads import Reloads
+from noraflask.services.staging import Staging
+from noraflask.storage import Storage
+from noraflask.storage.disk import DiskStorage
+from noraflask.storage.memory import MemoryStorage
+from noraflask.web.peers import client_address
+
+DAY = 86400
+CURATION = "_curation"
+AUTH = "_auth"
+"""Where storage keeps tokens and keys. A repository's name never begins so."""
+
+reload_log = logging.getLogger("nora.reload")
+limits_log = logging.getLogger("nora.limits")
+
+
+def make_services(config: Config, storage: Storage | None) -> Services:
+    plain = storage or DiskStorage(config.storage.path)
+    incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
+    metrics = Metrics(Bank(parent_folder()), enabled_repositories(config)) if config.metrics.enabled else NullMetrics()
+    found: Storage = Measured(plain, metrics) if config.metrics.enabled else plain
+    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
+    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl")
+    audit.metrics = metrics
+    tokens = make_tokens(config, found)
+    access = Access(Policy.of(config, formats_of_repositories()))
+    logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None
+    curation = make_curation(config, Documents(found, f"{CURATION}/"))
+    reloads = Reloads()
+    reloads.succeeded(curation.policy.fingerprint, at_start=True)
+    chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
+    probe = plain.probe if isinstance(plain, DiskStorage | MemoryStorage) else lambda: None
+    limits = make_limits(config.rate_limit)
+    limits_log.info("%s", limits.describe())
+    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
+    inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
+    return Services(config, content, staging, health, access, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
+
+
+def enabled_repositories(config: Config) -> tuple[str, ...]:
+    return tuple(format.default.name for format in FORMATS if getattr(config, format.default.name).enabled)
+
+
+def make_inventory(config: Config, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
+    enabled = enabled_repositories(config)
+
+    def names() -> dict[str, int]:
+        return {format.default.name: format.count_names(content, format.default.name) for format in FORMATS if format.default.name in enabled}
+
+    return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
+
+
+def make_limits(config: RateLimitConfig) -> RateLimits:
+    register()
+    here, redis = make_limiter(f"{SHARED_MEMORY}://"), None
+    if config.storage_url is not None:
+        import_module("noraflask.services.limits.redis")  # takes memory, so only where it is wanted
+        redis = make_limiter(f"nora+{config.storage_url}")
+    return RateLimits(config, here, redis)
+
+
+def make_limiter(uri: str) -> TokenBucket:
+    """What counts is flask-limiter's, with a storage and a strategy of ours.
+
+    Its hooks stay on an app that serves nothing, because they would take each request some hundred microseconds; web/limits.py asks instead.
+    """
+    limiter = Limiter(lambda: "", storage_uri=uri, strategy=TOKEN_BUCKET)
+    limiter.init_app(Flask("limits", static_folder=None))
+    found: TokenBucket = limiter.limiter  # type: ignore[assignment]
+    return found
+
+
+def make_curation(config: Config, documents: Documents) -> Curation:
+    """Raises ConfigError for rule files that cannot be used."""
+    data, rules = load_policy(config.curation, time.time())
+    for warning in rules.warnings:
+        reload_log.warning("%s", warning)
+    return Curation(CurationPolicy.from_buffer(data), make_ledger(config), Freeze(documents))
+
+
+def make_ledger(config: Config) -> Ledger:
+    curation = config.curation
+    enabled = curation.ledger and curation.mode != "off"
+    return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
+
+
+def make_logins(
+    config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit, metrics: NullMetrics
+) -> Authenticator:
+    users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
+    users.start()
+    signer.start()
+    oidc = make_oidc(config.auth, content, access)
+    return Authenticator(
+        config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
+    )
+
+
+def make_users(config: Config) -> Users:
+    return Users(config.auth.htpasswd_file, config.auth.groups_file, config.auth.token_cache_ttl)
+
+
+def make_tokens(config: Config, storage: Storage) -> Tokens:
+    folder = config.auth.token_storage
+    documents = Documents(DiskStorage(folder, private=True)) if folder else Documents(storage, f"{AUTH}/tokens/")
+    return Tokens(documents, config.auth.token_cache_ttl)
+
+
+def make_signer(config: Config, storage: Storage) -> Signer:
+    return Signer(Documents(storage, f"{AUTH}/keys/"), max(config.auth.refresh_ttl_days * DAY, config.auth.bearer_ttl_secs))
+
+
+def make_oidc(auth: AuthConfig, content: Content, access: Access) -> Oidc:
+    providers = auth.oidc_providers if auth.oidc_enabled else ()
+    return Oidc(providers, auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs, content, accepts=lambda who: accepts_claims(access.policy, who))
+
+
+def formats_of_repositories() -> dict[str, str]:
+    return {format.default.name: format.default.format for format in FORMATS}

@@ -1,0 +1,178 @@
+"""May this client ask once more? What is asked for each request, by tier, and what is told of refusals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import mmap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from noraflask.config import RateLimitConfig
+from noraflask.errors import NoraError, RateLimited, RateLimiterAway
+from noraflask.services.clients import network_of
+from noraflask.services.limits.bucket import Bucket, Taken
+from noraflask.services.limits.strategy import TokenBucket
+from noraflask.services.sharing import Totals
+
+AUTH, UPLOAD, GENERAL = TIERS = ("auth", "upload", "general")
+ALLOWED, REFUSED = OUTCOMES = ("allowed", "refused")
+FAILURES = ("", "failures")
+
+_EACH_LINE = Bucket(1 / 60, 1, "line")
+"""Of a client that is refused: a line of the log a minute,"""
+_ALL_LINES = Bucket(1, 60, "lines")
+"""and this many for all clients together, since a flood may have many addresses."""
+_TRIES = Bucket(1 / 5, 1, "tries")
+"""How often Redis is asked that did not answer the last time."""
+_WARN_SECONDS = 60.0
+
+_MEANWHILE = {
+    "local": "this server counts by itself meanwhile",
+    "open": "requests pass uncounted meanwhile",
+    "closed": "requests are refused meanwhile",
+}
+
+log = logging.getLogger("nora.limits")
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a reload replaces, as a whole."""
+
+    enabled: bool
+    on_failure: str
+    buckets: dict[str, Bucket]
+
+
+class RateLimits:
+    def __init__(
+        self, config: RateLimitConfig, here: TokenBucket, redis: TokenBucket | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Made in the master, before the workers are forked. `here` counts in memory of this server, `redis` for several of them."""
+        self._here, self._redis, self._clock = here, redis, clock
+        self._totals = Totals([*((tier, outcome) for tier in TIERS for outcome in OUTCOMES), FAILURES])
+        shared = memoryview(mmap.mmap(-1, 16)).cast("d")
+        self._away, self._warned = shared[:1], shared[1:]  # whether Redis did not answer the last time; when a failure was told last
+        self._warned[0] = -math.inf
+        self._limits = _limits(config)
+
+    # Settings.
+
+    @property
+    def enabled(self) -> bool:
+        return self._limits.enabled
+
+    def adopt(self, config: RateLimitConfig) -> bool:
+        """From the next request on these limits hold; what clients have used stays used. Whether anything is different."""
+        before, self._limits = self._limits, _limits(config)
+        return _words(before) != _words(self._limits)
+
+    def describe(self) -> str:
+        """For the log of the start."""
+        if not self.enabled:
+            return "rate limits are off (rate_limit.enabled)"
+        place = f"in Redis (on_failure {self._limits.on_failure})" if self._redis else "in memory of this server"
+        return f"rate limits by client: {_words(self._limits)}; counted {place}"
+
+    # Requests.
+
+    def check(self, tiers: tuple[str, ...], client: str) -> tuple[tuple[str, str], ...]:
+        """One request of the client, which is its address, in each of the tiers. Headers for its answer.
+
+        Raises RateLimited; RateLimiterAway, where requests that cannot be counted are to be refused.
+        """
+        network = network_of(client)
+        headers: tuple[tuple[str, str], ...] = ()
+        for tier in tiers:
+            bucket = self._limits.buckets[tier]
+            taken = self._take(bucket, network)
+            if taken is None:
+                continue
+            if taken.wait:
+                raise self._refusal(bucket, taken.wait, network)
+            self._totals.add((tier, ALLOWED))
+            headers = (("x-ratelimit-limit", str(bucket.burst)), ("x-ratelimit-remaining", str(taken.remaining)))
+        return headers
+
+    def _take(self, bucket: Bucket, network: str) -> Taken | None:
+        """None: it could not be counted, and passes."""
+        if self._redis is not None and self._may_try():
+            try:
+                taken = self._redis.take(bucket, network)
+            except Exception as error:  # whatever it is: a limiter that fails must not take the registry down
+                self._away[0] = 1
+                self._here.take(_TRIES, "")
+                self._failed("Redis, which counts requests for rate limits, does not answer", error)
+            else:
+                self._came_back()
+                return taken
+        if self._redis is None or self._limits.on_failure == "local":
+            try:
+                return self._here.take(bucket, network)
+            except Exception as error:
+                self._failed("requests cannot be counted for rate limits", error)
+        if self._limits.on_failure == "closed":
+            raise RateLimiterAway()
+        return None
+
+    def _may_try(self) -> bool:
+        """One request after another waits for a Redis that is away, not all of them."""
+        return not self._away[0] or not self._here.take(_TRIES, "").wait
+
+    def _came_back(self) -> None:
+        if self._away[0]:
+            self._away[0] = 0
+            log.info("Redis, which counts requests for rate limits, answers again")
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self._totals.add(FAILURES)
+        now = self._clock()
+        if now - self._warned[0] >= _WARN_SECONDS:
+            self._warned[0] = now
+            log.warning("%s: %s; %s (rate_limit.on_failure)", what, type(error).__name__, _MEANWHILE[self._limits.on_failure])
+
+    def _refusal(self, bucket: Bucket, wait: float, network: str) -> NoraError:
+        tier = bucket.namespace
+        self._totals.add((tier, REFUSED))
+        if not self._here.take(_EACH_LINE, network).wait and not self._here.take(_ALL_LINES, "").wait:
+            log.info("refused by rate limit %s: client=%s; further refusals of it within a minute leave no such line", tier, network)
+        seconds = max(1, math.ceil(wait))
+        return RateLimited(
+            f"too many requests from this address ({tier}: {_limit(bucket)}); try again in {seconds} second{'s' * (seconds > 1)}",
+            {"tier": tier, "retry_after_seconds": seconds},
+            {
+                "Retry-After": str(seconds),
+                "x-ratelimit-after": str(seconds),
+                "x-ratelimit-limit": str(bucket.burst),
+                "x-ratelimit-remaining": "0",
+                "RateLimit-Limit": str(bucket.burst),
+                "RateLimit-Remaining": "0",
+                "RateLimit-Reset": str(seconds),
+            },
+        )
+
+    # Figures.
+
+    def counters(self) -> dict[tuple[str, str], int]:
+        """Requests since the start, of all workers, by tier and outcome."""
+        return {(tier, outcome): self._totals[tier, outcome] for tier in TIERS for outcome in OUTCOMES}
+
+    def failures(self) -> int:
+        """Requests that could not be counted where they should be."""
+        return self._totals[FAILURES]
+
+
+def _limits(config: RateLimitConfig) -> _Limits:
+    pairs = {AUTH: (config.auth_rps, config.auth_burst), UPLOAD: (config.upload_rps, config.upload_burst)}
+    pairs[GENERAL] = (config.general_rps, config.general_burst)
+    return _Limits(config.enabled, config.on_failure, {tier: Bucket(rps, burst, tier) for tier, (rps, burst) in pairs.items()})
+
+
+def _limit(bucket: Bucket) -> str:
+    return f"{bucket.amount} a second, {bucket.burst} at once"
+
+
+def _words(limits: _Limits) -> str:
+    return "; ".join(f"{tier} {_limit(bucket)}" for tier, bucket in limits.buckets.items()) if limits.enabled else "off"

@@ -1,0 +1,109 @@
+"""Buckets in memory that the workers of one server share, of a fixed size. A bucket that is full needs no place: it is like a new one.
+
+Where a set of places is used up, the bucket that is nearest to being full is forgotten: its client gains least by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+from limits.storage import Storage
+
+from noraflask.services.limits.bucket import TICKS, Bucket, Taken, look, take
+from noraflask.services.sharing import SharedLock
+
+SCHEME = "nora+shared"
+"""Of the address by which flask-limiter finds it."""
+SLOTS = 1 << 19
+"""16 bytes each: 8 MB, of which the kernel gives only the pages that are used."""
+SET_SLOTS = 16
+KEYS_REMEMBERED = 8192
+"""By each process: the keys of its last clients."""
+
+
+def ticks() -> int:
+    """The same for all processes of the machine, and never set back."""
+    return time.monotonic_ns() * (TICKS // 1_000_000_000)
+
+
+class BucketTable(Storage):
+    """A storage of token buckets alone, for the strategy of strategy.py; it does not count otherwise."""
+
+    STORAGE_SCHEME = [SCHEME]  # noqa: RUF012 (so limits has it)
+    base_exceptions = OSError
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        wrap_exceptions: bool = False,
+        *,
+        clock: Callable[[], int] = ticks,
+        secret: bytes | None = None,
+        slots: int = SLOTS,
+    ) -> None:
+        """Made in the master, before the workers are forked. `clock`: ticks."""
+        super().__init__(uri, wrap_exceptions)
+        self._clock = clock
+        self._secret = secret or os.urandom(16)
+        self._sets = slots // SET_SLOTS
+        self._lock = SharedLock()
+        self._keys = memoryview(mmap.mmap(-1, 8 * slots)).cast("Q")
+        self._full_at = memoryview(mmap.mmap(-1, 8 * slots)).cast("q")
+        self.key = lru_cache(KEYS_REMEMBERED)(self._hash)
+
+    def take(self, bucket: Bucket, client: str) -> Taken:
+        """One token of the client's bucket of that tier."""
+        key = self.key(bucket.namespace, client)
+        with self._lock:
+            slot, known = self._slot(key)
+            full_at, taken = take(self._full_at[slot] if known else 0, self._clock(), bucket)
+            self._full_at[slot] = full_at
+            if not known:  # last: a process that is killed before leaves the place to whoever had it
+                self._keys[slot] = key
+        return taken
+
+    def look(self, bucket: Bucket, client: str) -> tuple[float, int]:
+        """Seconds until it is full, and its whole tokens."""
+        key = self.key(bucket.namespace, client)
+        with self._lock:
+            slot, known = self._slot(key)
+            return look(self._full_at[slot] if known else 0, self._clock(), bucket)
+
+    def reset(self) -> int | None:
+        with self._lock:
+            self._full_at[:] = memoryview(bytes(8 * len(self._full_at))).cast("q")
+        return None
+
+    def check(self) -> bool:
+        return True
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        raise NotImplementedError("token buckets alone are kept here")
+
+    def get(self, key: str) -> int:
+        raise NotImplementedError("token buckets alone are kept here")
+
+    def get_expiry(self, key: str) -> float:
+        raise NotImplementedError("token buckets alone are kept here")
+
+    def clear(self, key: str) -> None:
+        raise NotImplementedError("token buckets alone are kept here")
+
+    def _slot(self, key: int) -> tuple[int, bool]:
+        """The place of this key; else one to put it, that of the bucket which will be full first."""
+        first = key % self._sets * SET_SLOTS
+        keys = self._keys[first : first + SET_SLOTS].tolist()
+        if key in keys:
+            return first + keys.index(key), True
+        times = self._full_at[first : first + SET_SLOTS].tolist()
+        return first + times.index(min(times)), False
+
+    def _hash(self, tier: str, client: str) -> int:
+        """Keyed, so that nobody can choose addresses that crowd one set."""
+        text = f"{tier}\0{client}".encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=self._secret).digest(), "big")

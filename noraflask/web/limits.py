@@ -1,0 +1,47 @@
+"""Each request asks the rate limits first, before anything that costs more: before its credentials are looked at, also where no route matches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flask import Flask, Request, request
+
+from noraflask.services import Services
+from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD
+from noraflask.web.context import EXTENSION
+from noraflask.web.peers import client_address
+
+STANDING = "nora.ratelimit"
+"""In a request's environ: headers for its answer, where it was counted."""
+FREE = frozenset(("/health", "/ready", "/metrics"))
+TOKEN_RULES = frozenset(("/api/tokens", "/api/tokens/list", "/api/tokens/revoke", "/api/tokens/rotate"))
+"""POST routes that take a password or a token in the body."""
+
+_UPLOAD: tuple[str, ...] = (UPLOAD,)
+_GENERAL: tuple[str, ...] = (GENERAL,)
+_TOKENS: tuple[str, ...] = (GENERAL, AUTH)
+
+
+def install(app: Flask, mounts: Iterable[str], trusted_proxies: tuple[str, ...]) -> None:
+    """`mounts`: of the formats, whose requests count as `upload` whatever their method; the name is NORA's."""
+    exact = frozenset(mounts)
+    below = tuple(f"{mount}/" for mount in exact)
+    extensions = app.extensions
+
+    def limit() -> None:
+        found: Services = extensions[EXTENSION]
+        if not found.limits.enabled:
+            return
+        here: Request = request._get_current_object()  # type: ignore[attr-defined]
+        environ = here.environ
+        path = environ["PATH_INFO"]
+        if path.startswith(below) or path in exact:
+            tiers = _UPLOAD
+        elif path in FREE and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return
+        else:  # by the route, however its address is spelled
+            is_token = here.url_rule is not None and here.url_rule.rule in TOKEN_RULES and environ["REQUEST_METHOD"] == "POST"
+            tiers = _TOKENS if is_token else _GENERAL
+        environ[STANDING] = found.limits.check(tiers, client_address(environ, trusted_proxies))
+
+    app.before_request(limit)
