@@ -91,7 +91,6 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         curation=here.curation,
         reloads=here.reloads,
         inventory=here.inventory,
-        limits=here.limits,
         lockout=here.logins.lockout if here.logins else None,
     )
     app.figures = figures

@@ -6,11 +6,8 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 import time
-from collections.abc import Hashable, Iterable
-from typing import Generic, TypeVar
-
-Name = TypeVar("Name", bound=Hashable)
 
 _LIBC = ctypes.PyDLL(None)
 """Called without letting go of Python's own lock: who holds a shared lock must not wait for the other threads of its process as well."""
@@ -37,6 +34,9 @@ class SharedLock:
     """
 
     def __init__(self) -> None:
+        self._threads = (
+            threading.Lock()
+        )  # the threads of one process wait here: the holder needs Python's lock to go on, and they must not spin with it
         self._memory = mmap.mmap(-1, _MUTEX_BYTES)
         self._mutex = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
         attributes = ctypes.create_string_buffer(64)
@@ -46,12 +46,18 @@ class SharedLock:
         _check(_LIBC.pthread_mutex_init(self._mutex, attributes))
 
     def __enter__(self) -> None:
+        self._threads.acquire()
         state = _try_lock(self._mutex)
         if state:
-            self._wait(state)
+            try:
+                self._wait(state)
+            except BaseException:
+                self._threads.release()
+                raise
 
     def __exit__(self, *_: object) -> None:
         _unlock(self._mutex)
+        self._threads.release()
 
     def _wait(self, state: int) -> None:
         """It is held for microseconds, so looking again is quicker than being woken: who sleeps gives its turn to all others of the machine.
@@ -72,20 +78,3 @@ class SharedLock:
 def _check(state: int) -> None:
     if state:
         raise OSError(state, os.strerror(state))
-
-
-class Totals(Generic[Name]):
-    """Counts of all workers together, by name."""
-
-    def __init__(self, names: Iterable[Name]) -> None:
-        self._places = {name: place for place, name in enumerate(names)}
-        self._counts = memoryview(mmap.mmap(-1, 8 * len(self._places))).cast("Q")
-        self._lock = SharedLock()
-
-    def add(self, name: Name) -> None:
-        place = self._places[name]
-        with self._lock:
-            self._counts[place] += 1
-
-    def __getitem__(self, name: Name) -> int:
-        return self._counts[self._places[name]]

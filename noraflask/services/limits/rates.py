@@ -14,11 +14,11 @@ from noraflask.errors import NoraError, RateLimited, RateLimiterAway
 from noraflask.services.clients import network_of
 from noraflask.services.limits.bucket import Bucket, Taken
 from noraflask.services.limits.strategy import TokenBucket
-from noraflask.services.sharing import Totals
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
 
-AUTH, UPLOAD, GENERAL = TIERS = ("auth", "upload", "general")
-ALLOWED, REFUSED = OUTCOMES = ("allowed", "refused")
-FAILURES = ("", "failures")
+AUTH, UPLOAD, GENERAL = "auth", "upload", "general"
+ALLOWED, REFUSED = "allowed", "refused"
 
 _EACH_LINE = Bucket(1 / 60, 1, "line")
 """Of a client that is refused: a line of the log a minute,"""
@@ -48,11 +48,16 @@ class _Limits:
 
 class RateLimits:
     def __init__(
-        self, config: RateLimitConfig, here: TokenBucket, redis: TokenBucket | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        config: RateLimitConfig,
+        here: TokenBucket,
+        redis: TokenBucket | None = None,
+        metrics: NullMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Made in the master, before the workers are forked. `here` counts in memory of this server, `redis` for several of them."""
         self._here, self._redis, self._clock = here, redis, clock
-        self._totals = Totals([*((tier, outcome) for tier in TIERS for outcome in OUTCOMES), FAILURES])
+        self._metrics = metrics or NullMetrics()
         shared = memoryview(mmap.mmap(-1, 16)).cast("d")
         self._away, self._warned = shared[:1], shared[1:]  # whether Redis did not answer the last time; when a failure was told last
         self._warned[0] = -math.inf
@@ -92,7 +97,7 @@ class RateLimits:
                 continue
             if taken.wait:
                 raise self._refusal(bucket, taken.wait, network)
-            self._totals.add((tier, ALLOWED))
+            self._metrics.count(catalogue.RATE_LIMITED, tier, ALLOWED)
             headers = (("x-ratelimit-limit", str(bucket.burst)), ("x-ratelimit-remaining", str(taken.remaining)))
         return headers
 
@@ -127,7 +132,7 @@ class RateLimits:
             log.info("Redis, which counts requests for rate limits, answers again")
 
     def _failed(self, what: str, error: Exception) -> None:
-        self._totals.add(FAILURES)
+        self._metrics.count(catalogue.RATE_LIMIT_FAILURES)
         now = self._clock()
         if now - self._warned[0] >= _WARN_SECONDS:
             self._warned[0] = now
@@ -135,7 +140,7 @@ class RateLimits:
 
     def _refusal(self, bucket: Bucket, wait: float, network: str) -> NoraError:
         tier = bucket.namespace
-        self._totals.add((tier, REFUSED))
+        self._metrics.count(catalogue.RATE_LIMITED, tier, REFUSED)
         if not self._here.take(_EACH_LINE, network).wait and not self._here.take(_ALL_LINES, "").wait:
             log.info("refused by rate limit %s: client=%s; further refusals of it within a minute leave no such line", tier, network)
         seconds = max(1, math.ceil(wait))
@@ -152,16 +157,6 @@ class RateLimits:
                 "RateLimit-Reset": str(seconds),
             },
         )
-
-    # Figures.
-
-    def counters(self) -> dict[tuple[str, str], int]:
-        """Requests since the start, of all workers, by tier and outcome."""
-        return {(tier, outcome): self._totals[tier, outcome] for tier in TIERS for outcome in OUTCOMES}
-
-    def failures(self) -> int:
-        """Requests that could not be counted where they should be."""
-        return self._totals[FAILURES]
 
 
 def _limits(config: RateLimitConfig) -> _Limits:

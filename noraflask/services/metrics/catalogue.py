@@ -117,6 +117,15 @@ NAMESPACE_SCOPE = Family(
     None,
 )
 
+RATE_LIMITED = Family(
+    "nora_rate_limit_requests_total",
+    COUNTER,
+    "Requests that rate limits were asked about.",
+    ("tier", "outcome"),
+    (("auth", "upload", "general"), ("allowed", "refused")),
+)
+RATE_LIMIT_FAILURES = Family("nora_rate_limit_store_failures_total", COUNTER, "Requests that could not be counted where they should.")
+
 # Curation.
 
 CURATION_DECISIONS = Family(

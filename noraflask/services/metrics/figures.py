@@ -19,7 +19,6 @@ from noraflask.services.auth.lockout import Lockout
 from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
-from noraflask.services.limits.rates import OUTCOMES, TIERS, RateLimits
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 
@@ -41,7 +40,6 @@ class Figures:
     curation: Curation
     reloads: Reloads
     inventory: Inventory
-    limits: RateLimits
     lockout: Lockout | None
     connections: Callable[[], int] | None = None
     """Open client connections of all workers; None where the server is not ours."""
@@ -53,7 +51,6 @@ class Figures:
         yield from self._uploads()
         yield from self._policy()
         yield from self._logins()
-        yield from self._limits()
         yield from self._stock()
         yield from self._of_nora()
 
@@ -131,14 +128,6 @@ class Figures:
         yield counter("nora_auth_wrong_passwords_total", "Wrong passwords.", (), [((), counts["failures"])])
         yield counter("nora_auth_repeated_passwords_total", "Of these, the same one again from the same client.", (), [((), counts["repeated"])])
         yield counter("nora_auth_lockouts_total", "Logins refused unseen, because of wrong ones before.", (), [((), counts["refused"])])
-
-    def _limits(self) -> Iterator[Metric]:
-        counts = self.limits.counters()
-        rows = [((tier, outcome), float(counts[tier, outcome])) for tier in TIERS for outcome in OUTCOMES]
-        yield counter("nora_rate_limit_requests_total", "Requests that rate limits were asked about.", ("tier", "outcome"), rows)
-        yield counter(
-            "nora_rate_limit_store_failures_total", "Requests that could not be counted where they should.", (), [((), self.limits.failures())]
-        )
 
     def _stock(self) -> Iterator[Metric]:
         stock = self.inventory.current()
