@@ -19,6 +19,8 @@ LOOKS = f"{EXTENSION}-looks"
 """Likewise: by a rule's format, the function that looks a package up in storage (services/curation/explaining.py)."""
 PRINCIPAL = "nora.principal"
 """In a request's environ, once it was asked for."""
+HANDED_OVER = "nora.handed_over"
+"""Likewise: how many bytes of the body a proxy sends in our place (web/accel.py)."""
 
 Challenge = Callable[[Action, str | None, str], str]
 """A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from werkzeug.wsgi import ClosingIterator
 
-from noraflask.web.context import PRINCIPAL
+from noraflask.web.context import HANDED_OVER, PRINCIPAL
 from noraflask.web.peers import client_address
 
 REQUEST_ID = "nora.request_id"
@@ -105,6 +105,8 @@ def _event(environ: dict[str, Any], answer: list[Any], started: float, trusted_p
     who = environ.get(PRINCIPAL)
     if who is not None:
         event["user"] = who.name
+    if HANDED_OVER in environ:
+        event["bytes"], event["accel"] = environ[HANDED_OVER], True
     if "nora.cut" in environ:  # our server says so when the answer did not get through
         event["cut"] = environ["nora.cut"]
     return event
