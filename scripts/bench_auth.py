@@ -9,32 +9,40 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
-import re
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_oci import MANIFEST_TYPE, ROOT, TIMES, Answer, Client, Failed, figure, machine, manifest_of, push_bytes, with_span
+from bench_common import (
+    CONNECTIONS,
+    ROOT,
+    TIMES,
+    Client,
+    Figure,
+    Running,
+    answers,
+    figure,
+    machine,
+    ours,
+    push_manifest,
+    ratio,
+    started,
+    with_span,
+    wrk,
+)
 
 sys.path.insert(0, str(ROOT))
 
 from noraflask.services.auth.users import hash_password, set_user
 from tests.oidc import Issuer
 
-PATH = "/v2/bench/app/manifests/v1"
 NAME, PASSWORD = "bench", "a password of the bench"
 TARGET = 0.85
-CONNECTIONS = (16, 128)
 RULES = 1000
 
 Header = Callable[[int, Issuer], str]
@@ -131,114 +139,22 @@ def config_of(server: Server, folder: Path, issuer: Issuer) -> str:
     return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class Up:
-    """A started server: one session of processes."""
-
-    port: int
-    session: int
-
-    def cpu_seconds(self) -> float:
-        """What all its processes have used so far."""
-        ticks = 0
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with suppress(FileNotFoundError, ProcessLookupError):  # ended while we looked
-                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                    ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) == self.session else 0
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-
 @contextmanager
-def running(server: Server, work: Path, issuer: Issuer) -> Iterator[Up]:
+def running(server: Server, work: Path, issuer: Issuer) -> Iterator[Running]:
     """A server that holds the manifest."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{server.name}-", dir=work))
-    (folder / "staging").mkdir()
-    set_user(folder / "users", NAME, hash_password(PASSWORD, 10))
-    (folder / "groups").write_text(f"benchers: {NAME}\n")
-    (folder / "config.toml").write_text(config_of(server, folder, issuer))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = {"CONFIG": folder / "config.toml", "STORAGE": folder / "storage", "STAGING": folder / "staging"}
-    settings = {f"NORA_{name}_PATH": str(path) for name, path in where.items()} | {
-        "NORA_HOST": "127.0.0.1",
-        "NORA_PORT": str(port),
-        "NORA_RATE_LIMIT_ENABLED": "false",
-    }
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("NORA_")} | settings
-    command = [sys.executable, "-m", "noraflask", "serve"]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-    try:
-        end = time.monotonic() + 30
-        while not is_healthy(port):
-            if process.poll() is not None or time.monotonic() > end:
-                raise Failed(f"did not start: {(folder / 'log').read_text(errors='replace')[-500:]}")
-        push_manifest(port, password(port, issuer))
-        yield Up(port, process.pid)
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: nobody else is in it
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
+    def command(folder: Path, port: int) -> tuple[list[str], Mapping[str, str]]:
+        set_user(folder / "users", NAME, hash_password(PASSWORD, 10))
+        (folder / "groups").write_text(f"benchers: {NAME}\n")
+        (folder / "config.toml").write_text(config_of(server, folder, issuer))
+        return ours(folder, port)
 
-def is_healthy(port: int) -> bool:
-    try:
-        with Client(port) as client:
-            return client.ask("GET", "/health").status == 200
-    except OSError:
-        time.sleep(0.01)
-        return False
-
-
-class LoggedIn(Client):
-    """A client whose every request carries the same login."""
-
-    def __init__(self, port: int, login: str) -> None:
-        super().__init__(port)
-        self._login = login
-
-    def ask(self, method: str, path: str, body: bytes = b"", headers: str = "", want: int = 0) -> Answer:
-        return super().ask(method, path, body, f"{headers}Authorization: {self._login}\r\n", want)
-
-
-def push_manifest(port: int, login: str) -> None:
-    client = LoggedIn(port, login)
-    with client:
-        config, layer = b'{"architecture":"amd64","os":"linux"}', os.urandom(400)
-        parts = [(push_bytes(client, "bench/app", data), len(data)) for data in (config, layer)]
-        client.ask("PUT", PATH, manifest_of(parts[0], parts[1]), f"Content-Type: {MANIFEST_TYPE}\r\n", want=201)
+    with started(server.name, work, command, answers("/health")) as up:
+        push_manifest(up.port, password(up.port, issuer))
+        yield up
 
 
 # ----------------------------------------------------------------------------------------------------------- what is measured
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Of one run of wrk."""
-
-    rate: float
-    """Reads a second."""
-    cpu: float
-    """Microseconds of the server's processor time for one read: what others do on the machine hardly shows in it."""
-
-
-def wrk(up: Up, header: str, connections: int, seconds: float) -> Figure:
-    """Any read that fails makes the run fail."""
-    headers = ["-H", f"Accept: {MANIFEST_TYPE}", *(("-H", f"Authorization: {header}") if header else ())]
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s", *headers, f"http://127.0.0.1:{up.port}{PATH}"]
-    before = up.cpu_seconds()
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used = up.cpu_seconds() - before
-    rate, count = re.search(r"Requests/sec:\s+([\d.]+)", said), re.search(r"(\d+) requests in", said)
-    if not rate or not count or "Non-2xx" in said or "Socket errors" in said:
-        raise Failed(said)
-    return Figure(float(rate[1]), used / int(count[1]) * 1e6)
 
 
 @dataclass
@@ -284,10 +200,6 @@ def render_table(results: Results, kinds: list[Kind]) -> str:
         reached = "" if kind.name == "off" else "reached" if least >= TARGET else "**missed**"
         lines.append(f"| {kind.title} | {' | '.join(cells)} | {reached} |")
     return "\n".join(lines)
-
-
-def ratio(found: list[float]) -> str:
-    return f"{statistics.median(found):.2f}{TIMES} ({min(found):.2f} to {max(found):.2f})"
 
 
 def main() -> None:

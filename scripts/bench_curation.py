@@ -17,21 +17,36 @@ import os
 import re
 import shutil
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from bench_auth import CONNECTIONS, PATH, Results, Up, is_healthy, push_manifest, ratio, wrk
-from bench_oci import MANIFEST_TYPE, ROOT, TIMES, Client, Failed, Running, machine, with_span
+from bench_auth import Results
+from bench_common import (
+    CONNECTIONS,
+    MANIFEST_TYPE,
+    PATH,
+    ROOT,
+    TIMES,
+    Client,
+    Failed,
+    Running,
+    answers,
+    machine,
+    ours,
+    push_manifest,
+    ratio,
+    started,
+    with_span,
+    wrk,
+)
 
 sys.path.insert(0, str(ROOT))
 
@@ -202,7 +217,7 @@ SETTINGS = (
 
 def rules_text(count: int, more: str) -> str:
     """A third of them is about images: those of the format that is read must be looked through, too."""
-    return "".join(map(rule_text, range(count))) + more
+    return "# rules of a bench\n" + "".join(map(rule_text, range(count))) + more
 
 
 def rule_text(number: int) -> str:
@@ -211,50 +226,24 @@ def rule_text(number: int) -> str:
     return f'[[block]]\nid = "MAL-{number}"\nformat = "{format}"\nname = "{name}"\nversion = "*"\nreason = "malicious"\n'
 
 
-@dataclass(frozen=True)
-class Curated:
-    up: Up
-    process: subprocess.Popen[bytes]
-    rules: Path
-
-    def pss_mb(self) -> float:
-        return Running(self.process, self.up.port, 0.0).memory_mb()
-
-
 @contextmanager
-def running(kind: Setting, work: Path) -> Iterator[Curated]:
+def running(kind: Setting, work: Path) -> Iterator[Running]:
     """A server that holds the manifest."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{kind.name}-", dir=work))
-    (folder / "staging").mkdir()
-    (folder / "rules.toml").write_text(rules_text(kind.rules, kind.more))
-    with_rules = f'rules_path = "{folder}/rules.toml"\n' if kind.mode != "off" else ""
-    (folder / "config.toml").write_text(f'[curation]\nmode = "{kind.mode}"\n{with_rules}')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = {"CONFIG": folder / "config.toml", "STORAGE": folder / "storage", "STAGING": folder / "staging"}
-    settings = {f"NORA_{name}_PATH": str(path) for name, path in where.items()}
-    settings |= {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), "NORA_WORKERS": str(WORKERS), "NORA_RATE_LIMIT_ENABLED": "false"}
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("NORA_")} | settings
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "noraflask", "serve"], env=environ, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + 60
-        while not is_healthy(port):
-            if process.poll() is not None or time.monotonic() > end:
-                raise Failed(f"did not start: {(folder / 'log').read_text(errors='replace')[-500:]}")
-        push_manifest(port, "Basic none")
-        yield Curated(Up(port, process.pid), process, folder / "rules.toml")
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: nobody else is in it
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+
+    def command(folder: Path, port: int) -> tuple[list[str], Mapping[str, str]]:
+        rules = rules_file(folder)
+        rules.write_text(rules_text(kind.rules, kind.more))
+        with_rules = f'rules_path = "{rules}"\n' if kind.mode != "off" else ""
+        (folder / "config.toml").write_text(f'[server]\nworkers = {WORKERS}\n[curation]\nmode = "{kind.mode}"\n{with_rules}')
+        return ours(folder, port)
+
+    with started(kind.name, work, command, answers("/health"), seconds=60) as up:
+        push_manifest(up.port)
+        yield up
+
+
+def rules_file(folder: Path) -> Path:
+    return folder / "rules.toml"
 
 
 def one_to_each_worker(port: int) -> list[Client]:
@@ -307,15 +296,15 @@ def measure_reloads(work: Path) -> None:
     """Prints: seconds until all workers had swapped, the longest wait of a read meanwhile and without a reload, memory before and after."""
     with running(SETTINGS[3], work) as server:
         seconds, waits, quiet = [], [], []
-        clients = one_to_each_worker(server.up.port)
-        before = server.pss_mb()
+        clients = one_to_each_worker(server.port)
+        before = server.memory_mb()
         readers = [Reader(client) for client in clients]
         for reader in readers:
             reader.start()
         wait_for(lambda: all(reader.policy for reader in readers))
         for number in range(RELOADS):
             old = {reader.policy for reader in readers}
-            server.rules.write_text(rules_text(MANY, OF_THE_NAME.replace("old", f"reason {number}")))
+            rules_file(server.folder).write_text(rules_text(MANY, OF_THE_NAME.replace("old", f"reason {number}")))
             took = [max_wait(readers, lambda: time.sleep(1))]
             quiet += took
             began = time.perf_counter()
@@ -325,11 +314,11 @@ def measure_reloads(work: Path) -> None:
         for reader in readers:
             reader.stopping = True
             reader.join()
-        after = server.pss_mb()
+        after = server.memory_mb()
     with running(SETTINGS[1], work) as server:
-        for client in one_to_each_worker(server.up.port):
+        for client in one_to_each_worker(server.port):
             client.ask("GET", PATH, want=200)
-        empty = server.pss_mb()
+        empty = server.memory_mb()
     print(f"\nreload of {MANY:,} rules, from SIGHUP until all of {WORKERS} workers have them: {with_span(seconds)} s")
     meanwhile, without = (with_span([wait * 1000 for wait in found]) for found in (waits, quiet))
     print(f"longest wait of a read meanwhile: {meanwhile} ms; in a second without a reload: {without} ms")
@@ -355,7 +344,7 @@ def measure_reads(rounds: int, seconds: float, work: Path) -> list[str]:
     """Prints a table; says which ratios are worse than they should be."""
     results = Results()
     with ExitStack() as stack:
-        up = {kind.name: stack.enter_context(running(kind, work)).up for kind in SETTINGS}
+        up = {kind.name: stack.enter_context(running(kind, work)) for kind in SETTINGS}
         for one in up.values():
             wrk(one, "", 16, 1)  # warms what remembers
         for number in range(rounds):

@@ -11,12 +11,9 @@ import datetime
 import hashlib
 import json
 import os
-import platform
 import re
 import select
 import shutil
-import signal
-import socket
 import statistics
 import struct
 import subprocess
@@ -24,27 +21,38 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench_common import (
+    MANIFEST_TYPE,
+    MIB,
+    ROOT,
+    TIMES,
+    Client,
+    Failed,
+    Running,
+    answers,
+    digest_of,
+    figure,
+    find_binary,
+    machine,
+    manifest_of,
+    nora,
+    ours,
+    push_bytes,
+    started,
+    with_digest,
+    with_span,
+)
+
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- scripts/bench oci writes from here -->", "<!-- to here -->"
-TIMES = "\u00d7"
-MIB = 1024 * 1024
 FRAME = 32 * 1024  # chunk of a streamed body: what Go's clients (docker, containerd, crane) send
 PIECE = 16 * MIB  # body of one PATCH in a chunked upload
-PATIENCE = 120  # seconds of silence after which a transfer counts as failed
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
-
-
-class Failed(Exception):
-    """A server gave something other than what the row needs."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- the servers
@@ -57,18 +65,6 @@ class Server:
     name: str
     title: str
     command: Callable[[Path, int], tuple[list[str], dict[str, str]]]
-
-
-def find_binary(variable: str, name: str) -> str | None:
-    """A peer's program: the environment variable, ~/.cache/noraflask/bin, then PATH."""
-    cached = Path.home() / ".cache" / "noraflask" / "bin" / name
-    return os.environ.get(variable) or (str(cached) if cached.exists() else shutil.which(name))
-
-
-def ours(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    (folder / "staging").mkdir()
-    where = {"NORA_STORAGE_PATH": str(folder / "storage"), "NORA_STAGING_PATH": str(folder / "staging"), "NORA_RATE_LIMIT_ENABLED": "false"}
-    return [sys.executable, "-m", "noraflask", "serve"], {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), **where}
 
 
 def distribution(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
@@ -85,13 +81,6 @@ def distribution(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     return [program, "serve", str(config)], {"OTEL_TRACES_EXPORTER": "none"}
 
 
-def nora(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    program = find_binary("NORAFLASK_BENCH_NORA", "nora")
-    assert program
-    limits = {"NORA_RATE_LIMIT_ENABLED": "false", "NORA_CURATION_MODE": "off"}
-    return [program, "serve"], {"NORA_HOST": "127.0.0.1", "NORA_PORT": str(port), "NORA_STORAGE_PATH": str(folder / "storage"), **limits}
-
-
 SERVERS = (
     Server("ours", "noraflask", ours),
     Server("distribution", "distribution 3.1.2", distribution),
@@ -100,206 +89,11 @@ SERVERS = (
 PROGRAMS = {"distribution": ("NORAFLASK_BENCH_DISTRIBUTION", "registry"), "nora": ("NORAFLASK_BENCH_NORA", "nora")}
 
 
-@dataclass
-class Running:
-    """A started server: one session of processes in its own folder."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    start_seconds: float  # from spawn to the first 200 of /v2/
-
-    def memory_mb(self) -> float:
-        """PSS of all its processes, in MB: shared pages are counted once."""
-        total = 0
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                session = (folder / "stat").read_text().rpartition(")")[2].split()[3]
-                if int(session) == self.process.pid:
-                    total += int(re.search(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.M)[1])  # type: ignore[index]
-            except (OSError, TypeError):  # ended while we looked
-                continue
-        return total * 1024 / 1e6
+def running(server: Server, work: Path) -> AbstractContextManager[Running]:
+    return started(server.name, work, server.command, answers("/v2/"))
 
 
-@contextmanager
-def running(server: Server, work: Path) -> Iterator[Running]:
-    """The server on an empty folder, stopped and wiped afterwards, with nothing left to write back."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{server.name}-", dir=work))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command, settings = server.command(folder, port)
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("NORA_", "OTEL_"))} | settings
-    os.sync()
-    with open(folder / "log", "wb") as log:
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-    try:
-        while not answers(port):
-            if process.poll() is not None or time.perf_counter() - begin > 30:
-                raise Failed(f"did not start: {(folder / 'log').read_text(errors='replace')[-500:]}")
-        yield Running(process, port, time.perf_counter() - begin)
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: nobody else is in it
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-        os.sync()
-
-
-def answers(port: int) -> bool:
-    try:
-        with Client(port) as client:
-            return client.ask("GET", "/v2/").status == 200
-    except OSError:
-        time.sleep(0.002)
-        return False
-
-
-# ----------------------------------------------------------------------------------------------------------------- the client
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    head: bytes
-    body: bytes
-
-    def location(self) -> str:
-        found = re.search(rb"(?im)^location:[ \t]*(\S+)", self.head)
-        if not found:
-            raise Failed(f"no Location in an answer of {self.status}")
-        return re.sub(r"^https?://[^/]*", "", found[1].decode())
-
-
-class Client:
-    """One kept-alive HTTP/1.1 connection that costs little enough not to be what is measured."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.sock = self._connect()
-        self.rest = b""
-
-    def _connect(self) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # a Python timeout would make every call a poll as well
-            sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", PATIENCE, 0))
-        return sock
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-    def ask(self, method: str, path: str, body: bytes = b"", headers: str = "", want: int = 0) -> Answer:
-        length = f"Content-Length: {len(body)}\r\n" if body or method in ("POST", "PUT", "PATCH") else ""
-        self.sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n{headers}{length}\r\n".encode() + body)
-        return self.answer(method, want)
-
-    def send_file(self, method: str, path: str, headers: str, file: int, start: int, length: int, want: int) -> Answer:
-        """The kernel copies the body from the file to the socket."""
-        self.sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n{headers}\r\n".encode(), socket.MSG_MORE)
-        end = start + length
-        while start < end:
-            start += os.sendfile(self.sock.fileno(), file, start, end - start)
-        return self.answer(method, want)
-
-    def answer(self, method: str, want: int = 0) -> Answer:
-        head = self._head()
-        status = int(head[9:12])
-        lower = head.lower()
-        length = re.search(rb"\ncontent-length:[ \t]*(\d+)", lower)
-        if method == "HEAD" or status in (204, 304):
-            body = b""
-        elif length:
-            body = self._take(int(length[1]))
-        elif b"transfer-encoding: chunked" in lower:
-            body = b""
-            while size := int(self._line().split(b";")[0], 16):
-                body += self._take(size + 2)[:-2]
-            self._line()
-        else:
-            raise Failed(f"{method} gave {status} without a length")
-        if b"\nconnection: close" in lower:
-            self.sock.close()
-            self.sock, self.rest = self._connect(), b""
-        if want and status != want:
-            raise Failed(f"{method} gave {status}, not {want}: {body[:300]!r}")
-        return Answer(status, head, body)
-
-    def discard(self, path: str, size: int, buffer: bytearray) -> None:
-        """GET whose body is thrown away inside the kernel (MSG_TRUNC)."""
-        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode())
-        head = self._head()
-        length = re.search(rb"(?i)\ncontent-length:[ \t]*(\d+)", head)
-        if head[9:12] != b"200" or not length or int(length[1]) != size:
-            raise Failed(f"GET of a blob gave {head[:200]!r}")
-        left = size - len(self.rest)
-        self.rest = b""
-        while left:
-            got = self.sock.recv_into(buffer, min(left, len(buffer)), socket.MSG_TRUNC)
-            if not got:
-                raise Failed(f"the body of a blob ended {left} bytes early")
-            left -= got
-
-    def _head(self) -> bytes:
-        while b"\r\n\r\n" not in self.rest:
-            self._more()
-        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        return head
-
-    def _line(self) -> bytes:
-        while b"\r\n" not in self.rest:
-            self._more()
-        line, _, self.rest = self.rest.partition(b"\r\n")
-        return line
-
-    def _take(self, size: int) -> bytes:
-        while len(self.rest) < size:
-            self._more()
-        taken, self.rest = self.rest[:size], self.rest[size:]
-        return taken
-
-    def _more(self) -> None:
-        data = self.sock.recv(65536)
-        if not data:
-            raise Failed("the connection was closed in mid-answer")
-        self.rest += data
-
-
-def with_digest(location: str, digest: str) -> str:
-    return f"{location}{'&' if '?' in location else '?'}digest={digest}"
-
-
-def push_bytes(client: Client, repository: str, data: bytes) -> str:
-    digest = digest_of(data)
-    location = client.ask("POST", f"/v2/{repository}/blobs/uploads/", want=202).location()
-    client.ask("PUT", with_digest(location, digest), data, "Content-Type: application/octet-stream\r\n", want=201)
-    return digest
-
-
-def digest_of(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def manifest_of(config: tuple[str, int], layer: tuple[str, int]) -> bytes:
-    return json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": {"mediaType": CONFIG_TYPE, "digest": config[0], "size": config[1]},
-            "layers": [{"mediaType": LAYER_TYPE, "digest": layer[0], "size": layer[1]}],
-            "annotations": {"org.opencontainers.image.created": "2026-01-01T00:00:00Z"},
-        },
-        indent=2,
-    ).encode()
+# ------------------------------------------------------------------------------------------------------------------ the blobs
 
 
 @dataclass
@@ -608,15 +402,6 @@ class Results:
         return statistics.median(found) if found else None
 
 
-def figure(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.0f}" if value < 10_000 else f"{value / 1000:.1f}k"
-
-
-def with_span(found: list[float]) -> str:
-    median = figure(statistics.median(found))
-    return f"{median} ({figure(min(found))} to {figure(max(found))})" if len(found) > 1 else median
-
-
 def render_table(results: Results, wanted: list[Row], servers: list[Server]) -> str:
     """Markdown: a row for each thing measured, medians with their span, the ratio to the better peer, the target."""
     peers = [server for server in servers if server.name != "ours"]
@@ -645,14 +430,6 @@ def render_table(results: Results, wanted: list[Row], servers: list[Server]) -> 
         mark = {None: "", True: "reached", False: "**missed**"}[reached]
         lines.append(f"| {row.title}, {row.unit} | {' | '.join(cells)} | {f'{ratio:.2f}{TIMES}' if ratio else '—'} | {target} | {mark} |")
     return "\n".join(lines)
-
-
-def machine() -> str:
-    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
-    name = cpu[1] if cpu else platform.machine()
-    gigabytes = int(memory[1]) // 1024**2 if memory else 0
-    return f"{os.cpu_count()} cores ({name}), {gigabytes} GiB of memory, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def write_page(page: Path, text: str) -> None:

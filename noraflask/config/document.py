@@ -21,6 +21,7 @@ SAMPLE = Path("etc/config.toml")
 DOCS = Path("docs/configuration.md")
 _EXAMPLES = {
     "server.public_url": "https://registry.example.com",
+    "server.accel_redirect": "/_nora/",
     "registries.enable": "docker",
     "auth.groups_file": "/etc/nora/groups",
     "auth.token_storage": "/var/lib/nora/tokens",

@@ -15,6 +15,7 @@ class ServerConfig:
     port: int = 4000
     public_url: str | None = None  # base of every generated URL, without a trailing slash; may hold a path
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")  # peers (IP or CIDR) whose X-Forwarded-* headers are believed
+    accel_redirect: str | None = None  # path of nginx's internal location that holds the storage folder, with a slash at both ends
     body_limit_mb: int = 2048  # largest body that is not a streamed upload
     workers: int = 2
     threads: int = 8  # per worker: threads that answer reads

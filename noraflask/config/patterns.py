@@ -37,6 +37,13 @@ def read_secret(text: str) -> str:
     return text
 
 
+def read_internal_prefix(text: str) -> str:
+    """Plain characters alone: it stands in front of a key in a header, and in the proxy's configuration."""
+    if len(text) > MAX_LENGTH or not re.fullmatch(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*/)+", text):
+        raise ValueError(text)
+    return text
+
+
 def read_on_failure(text: str) -> str:
     word = text.lower()
     if word == "open":

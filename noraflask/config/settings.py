@@ -22,7 +22,7 @@ from noraflask.config.kinds import (
     read_redis_url,
     read_url,
 )
-from noraflask.config.patterns import read_contact, read_on_failure, read_secret, read_text, read_uri, read_word
+from noraflask.config.patterns import read_contact, read_internal_prefix, read_on_failure, read_secret, read_text, read_uri, read_word
 from noraflask.config.tables import PROVIDERS, RULES
 
 DAY = 86400
@@ -82,6 +82,13 @@ SETTINGS: tuple[Setting, ...] = (
         ("NORA_PUBLIC_URL",),
         Text("an http:// or https:// address with a host and no user, query or fragment", read_url, optional=True),
         "Base of every URL in answers; may hold a path. Unset: URLs follow the request and the X-Forwarded-* headers of trusted proxies.",
+    ),
+    Setting(
+        "server.accel_redirect",
+        ("NORA_ACCEL_REDIRECT",),
+        Text("a path such as /_nora/, with a slash at both ends", read_internal_prefix, optional=True),
+        "Path below which nginx keeps the storage folder as an internal location. Set, a trusted proxy that says X-Nora-Accel: on "
+        "is told by X-Accel-Redirect to send large blobs itself, from local storage. Unset: they are sent from here.",
     ),
     Setting(
         "server.body_limit_mb",

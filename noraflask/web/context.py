@@ -23,6 +23,8 @@ NAME = "nora.name"
 """Likewise: the name of what the request is about, such as an image's."""
 SERVED = "nora.served"
 """Likewise: set where the answer is an artifact's bytes."""
+HANDED_OVER = "nora.handed_over"
+"""Likewise: how many bytes of the body a proxy sends in our place (web/accel.py)."""
 
 Challenge = Callable[[Action, str | None, str], str]
 """A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""

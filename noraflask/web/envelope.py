@@ -17,7 +17,7 @@ from noraflask.log import REQUEST_ID as LOGGED_ID
 from noraflask.services.curation.gate import Permit, Refusal
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
-from noraflask.web.context import NAME, PRINCIPAL, SERVED
+from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import STANDING
 from noraflask.web.peers import client_address
@@ -167,6 +167,8 @@ class Envelope:
             event |= _rule(environ)
         if UPSTREAM_SECONDS in environ:
             event["upstream_ms"] = round(environ[UPSTREAM_SECONDS] * 1000, 1)
+        if HANDED_OVER in environ:
+            event["accel"] = True
         if "nora.cut" in environ:  # our server says so when the answer did not get through
             event["cut"] = environ["nora.cut"]
         return event
@@ -215,9 +217,11 @@ class Exchange:
 
 
 def _sent(exchange: Exchange, method: str) -> int:
-    """Bytes of the body that left."""
+    """Bytes of the body that left, or that a proxy sends in our place."""
     if method == "HEAD" or exchange.status in ("204", "304"):
         return 0
+    if HANDED_OVER in exchange.environ:
+        return int(exchange.environ[HANDED_OVER])
     announced = next((int(value) for name, value in exchange.headers if name == "Content-Length"), 0)
     return min(announced, exchange.environ.get("nora.sent", announced))
 

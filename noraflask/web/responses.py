@@ -1,4 +1,5 @@
-"""The one path by which stored bytes leave: HEAD, conditional requests, ranges, and the server's file_wrapper for the kernel to send.
+"""The one path by which stored bytes leave: HEAD, conditional requests, ranges, and the server's file_wrapper for the kernel to send,
+or a proxy that sends the file itself (accel.py).
 
 RFC 9110: 13.1.2 If-None-Match, 13.1.5 If-Range, 14.2 Range.
 """
@@ -17,7 +18,8 @@ from werkzeug.wsgi import wrap_file
 from noraflask.digest import Digest
 from noraflask.errors import NotFound, NotGated
 from noraflask.services.curation.gate import Permit
-from noraflask.web.context import SERVED, services
+from noraflask.web.accel import internal_path, told_to_proxy
+from noraflask.web.context import HANDED_OVER, SERVED, services
 
 INLINE_BYTES = 64 * 1024
 """Up to this size bytes are read and sent with the headers in one piece; beyond it the kernel sends the file."""
@@ -34,6 +36,13 @@ class Answer(Response):
         if self.is_sequence and "Content-Length" not in self.headers and self.status_code not in (204, 304):
             self.headers["Content-Length"] = str(sum(len(piece) for piece in self.response))
         return self.headers
+
+
+class HandedOver(Answer):
+    """The head of an answer whose body a proxy sends. Whoever still looks at its headers, as the guard does, finds them like those of the others."""
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        return told_to_proxy(self.headers)
 
 
 def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: type[NotFound], headers: dict[str, str] | None = None) -> Response:
@@ -56,7 +65,11 @@ def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: ty
     environ[SERVED] = True
     if environ["REQUEST_METHOD"] == "HEAD":
         return Answer(status=status, headers=answer)
-    content = services().content
+    here = services()
+    if size > INLINE_BYTES and (path := internal_path(here, environ, digest, size)):
+        environ[HANDED_OVER] = stop - start
+        return HandedOver(status=status, headers=answer | {"X-Accel-Redirect": path})
+    content = here.content
     try:
         if size <= INLINE_BYTES:
             data = content.read(digest)

@@ -259,19 +259,19 @@ def seat(request: pytest.FixtureRequest, goods: Goods, tmp_path: Path) -> Callab
 
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Callable[[str], int]]:
-    """nginx(server_block) starts one; PORT in the text becomes a free port, which is returned."""
+def nginx(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """nginx(server_block) starts one; PORT in the text becomes a free port, which is returned. Of root's, `user` is whom its workers run as."""
     running: list[subprocess.Popen[bytes]] = []
     binary = tool("nginx")
 
-    def start(server_block: str) -> int:
+    def start(server_block: str, user: str = "root") -> int:
         folder = tmp_path / f"nginx{len(running)}"
         (folder / "temp").mkdir(parents=True)
         port = free_port()
         temp = "".join(f"{kind}_temp_path {folder}/temp/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        user = "user root;\n" if os.geteuid() == 0 else ""
+        as_user = f"user {user};\n" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(
-            f"{user}daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr;\n"
+            f"{as_user}daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr;\n"
             f"events {{}}\nhttp {{\naccess_log off;\n{temp}{server_block.replace('PORT', str(port))}\n}}\n"
         )
         log = folder / "error.log"

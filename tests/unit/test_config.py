@@ -52,6 +52,9 @@ TAKEN_VARIABLES = [
     ("NORA_PUBLIC_URL", "https://r.example.com/", "server.public_url", "https://r.example.com"),
     ("NORA_PUBLIC_URL", "http://[2001:db8::1]:8080/a/b//", "server.public_url", "http://[2001:db8::1]:8080/a/b"),
     ("NORA_PUBLIC_URL", "", "server.public_url", None),
+    ("NORA_ACCEL_REDIRECT", "/_nora/", "server.accel_redirect", "/_nora/"),
+    ("NORA_ACCEL_REDIRECT", "/in-side/blobs.v1/", "server.accel_redirect", "/in-side/blobs.v1/"),
+    ("NORA_ACCEL_REDIRECT", "", "server.accel_redirect", None),
     ("NORA_AUTH_TRUSTED_PROXIES", " 10.0.0.0/8 , ::1", "server.trusted_proxies", ("10.0.0.0/8", "::1")),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1/8", "server.trusted_proxies", ("10.0.0.1/8",)),
     ("NORA_AUTH_TRUSTED_PROXIES", "", "server.trusted_proxies", ()),
@@ -253,6 +256,11 @@ REFUSED_VARIABLES = [
         )
         if "\\" not in text
     ),
+    *(
+        ("NORA_ACCEL_REDIRECT", text, f'expected a path such as /_nora/, with a slash at both ends, got "{text}"')
+        for text in ("/", "_nora/", "/_nora", "//", "/a//b/", "/../", "/a/./", "/.a/", "/a b/", "/a%20b/", "/ä/", "http://h/", "/_nora/;", "/$a/")
+    ),
+    ("NORA_ACCEL_REDIRECT", f"/{'a' * 254}/", "expected a path such as /_nora/"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1,nonsense", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 2 is neither"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.0/33", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1 is neither"),
     *(("NORA_STORAGE_PATH", text, "expected a path of printable characters, not empty, got ") for text in ("", " ", "a\0b", "a\nb", "\udcff")),
