@@ -15,6 +15,7 @@ import setproctitle
 from noraflask.config import Config, ServerConfig
 from noraflask.serve.board import SLOTS
 from noraflask.serve.master import Arbiter, BindError, give_memory_back
+from noraflask.serve.service_manager import ServiceManager
 from noraflask.serve.worker import Worker
 
 log = logging.getLogger("nora.server")
@@ -66,6 +67,7 @@ def heartbeat_folder() -> str:
 
 def on_starting(server: Any) -> None:
     Arbiter.adopt(server)
+    server.service_manager = ServiceManager.from_environment(os.environ)
     try:
         server.listen()
     except BindError as error:
