@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import setproctitle
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter as BaseArbiter
 from gunicorn.sock import close_sockets, create_sockets
@@ -75,6 +76,13 @@ class Arbiter(BaseArbiter):
         found: list[int] = super().wait_for_signals(min(timeout, FIRST_SECONDS) if self.service_manager.is_waiting else timeout)
         others = [number for number in found if number != signal.SIGHUP]
         return [*others, signal.SIGHUP] if len(others) < len(found) else found
+
+    def maybe_promote_master(self) -> None:
+        """After SIGUSR2 the new master stays alone, and gunicorn gives it a title of its own."""
+        was_second = self.master_pid
+        super().maybe_promote_master()
+        if was_second and not self.master_pid:
+            set_title("master", self.cfg)
 
     def _tell_of_life(self) -> None:
         """To the service manager: ready is who has a worker that takes requests."""
@@ -164,6 +172,12 @@ def give_memory_back() -> None:
     gc.collect()
     with contextlib.suppress(AttributeError):  # a C library that has no such function
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def set_title(role: str, cfg: Any) -> None:
+    """`ps` shows "nora: worker [127.0.0.1:4000]"; `pidof nora` and `pkill nora` look at the command name."""
+    setproctitle.setproctitle(f"nora: {role} [{cfg.proc_name}]")
+    setproctitle.setthreadtitle("nora")
 
 
 def inherits_sockets() -> bool:

@@ -10,11 +10,9 @@ import sys
 import tempfile
 from typing import Any
 
-import setproctitle
-
 from noraflask.config import Config, ServerConfig
 from noraflask.serve.board import SLOTS
-from noraflask.serve.master import Arbiter, BindError, give_memory_back
+from noraflask.serve.master import Arbiter, BindError, give_memory_back, set_title
 from noraflask.serve.service_manager import ServiceManager
 from noraflask.serve.worker import Worker
 
@@ -93,12 +91,6 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     worker.board.leave(worker.slot)
-
-
-def set_title(role: str, cfg: Any) -> None:
-    """`ps` shows "nora: worker [127.0.0.1:4000]"; `pidof nora` and `pkill nora` look at the command name."""
-    setproctitle.setproctitle(f"nora: {role} [{cfg.proc_name}]")
-    setproctitle.setthreadtitle("nora")
 
 
 def raise_descriptor_limit(workers: int, limits: ServerConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,21 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.client.conftest import Engine, image_of
 from tests.client.registry import Registry
 from tests.client.test_docker import image_id, imported
 from tests.client.test_large_layers import MIB, pulled_digest, push
 from tests.client.tools import Client, as_root
-from tests.server import FAULT_LINE, free_port, wait_until
+from tests.server import FAULT_LINE, ROOT, free_port, wait_until
 
 pytestmark = pytest.mark.slow
 
 USER = 10001
-HARDENED = (
-    *("--read-only", "--tmpfs", "/tmp:size=256M", "--memory", "512m", "--cpus", "2", "--pids-limit", "512"),
-    *("--security-opt", "no-new-privileges", "--cap-drop", "ALL", "--user", f"{USER}:{USER}"),
-)
+
+
+def of_the_guide() -> list[str]:
+    """The options that docs/deployment-container.md gives to `docker run`, but for name, port and volume, which are each test's own."""
+    page = (ROOT / "docs" / "deployment-container.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^docker run --detach (.*?)^```", page, re.MULTILINE | re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words.pop() == "noraflask"
+    own = [words.index(name) for name in ("--name", "--publish", "--volume", "--restart")]
+    return [word for at, word in enumerate(words) if at not in own and at - 1 not in own]
+
+
+HARDENED = of_the_guide()
 
 
 @dataclass
@@ -93,6 +104,12 @@ def run(engine: Engine, disk: Path) -> Iterator[Run]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the image
+
+
+def test_the_guide_leaves_nothing_out() -> None:
+    bounds = {"--read-only", "--memory", "--cpus", "--pids-limit", "--cap-drop", "no-new-privileges"}
+    assert bounds <= set(HARDENED)
+    assert any(word.startswith("/tmp:size=256M") for word in HARDENED)
 
 
 def test_what_the_image_says_of_itself(engine: Engine) -> None:
@@ -174,7 +191,7 @@ def test_a_day_of_the_hardened_container(run: Run, docker: Client) -> None:
     wait_until(lambda: "sleep" not in docker("top", container.id, "-o", "pid,stat,comm"), 10, "an orphan to be collected by process 1")
 
     docker("kill", "--signal=HUP", container.id)
-    wait_until(lambda: container.logs().count(" reloaded") == 2, 20, "both workers to reload")
+    wait_until(lambda: container.logs().count("reloaded") == 2, 20, "both workers to reload")
     (container.data / "config.toml").write_text("[curation]\nmode = 'offf'\n")
     docker("kill", "--signal=HUP", container.id)
     wait_until(lambda: "keeping previous config" in container.logs(), 20, "the bad file to be refused")
@@ -192,9 +209,41 @@ def test_nothing_is_written_outside_of_data_and_tmp(run: Run, docker: Client) ->
     docker("exec", container.id, "nora", "user", "--help")
     docker("exec", container.id, "nora", "check-config")
     docker("kill", "--signal=HUP", container.id)
-    wait_until(lambda: container.logs().count(" reloaded") == 2, 20, "both workers to reload")
+    wait_until(lambda: container.logs().count("reloaded") == 2, 20, "both workers to reload")
     assert docker("diff", container.id) == ""
     assert end(container) == 0
+
+
+def test_the_compose_file_as_it_is(engine: Engine, disk: Path) -> None:
+    """But for the network: the engine of the tests has none of its own, so the service gets the machine's, and Caddy stays away."""
+    docker = engine.docker
+    compose = Client("docker-compose", disk / "compose", env=docker.env | {"PATH": os.environ["PATH"]})
+    port = str(free_port())
+    project = yaml.safe_load(compose("--file", ROOT / "etc" / "docker-compose.yml", "config").replace("4000", port))
+    nora = project["services"].pop("nora")
+    del nora["networks"], nora["build"], nora["expose"]
+    nora["healthcheck"]["interval"] = "1s"
+    nora["environment"] |= {"NORA_HOST": "127.0.0.1", "NORA_PORT": port}
+    file = disk / "compose.yml"
+    file.write_text(json.dumps({"services": {"nora": nora | {"image": image_of(engine), "network_mode": "host"}}, "volumes": {"nora-data": {}}}))
+    arguments = ("--project-name", "noraflask-test", "--file", file)
+    compose(*arguments, "up", "--detach")
+    try:
+        container = Container(docker, compose(*arguments, "ps", "--quiet", "nora").strip(), int(port), disk)
+        container.wait_healthy()
+        digest = push(int(port), "composed/layer", 8, chunked=True)
+        assert pulled_digest(int(port), "composed/layer", digest) == (digest, 8 * MIB)
+        host = container.inspect(".HostConfig")
+        assert host["ReadonlyRootfs"] is True
+        assert (host["Memory"], host["MemoryReservation"], host["NanoCpus"], host["PidsLimit"]) == (512 * MIB, 128 * MIB, 2 * 10**9, 512)
+        assert host["CapDrop"] == ["ALL"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["Tmpfs"]["/tmp"].startswith("size=256M,mode=0700,uid=10001")
+        assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "5"}
+        assert container.inspect(".Config.StopTimeout") == 330
+        assert end(container) == 0
+    finally:
+        compose(*arguments, "down", "--volumes")
 
 
 def end(container: Container) -> int:
@@ -228,10 +277,10 @@ class Watch:
     """Looks at the memory of a container's control group while the block runs. Bytes."""
 
     def __init__(self, container: Container) -> None:
-        groups = dict(reversed(line.split(":", 2)[1:]) for line in Path(f"/proc/{container.pid}/cgroup").read_text().splitlines())
-        path = next((path for path, controllers in groups.items() if "memory" in controllers.split(",")), None)
+        groups = [line.split(":", 2)[1:] for line in Path(f"/proc/{container.pid}/cgroup").read_text().splitlines()]
+        path = next((path for controllers, path in groups if "memory" in controllers.split(",")), None)
         self._first = path is not None  # else version 2, whose only line names no controller
-        self._folder = Path(f"/sys/fs/cgroup/memory{path}") if self._first else Path(f"/sys/fs/cgroup{next(iter(groups))}")
+        self._folder = Path(f"/sys/fs/cgroup/memory{path}" if self._first else f"/sys/fs/cgroup{groups[0][1]}")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.kept = 0
