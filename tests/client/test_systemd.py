@@ -112,11 +112,15 @@ def machine(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         docker("rm", "--force", "--volumes", id_)
 
 
+def command_of_the_guide(beginning: str) -> str:
+    page = (ROOT / "docs" / "deployment-container.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```sh\n({re.escape(beginning)}.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return block
+
+
 def how_to_install() -> str:
     """The guide's commands, but for those that install the program itself, which the image has in the same place."""
-    page = (ROOT / "docs" / "deployment-container.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```sh\n(python3 -m venv /opt/nora\n.*?)^```", page, re.MULTILINE | re.DOTALL)
-    return "".join(block.splitlines(keepends=True)[2:])
+    return "".join(command_of_the_guide("python3 -m venv /opt/nora\n").splitlines(keepends=True)[2:])
 
 
 @pytest.fixture
@@ -161,8 +165,8 @@ def test_logins_work_below_its_filters(nora: Machine) -> None:
     """bcrypt, Argon2 and the signing of tokens come with machine code of their own."""
     nora.write("/etc/nora/nora.env", "NORA_AUTH_ENABLED=true\n")
     nora("systemctl", "start", "nora")
-    add = "cd /var/lib/nora && NORA_STORAGE_PATH=/var/lib/nora/storage NORA_AUTH_ENABLED=true /opt/nora/bin/nora user add alice --password-stdin"
-    nora.docker("exec", "--interactive", nora.id, "sh", "-c", add, stdin=b"correct horse\n")
+    add = command_of_the_guide("cd /var/lib/nora\n").replace("alice", "alice --password-stdin")
+    nora.docker("exec", "--interactive", nora.id, "sh", "-euc", add, stdin=b"correct horse\n")
     asked = ("wget", "-q", "-O", "-", "--header", "Authorization: Basic YWxpY2U6Y29ycmVjdCBob3JzZQ==")
     wait_until(lambda: nora.succeeds(*asked, f"http://127.0.0.1:{PORT}/api/v1/whoami"), 10, "the new user to be let in")
     assert '"token"' in nora(*asked, f"http://127.0.0.1:{PORT}/v2/token?service=nora&scope=repository:a/b:pull")

@@ -95,6 +95,14 @@ def test_the_container_listens_everywhere_and_keeps_to_its_folders():
     assert (str(config.storage.path), str(config.staging.path)) == ("/data/storage", "/tmp")
 
 
+def test_the_container_and_its_health_check_mean_the_default_port():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    port = Config().server.port
+    assert f"\nEXPOSE {port}\n" in text
+    assert f"http://127.0.0.1:${{NORA_PORT:-{port}}}/health" in text
+    assert compose()["services"]["nora"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:{port}/health"
+
+
 def test_the_build_gets_what_it_copies():
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE) for name in line.split()}
