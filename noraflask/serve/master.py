@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import setproctitle
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter as BaseArbiter
 from gunicorn.sock import close_sockets, create_sockets
 from gunicorn.workers.base import Worker as BaseWorker
 
 from noraflask.config import ConfigError
+from noraflask.serve.service_manager import ServiceManager
 
 log = logging.getLogger("nora.server")
 
@@ -29,6 +31,7 @@ BIND_SECONDS = 3.0  # the workers of a killed master give the port back within a
 REPEAT_SECONDS = 0.5  # a second stop signal within this time is the same request, sent twice (terminal and supervisor, say)
 QUICK_SECONDS = 5.0  # for the workers to leave after that
 RESPAWN_SECONDS = 1.0
+FIRST_SECONDS = 0.05  # between looks whether the first worker serves yet, when somebody waits for that
 
 
 class BindError(Exception):
@@ -37,6 +40,8 @@ class BindError(Exception):
 
 class Arbiter(BaseArbiter):
     """`adopt()` turns gunicorn's own arbiter into one of these, so that `gunicorn -c` and `nora serve` behave alike."""
+
+    service_manager = ServiceManager()
 
     @staticmethod
     def adopt(arbiter: BaseArbiter) -> None:
@@ -67,14 +72,36 @@ class Arbiter(BaseArbiter):
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """SIGHUPs that have piled up while the last one was carried out are one: the files are read after all of them."""
-        found: list[int] = super().wait_for_signals(timeout)
+        self._tell_of_life()
+        found: list[int] = super().wait_for_signals(min(timeout, FIRST_SECONDS) if self.service_manager.is_waiting else timeout)
         others = [number for number in found if number != signal.SIGHUP]
         return [*others, signal.SIGHUP] if len(others) < len(found) else found
 
+    def maybe_promote_master(self) -> None:
+        """After SIGUSR2 the new master stays alone, and gunicorn gives it a title of its own."""
+        was_second = self.master_pid
+        super().maybe_promote_master()
+        if was_second and not self.master_pid:
+            set_title("master", self.cfg)
+
+    def _tell_of_life(self) -> None:
+        """To the service manager: ready is who has a worker that takes requests."""
+        if self.service_manager.is_waiting and self.worker_class.board.any_serves():
+            self.service_manager.ready(self._serving())
+        self.service_manager.beat()
+
+    def _serving(self) -> str:
+        return f"serving on {', '.join(map(str, self.LISTENERS))} with {self.num_workers} workers"
+
     def handle_hup(self) -> None:
+        self.service_manager.reloading()
+        problem = self._reload()
+        self.service_manager.ready(f"{self._serving()}; the last reload was refused: {problem}" if problem else f"{self._serving()}; reloaded")
+
+    def _reload(self) -> str:
         """Read the configuration again; if it is good, hand it to the workers. Workers that are forked later inherit it from this process.
 
-        Whatever goes wrong: an exception that left here would end the server.
+        Whatever goes wrong is what it returns: an exception that left here would end the server.
         """
         application = self.app.wsgi()
         if hasattr(application, "read_again"):
@@ -83,19 +110,24 @@ class Arbiter(BaseArbiter):
                 application.adopt(snapshot, memoryview(self.worker_class.handover.publish(snapshot, large)))
             except ConfigError as error:
                 log.warning("Curation policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
-                return
+                return "; ".join(error.problems)
             except Exception as error:
                 log.exception("Curation policy reload failed, keeping previous config error=%s", json.dumps(str(error) or type(error).__name__))
-                return
+                return str(error) or type(error).__name__
         log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
         self.kill_workers(signal.SIGHUP)
         give_memory_back()
+        return ""
 
     def handle_int(self) -> None:
         self.handle_term()
 
     def stop(self, graceful: bool = True) -> None:
         """Running requests get `graceful_timeout`; a second SIGTERM, SIGINT or SIGQUIT ends them."""
+        if self.reexec_pid:
+            self.service_manager.replaced_by(self.reexec_pid)
+        else:
+            self.service_manager.stopping(self.cfg.graceful_timeout if graceful else 0)
         close_sockets(self.LISTENERS, unlink=self.reexec_pid == self.master_pid == 0 and not self.systemd)
         self.LISTENERS = []
         began = time.monotonic()
@@ -140,6 +172,12 @@ def give_memory_back() -> None:
     gc.collect()
     with contextlib.suppress(AttributeError):  # a C library that has no such function
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def set_title(role: str, cfg: Any) -> None:
+    """`ps` shows "nora: worker [127.0.0.1:4000]"; `pidof nora` and `pkill nora` look at the command name."""
+    setproctitle.setproctitle(f"nora: {role} [{cfg.proc_name}]")
+    setproctitle.setthreadtitle("nora")
 
 
 def inherits_sockets() -> bool:

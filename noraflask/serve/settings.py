@@ -10,11 +10,10 @@ import sys
 import tempfile
 from typing import Any
 
-import setproctitle
-
 from noraflask.config import Config, ServerConfig
 from noraflask.serve.board import SLOTS
-from noraflask.serve.master import Arbiter, BindError, give_memory_back
+from noraflask.serve.master import Arbiter, BindError, give_memory_back, set_title
+from noraflask.serve.service_manager import ServiceManager
 from noraflask.serve.worker import Worker
 
 log = logging.getLogger("nora.server")
@@ -66,6 +65,7 @@ def heartbeat_folder() -> str:
 
 def on_starting(server: Any) -> None:
     Arbiter.adopt(server)
+    server.service_manager = ServiceManager.from_environment(os.environ)
     try:
         server.listen()
     except BindError as error:
@@ -92,12 +92,6 @@ def post_fork(server: Any, worker: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     worker.board.leave(worker.slot)
     getattr(server.app.wsgi(), "worker_ended", lambda place: None)(str(worker.slot))
-
-
-def set_title(role: str, cfg: Any) -> None:
-    """`ps` shows "nora: worker [127.0.0.1:4000]"; `pidof nora` and `pkill nora` look at the command name."""
-    setproctitle.setproctitle(f"nora: {role} [{cfg.proc_name}]")
-    setproctitle.setthreadtitle("nora")
 
 
 def raise_descriptor_limit(workers: int, limits: ServerConfig) -> None:

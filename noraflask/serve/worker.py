@@ -92,6 +92,7 @@ class Worker(BaseWorker):
         self.threads: list[threading.Thread] = []
         while self.alive:
             self._beat()
+            self.board.serve(self.slot)
             self._pause(BEAT_SECONDS)
         self._stop()
 

@@ -7,6 +7,7 @@ are then left out. CI=true or NORAFLASK_REQUIRE_CLIENTS=1 makes a missing client
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import shutil
@@ -22,11 +23,12 @@ import pytest
 from tests.client.guarded import Guarded, guarded_server
 from tests.client.layout import Layout
 from tests.client.logins import Goods, Seat, make_goods
+from tests.client.machine import base_image
 from tests.client.registry import Answer as Answer
 from tests.client.registry import Registry as Registry
 from tests.client.tools import Client, as_root, clean_environment, missing, tool
 from tests.oidc import Issuer
-from tests.server import Server, free_port, wait_until
+from tests.server import ROOT, Server, free_port, wait_until
 
 
 def finish(server: Server) -> None:
@@ -173,7 +175,7 @@ def engine() -> Iterator[Engine]:
     command = as_root(
         *("env", *(f"{key}={value}" for key, value in clean_environment(folder / "home").items())),
         *(tool("dockerd"), "--config-file", folder / "daemon.json", "--group", str(os.getgid())),
-        *("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
+        *("--iptables=false", "--ip6tables=false", "--bridge=none", f"--storage-driver={storage_driver(folder)}"),
         *("--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", pidfile, "-H", f"unix://{socket}"),
     )
     docker = Client(
@@ -193,6 +195,27 @@ def engine() -> Iterator[Engine]:
         for mounted in (folder / "exec" / "netns" / "default", folder / "data"):
             subprocess.run(as_root("umount", mounted), capture_output=True, check=False)
         subprocess.run(as_root("rm", "-rf", "--one-file-system", folder), check=True)
+
+
+def storage_driver(folder: Path) -> str:
+    """overlay2, unless the folder is itself on such a file system; vfs works everywhere, and copies the whole system for each layer."""
+    parts = [folder / name for name in ("lower", "upper", "work", "merged")]
+    for part in parts:
+        part.mkdir()
+    options = "lowerdir={},upperdir={},workdir={}".format(*parts)
+    if subprocess.run(as_root("mount", "-t", "overlay", "-o", options, "overlay", parts[-1]), capture_output=True, check=False).returncode:
+        return "vfs"
+    subprocess.run(as_root("umount", parts[-1]), check=True)
+    return "overlay2"
+
+
+@functools.cache
+def image_of(engine: Engine) -> str:
+    """The registry's own image, made by our Dockerfile on a base of this machine; `<name>-base` is that base."""
+    name = "noraflask-test"
+    base = base_image(engine.docker, f"{name}-base")
+    engine.docker("build", "--network", "host", "--build-arg", f"BASE={base}", "--tag", name, ROOT, seconds=600)
+    return name
 
 
 @pytest.fixture

@@ -1,0 +1,44 @@
+# The registry as a small container: no root, no shell needed, no pip, nothing written outside of /data and /tmp.
+# docs/deployment-container.md is the guide. For a base fixed to the byte: --build-arg BASE=docker.io/library/python:3.13-slim-bookworm@sha256:…
+ARG BASE=docker.io/library/python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+# busybox becomes the wget of the health check: under the name of one of its programs it is that program.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends busybox \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+RUN python3 -m venv /opt/nora
+COPY requirements.txt constraints.txt ./
+RUN /opt/nora/bin/pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
+COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY noraflask noraflask
+RUN /opt/nora/bin/pip install --no-cache-dir --no-deps . \
+    && /opt/nora/bin/pip uninstall --yes pip
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="noraflask" \
+      org.opencontainers.image.description="Self-hosted artifact registry" \
+      org.opencontainers.image.licenses="MIT"
+RUN groupadd --gid 10001 nora \
+    && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nora \
+    && install --directory --owner=nora --group=nora --mode=0750 /data
+COPY --from=build /bin/busybox /usr/local/bin/wget
+COPY --from=build /opt/nora /opt/nora
+# Bytecode was compiled by the build. Relative paths of the configuration, such as users.htpasswd, begin at /data.
+ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NORA_HOST=0.0.0.0 \
+    NORA_STORAGE_PATH=/data/storage \
+    NORA_STAGING_PATH=/tmp
+WORKDIR /data
+USER 10001:10001
+VOLUME /data
+EXPOSE 4000
+# The master is process 1: it forwards signals and collects children, so no init is needed. SIGHUP reloads, SIGTERM lets running requests finish.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 \
+    CMD wget -q --spider "http://127.0.0.1:${NORA_PORT:-4000}/health"
+ENTRYPOINT ["nora"]
+CMD ["serve"]
