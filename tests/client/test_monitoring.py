@@ -38,8 +38,9 @@ def promtool(tmp_path: Path) -> Client:
 
 
 def expressions() -> list[str]:
-    """Of all rules and panels; what Grafana fills in is filled in."""
+    """Of all rules, panels and variables; what Grafana fills in is filled in."""
     found = [rule["expr"] for rule in ALERTS]
+    found += [re.fullmatch(r"label_values\((.+), \w+\)", each["query"]["query"]).group(1) for each in BOARD["templating"]["list"][1:]]
     found += [target["expr"] for panel in BOARD["panels"] for target in panel.get("targets", ())]
     return [re.sub(r"\$(\w+)", ".*", expression.replace("$__rate_interval", "5m")) for expression in found]
 
