@@ -85,8 +85,8 @@ def copied(folder: Path, change: Callable[[str], str] = lambda text: text) -> Pa
 
 
 @pytest.fixture
-def exposition(registry: Registry) -> bytes:
-    answer = registry.request("GET", "/metrics")
+def exposition(guarded: Guarded) -> bytes:
+    answer = Registry(guarded.address).request("GET", "/metrics")
     assert answer.status == 200, answer
     return answer.body
 
@@ -149,6 +149,8 @@ NGINX = """
 @pytest.mark.slow
 def test_the_commands_of_the_page_do_what_it_says(tmp_path, guarded, issuer, nginx):
     """In the page's order, on a server that has seen a wrong password; folders and addresses are other ones here."""
+    for program in ("jq", "openssl", "promtool"):
+        tool(program)
     key = tmp_path / "nora/scrape-token"
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/monitoring.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     server = guarded_server(tmp_path / "server", issuer, env={"NORA_METRICS_TOKEN_FILE": str(key)})
