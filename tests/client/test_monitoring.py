@@ -71,6 +71,17 @@ def test_the_configuration_is_good(promtool, tmp_path, variant):
     assert ("tls_config" in job) == (variant is through_the_proxy)
 
 
+def test_the_page_s_other_configurations_are_good(promtool, tmp_path):
+    (job,) = [block for block in blocks_of("yaml") if block.startswith("scrape_configs")]
+    (tmp_path / "prometheus.yml").write_text(job)
+    promtool("check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
+
+
+def blocks_of(language: str) -> list[str]:
+    """Of docs/monitoring.md."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs/monitoring.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def copied(folder: Path, change: Callable[[str], str] = lambda text: text) -> Path:
     """etc/prometheus as an operator copies it to /etc/prometheus, that folder being another one here."""
     place = folder / "etc-prometheus"
@@ -152,7 +163,6 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path, guarded, issuer, ngi
     for program in ("jq", "openssl", "promtool"):
         tool(program)
     key = tmp_path / "nora/scrape-token"
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/monitoring.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     server = guarded_server(tmp_path / "server", issuer, env={"NORA_METRICS_TOKEN_FILE": str(key)})
     for name in ("nora", "prometheus"):
         (tmp_path / name).mkdir()
@@ -177,7 +187,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path, guarded, issuer, ngi
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    well, token, *others = blocks
+    well, token, *others = blocks_of("sh")
     assert '"status": "healthy"' in run(well, guarded.server.url)
     run(token.replace("promtool check config /etc/prometheus/prometheus.yml", ""), server.url)
     sample = tmp_path / "prometheus/prometheus.yml"
