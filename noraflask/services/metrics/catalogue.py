@@ -186,7 +186,7 @@ UPLOADS_IN_FLIGHT = Family("nora_upload_in_flight", GAUGE, "Uploads whose bytes 
 
 # Background work.
 
-JOB_RUNS = Family("nora_job_runs_total", COUNTER, "Rounds of background work.", ("job", "result"), (("maintenance", "inventory"), ("ok", "failed")))
+JOB_RUNS = Family("nora_job_runs_total", COUNTER, "Rounds of background work.", ("task", "result"), (("maintenance", "inventory"), ("ok", "failed")))
 WORKER_EXITS = Family("nora_worker_exits_total", COUNTER, "Worker processes that ended, for whatever reason.")
 AUDIT_LOST = Family("nora_audit_records_lost_total", COUNTER, "Records of the audit log that could not be written.")
 TASK_PANICS = Family(

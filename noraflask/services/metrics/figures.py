@@ -19,6 +19,7 @@ from noraflask.services.auth.lockout import Lockout
 from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
+from noraflask.services.metrics.memory import memory_limit
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 
@@ -72,11 +73,13 @@ class Figures:
         yield gauge("nora_workers", "Worker processes that run.", (), [((), len(found["worker"]))])
         yield gauge("nora_workers_wanted", "server.workers.", (), [((), self.workers)])
         every = [usage for of_role in found.values() for usage in of_role]
+        cpu = {role: sum(usage.cpu_seconds for usage in usages) for role, usages in found.items()}
+        cpu["worker"] += sum(usage.children_cpu_seconds for usage in found["master"])  # else the end of a worker would look like a new start of all
         yield counter(
             "process_cpu_seconds_total",
-            "Processor time of the processes that run now.",
+            "Processor time of the master, and of all workers, also of those that ended.",
             ("process",),
-            [((role,), sum(usage.cpu_seconds for usage in usages)) for role, usages in found.items()],
+            [((role,), seconds) for role, seconds in cpu.items()],
         )
         yield gauge(
             "process_resident_memory_bytes",
@@ -84,7 +87,9 @@ class Figures:
             (),
             [((), sum(usage.memory_bytes for usage in every))],
         )
-        yield gauge("process_open_fds", "Open descriptors of all processes.", (), [((), sum(usage.descriptors for usage in every))])
+        yield gauge("nora_memory_limit_bytes", "What the cgroup or the machine grants.", (), [((), memory_limit())])
+        most = max((usage.descriptors for usage in every), default=0)
+        yield gauge("process_open_fds", "Open descriptors of the process that has most, to be compared with process_max_fds.", (), [((), most)])
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         yield gauge("process_max_fds", "Descriptors that one process may open.", (), [((), -1 if limit == resource.RLIM_INFINITY else limit)])
 
@@ -162,6 +167,8 @@ class Usage:
     """What a process uses, of /proc (proc(5))."""
 
     cpu_seconds: float
+    children_cpu_seconds: float
+    """Of children that have ended and were waited for."""
     memory_bytes: int
     """Proportional set size: a page that n processes share counts as its n-th part."""
     descriptors: int
@@ -176,7 +183,8 @@ class Usage:
         except OSError:
             return None
         memory = next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
-        return Usage((int(fields[11]) + int(fields[12])) / TICKS, memory, descriptors)
+        own, children = (sum(map(int, fields[first : first + 2])) / TICKS for first in (11, 13))
+        return Usage(own, children, memory, descriptors)
 
 
 def _space_of(path: Path) -> os.statvfs_result | None:
