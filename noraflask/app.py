@@ -42,7 +42,7 @@ from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
-from noraflask.web import errors, ops
+from noraflask.web import errors, ops, setup
 from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
 from noraflask.web.envelope import Envelope
 from noraflask.web.peers import client_address
@@ -71,6 +71,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
+    app.register_blueprint(setup.bp)
     app.extensions[LOOKS] = {"docker": stored.find}
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
     for format in formats:
