@@ -7,7 +7,7 @@ import base64
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,13 +100,14 @@ def _findings(options: argparse.Namespace, login: str | None) -> Iterator[Findin
     from noraflask.config import load
     from noraflask.services.doctor.examination import this_machine, through_front
     from noraflask.services.doctor.files import configuration
+    from noraflask.services.doctor.findings import run
 
     config, found = configuration(load)
     yield from found
     yield from this_machine(config, local_address(config.server.host), lambda: storage_of(config))
     front = _front(options, config, login)
     if front is not None:
-        yield from through_front(front, lambda name: _forget(config, name))
+        yield from run([("front", lambda: through_front(front, lambda name: _forget(config, name)))])
 
 
 def _front(options: argparse.Namespace, config: Config, login: str | None) -> FrontOptions | None:
@@ -152,16 +153,12 @@ def _forget(config: Config, name: str) -> None:
     """The name of a removed canary, where this machine keeps the storage: over HTTP a repository without images stays on the list."""
     from noraflask.formats.oci import protocol
 
+    folder = config.storage.path / "docker" / name
     with contextlib.suppress(OSError, Failed), storage_of(config) as storage:
-        if not (config.storage.path / "docker" / name).is_dir():
-            return
+        places = [(place, files) for place, _, files in os.walk(folder, topdown=False)]
+        if not places or any(files for _, files in places):
+            return  # it is another machine's, or something of it could not be removed
         storage.delete(protocol.name_pointer("docker", name))
-        _remove_empty(config.storage.path / "docker" / name)
-
-
-def _remove_empty(folder: Path) -> None:
-    """A folder and what is below it, as far as there is no file."""
-    walked: Iterable[tuple[str, list[str], list[str]]] = os.walk(folder, topdown=False)
-    for place, _, _ in (*walked, (str(folder.parent), [], [])):
-        with contextlib.suppress(OSError):
-            os.rmdir(place)
+        for place in (*(place for place, _ in places), str(folder.parent)):
+            with contextlib.suppress(OSError):
+                os.rmdir(place)

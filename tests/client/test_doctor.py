@@ -21,6 +21,7 @@ from noraflask.services.doctor.canary import Canary
 from noraflask.services.doctor.examination import FrontOptions, through_front
 from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding
 from noraflask.services.doctor.front import Front, NoAnswer, Target
+from noraflask.services.doctor.proxy import redirect
 from tests.certificates import Issued, make_ca
 from tests.client.conftest import Registry
 from tests.client.test_nginx import PROXY, Nginx
@@ -167,14 +168,21 @@ def traefik(tmp_path: Path, registry: Registry, certificates: Certificates) -> I
 def tls_nginx(nginx: Nginx, registry: Registry, certificates: Certificates) -> Callable[..., int]:
     """tls_nginx("client_max_body_size 1m;") → all right but for that; what stands in PROXY goes where a setting of the same name is given."""
 
-    def start(*wrong: str, location: str = "/", server: str = "", files: tuple[Path, Path] | None = None, upstream: str = "") -> int:
+    def start(
+        *wrong: str,
+        location: str = "/",
+        server: str = "",
+        files: tuple[Path, Path] | None = None,
+        upstream: str = "",
+        listen: str = "ssl http2",
+    ) -> int:
         names = {setting.split()[0] + (f" {setting.split()[1]}" if "proxy_set_header" in setting else "") for setting in wrong}
         right = "".join(line for line in PROXY.splitlines(keepends=True) if not any(line.strip().startswith(f"{name} ") for name in names))
         certificate, key = files or certificates.files()
         return nginx(f"""
         {UNLESS_TOLD}
         server {{
-            listen 127.0.0.1:PORT ssl http2;
+            listen 127.0.0.1:PORT {listen};
             ssl_certificate {certificate};
             ssl_certificate_key {key};
             {server}
@@ -249,6 +257,8 @@ WRONG_NGINX = {
     "no ranges": (('proxy_set_header Range "";',), "range", "proxy_set_header Range $http_range;"),
     "a digest that is hidden": (("proxy_hide_header Docker-Content-Digest;",), "pull", "proxy_hide_header"),
     "compression": (("gzip on; gzip_min_length 1; gzip_proxied any; gzip_types *;",), "manifest", "gzip off;"),
+    "an accel that nobody acts on": (("add_header X-Accel-Redirect /_nora/x;",), "pull", "location /_nora/ { internal;"),
+    "an accel that clients ask for": (("add_header X-Accel-Redirect $http_x_nora_accel;",), "accel", "location /_nora/ { internal;"),
     "another upstream": ((), "front", "proxy_pass http://127.0.0.1:4000;"),
 }
 UNLESS_TOLD = "map $http_x_forwarded_for $remote_addr_unless_told { '' $remote_addr; default $http_x_forwarded_for; }"
@@ -265,7 +275,7 @@ def test_what_nginx_gets_wrong_is_named(wrong: str, tls_nginx: Callable[..., int
 
 def assert_named(found: list[Finding], check: str, line: str, registry: Registry) -> None:
     named = verdicts(found, WRONG).get(check)
-    assert named is not None, found
+    assert named is not None, "\n".join(line for finding in found for line in finding.lines())
     proxy, _, setting = line.partition(":")
     assert any(remedy.startswith(proxy) and setting.strip() in remedy for remedy in named.remedy), named
     assert left_behind(registry) == []
@@ -291,6 +301,38 @@ def test_methods_that_nginx_refuses_are_told(tls_nginx: Callable[..., int], regi
     assert any("limit_except" in line for line in told.remedy)
     for name in left_behind(registry):
         registry.request("DELETE", f"/v2/{name}/manifests/canary")
+
+
+def test_what_is_worth_a_remark(tls_nginx: Callable[..., int], nginx: Nginx, certificates: Certificates) -> None:
+    """/metrics that is open to all, and no HTTP/2."""
+    open_to_all = 'location = /metrics { return 200 "# TYPE nora_requests_total counter"; }'
+    found = examine(tls_nginx(server=open_to_all, listen="ssl"), certificates)
+    assert {check: finding.remedy[0].split()[1] for check, finding in verdicts(found, WARNING).items()} == {"metrics": "location", "TLS": "listen"}
+    assert verdicts(found, WRONG) == {}
+
+
+HTTP = {
+    "is sent to https": ("return 308 https://$host$request_uri;", OK, "is sent to https (308)"),
+    "is sent elsewhere": ("return 301 https://other.example.com/;", WRONG, "is sent to https://other.example.com/ instead of"),
+    "is sent to http": ("return 301 http://$host/;", WRONG, "is sent to http://127.0.0.1/ instead of"),
+    "is served": ("location / { proxy_pass http://REGISTRY; }", WRONG, "answers 200 without TLS"),
+    "is refused": ("return 403;", OK, "answers 403"),
+}
+
+
+@pytest.mark.parametrize("what", HTTP)
+def test_plain_http_beside_https(what: str, nginx: Nginx, registry: Registry) -> None:
+    settings, verdict, text = HTTP[what]
+    port = nginx(f"server {{ listen 127.0.0.1:PORT; {settings.replace('REGISTRY', registry.address)} }}")
+    (found,) = redirect(Target("https", "127.0.0.1", 443, ""), port)
+    assert (found.check, found.verdict) == ("http", verdict)
+    assert text in found.text
+    assert bool(found.remedy) is (verdict == WRONG)
+
+
+def test_plain_http_that_is_closed() -> None:
+    (found,) = redirect(Target("https", "127.0.0.1", 443, ""), free_port())
+    assert (found.verdict, found.text.endswith("is closed")) == (OK, True)
 
 
 WRONG_CADDY: dict[str, tuple[dict[str, str], str, str]] = {
@@ -405,6 +447,11 @@ def test_the_command_with_a_login(own_server: Callable[..., Server], nginx: Ngin
     code, found, _ = nora_doctor(server, "--public-url", url)
     assert (code, found["canary"].verdict) == (0, WARNING)
     assert "--token-file" in found["canary"].remedy[0]
+
+    lying = nginx(f"server {{ listen 127.0.0.1:PORT; location / {{ {PROXY.replace('$scheme', 'https')} proxy_pass {server.url}; }} }}")
+    code, found, _ = nora_doctor(server, "--public-url", f"http://127.0.0.1:{lying}")
+    assert (code, found["login address"].verdict) == (1, WRONG)
+    assert f"logins are sent to https://127.0.0.1:{lying}/v2/token instead of" in found["login address"].text
 
     (folder / "password").write_text("no-such-password\n")
     code, found, _ = nora_doctor(server, "--public-url", url, "--user", "alice", "--password-file", folder / "password")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -107,3 +108,15 @@ def test_the_files_of_containerd_and_podman_are_toml(client, headers):
     if origin.startswith("http://"):
         told = re.findall(r"^#   (.*)$", page(client, "podman", headers), re.MULTILINE)
         assert tomllib.loads("\n".join(told)) == {"registry": [{"location": "r.example:5000", "insecure": True}]}
+
+
+def test_kubernetes_pulls_with_the_secret_that_it_makes(client):
+    text = page(client, "kubernetes", FORWARDED)
+    (made,) = [words for words in commands(text) if words[:3] == ["kubectl", "create", "secret"]]
+    assert made[3:6] == ["docker-registry", "nora-pull", "--docker-server=r.example:8443"]
+    manifest = re.search(r"(?s)<<'END'\n(.*?)^END$", text, re.MULTILINE)[1]
+    assert "imagePullSecrets:\n    - name: nora-pull\n" in manifest
+    assert "image: r.example:8443/team/app:1\n" in manifest
+    (patch,) = [words for words in commands(text) if words[1] == "patch"]
+    assert json.loads(patch[-1]) == {"imagePullSecrets": [{"name": "nora-pull"}]}
+    assert "https://r.example:8443/setup/containerd" in text

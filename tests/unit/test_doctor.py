@@ -256,7 +256,7 @@ def test_the_memory_limit_of_a_cgroup_and_those_above(tmp_path):
 def test_memory(limit, in_memory, verdict):
     found = only(machine.memory(Config(), limit, in_memory))
     assert found.verdict == verdict
-    assert verdict == OK or found.remedy[0].startswith("MemoryMax=352M")
+    assert verdict == OK or found.remedy[0].startswith("MemoryMax=320M")
 
 
 def test_the_running_server_is_found_by_its_title(tmp_path):

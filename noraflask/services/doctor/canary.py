@@ -30,6 +30,8 @@ HELD_BYTES = 8 * MIB
 """Of the body that is held half-way; the registry takes bodies in pieces of 1 MiB."""
 SEEN_SECONDS = 5.0
 POLL_SECONDS = 0.1
+BROKEN = (400, 408, 499, 502, 503, 504)
+"""What proxies, and the registry, say of a body that did not come in time; 499 is nginx's and Caddy's own."""
 SMALL_BYTES = 256 * 1024
 """Instead of the wanted size, behind a proxy that refuses that."""
 PIECE_BYTES = 64 * 1024
@@ -90,7 +92,16 @@ class Canary:
         """Every finding. Whoever ends the iteration early, or is interrupted, has the canary removed as well."""
         try:
             try:
-                for step in (self.body_limit, self.push_at_once, self.push_in_pieces, self.push_image, self.pull, self.range, self.manifest):
+                for step in (
+                    self.body_limit,
+                    self.push_at_once,
+                    self.push_in_pieces,
+                    self.push_image,
+                    self.pull,
+                    self.accel,
+                    self.range,
+                    self.manifest,
+                ):
                     yield from step()
             except Stop as stop:
                 yield stop.finding
@@ -139,7 +150,10 @@ class Canary:
         yield ok("push", f"a layer of {size_text(layer.size)} in one body")
 
     def push_in_pieces(self) -> Iterator[Finding]:
-        """As docker does: one PATCH of unknown length. It is held half-way, and a second connection asks what the registry has seen by then."""
+        """As docker does: one PATCH of unknown length. It is held half-way, and a second connection asks what the registry has seen by then.
+
+        The last piece comes in a PATCH of its own, as from a client that goes on after a broken connection.
+        """
         if self.is_limited:
             yield warning("request buffering", "not tried: the body limit comes first")
             return
@@ -164,7 +178,8 @@ class Canary:
     def _second_half(self, exchange: Exchange, layer: Layer, session: str, half: int) -> Iterator[Finding]:
         if self.pause_seconds:
             self.sleep(self.pause_seconds)
-        for piece in layer.pieces(half):
+        last = layer.size - PIECE_BYTES
+        for piece in layer.pieces(half, last):
             if not exchange.send(piece):
                 break
         what = f"a pause of {self.pause_seconds:g} s within a layer"
@@ -178,11 +193,14 @@ class Canary:
             self._cancel(session)
             yield wrong("body limit", f"a layer of unknown length is refused: {answer.told()}", *_of_413(answer))
             return
-        if answer.status in (400, 408, 502, 504):
+        if answer.status in BROKEN:
             self._cancel(session)
             yield wrong("pause", f"{what} is not survived: {answer.told()}", *remedies.TIMEOUT)
             return
         self._expect("chunked push", answer, 202, "a layer in chunks")
+        goes_on = {**OCTETS, "Content-Range": f"{last}-{layer.size - 1}"}
+        answer = self.front.ask("PATCH", session, layer.pieces(last), goes_on, length=PIECE_BYTES)
+        self._expect("chunked push", answer, 202, "a chunk with Content-Range")
         done = self.front.ask("PUT", f"{session}?digest={layer.digest}", headers=OCTETS)
         self._expect("chunked push", done, 201, "the end of a layer in chunks")
         self._pushed(layer.digest, layer.size)
@@ -238,6 +256,12 @@ class Canary:
             yield ok("HEAD", "tells the size of a layer")
         answer = self.front.ask("GET", path, headers={"Accept-Encoding": "identity"})
         yield from judge_pull(answer, digest, size)
+
+    def accel(self) -> Iterator[Finding]:
+        """The proxy alone may say that it hands out files (server.accel_redirect): of a client that says so it must not be passed on."""
+        answer = self.front.ask("GET", self._path(f"blobs/{hash_of([CONFIG])}"), headers={"X-Nora-Accel": "on"})
+        if answer.headers.get("X-Accel-Redirect"):
+            yield wrong("accel", "the proxy passes X-Nora-Accel of clients on, and they get an empty answer for it", *remedies.ACCEL)
 
     def range(self) -> Iterator[Finding]:
         """As clients go on after a broken connection: the rest, if it is still the same."""

@@ -13,8 +13,11 @@ from ssl import SSLContext
 from noraflask.config import Config
 from noraflask.services.doctor import canary, certificate, files, machine, proxy, remedies, server
 from noraflask.services.doctor.findings import WRONG, Check, Finding, run, warning, wrong
-from noraflask.services.doctor.front import Front, Target
+from noraflask.services.doctor.front import TIMEOUT_SECONDS, Front, Target
 from noraflask.storage import Storage
+
+SLOW_BYTES_PER_SECOND = 4 * 1024 * 1024
+"""Of a disk that must still be waited for."""
 
 OpenStorage = Callable[[], AbstractContextManager[Storage]]
 """Opens the storage as its owner."""
@@ -73,7 +76,7 @@ def through_front(options: FrontOptions, made: Callable[[str], None] = lambda na
         if not (yield from certificate.certificate(options.target, context)):
             yield warning("canary", "not tried: nothing is sent where the certificate is not trusted")
             return
-    front = Front(options.target, context, options.authorization)
+    front = Front(options.target, context, options.authorization, TIMEOUT_SECONDS + options.size / SLOW_BYTES_PER_SECOND)
     found = list(proxy.reachable(front))
     yield from found
     if any(finding.verdict == WRONG for finding in found):

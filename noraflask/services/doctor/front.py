@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import os
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,8 @@ BODY_BYTES = 4 * 1024 * 1024
 """What is kept of an answer; manifests and errors are smaller."""
 PIECE_BYTES = 64 * 1024
 AGENT = f"nora/{__version__} doctor"
+OWN_LOOPBACK = "127.99.0.1"
+"""Of a front on this machine the doctor is a client by this address, so that the front's own can be told from it."""
 
 
 class NoAnswer(Exception):
@@ -116,7 +117,6 @@ class Front:
         self.authorization = authorization
         self._context = context
         self._timeout = timeout
-        self._source = f"127.99.{os.getpid() >> 8 & 255}.{os.getpid() & 253 | 1}"
 
     def resolve(self, location: str, asked: str) -> str:
         """A Location as a client makes it absolute that has asked that path."""
@@ -176,7 +176,7 @@ class Front:
 
     def _connect(self, timeout: float) -> socket.socket:
         try:
-            sock = dial(self.target.host, self.target.port, timeout, self._source)
+            sock = dial(self.target.host, self.target.port, timeout, OWN_LOOPBACK)
         except OSError as problem:
             raise NoAnswer(_said(problem)) from None
         if self._context is None:

@@ -23,9 +23,9 @@ SLOW_SYNC_SECONDS = 1.0
 LOW_SHARE = 0.05
 LOW_BYTES = GIB
 NO_BYTES = 64 * MIB
-MASTER_BYTES = 64 * MIB
-WORKER_BYTES = 48 * MIB
-"""Measured: a worker under load has 30 to 40 MiB of its own (docs/performance.md)."""
+MASTER_BYTES = 48 * MIB
+WORKER_BYTES = 40 * MIB
+"""Master and two workers together take 60 MB under load (docs/performance.md); twice that leaves room for a large policy and manifests in hand."""
 SPARE_DESCRIPTORS = 512
 """As the server reckons (serve/settings.py): beside client connections, files that are sent or received, logs."""
 SKEW_WARNING_SECONDS, SKEW_WRONG_SECONDS = 5.0, 60.0
