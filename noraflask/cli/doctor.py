@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SECRET_BYTES = 64 * 1024
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+PLAIN_SIGNS = str.maketrans({"✓": "ok", "✗": "WRONG", "…": "..."})
 LEAST_SIZE, MOST_SIZE = 1 << 20, 100 << 30
 
 DESCRIPTION = """\
@@ -88,12 +90,21 @@ def doctor(options: argparse.Namespace) -> int:
         found.append(finding)
         if not options.json:
             for line in finding.lines():
-                print(line, flush=True)
+                print(_writable(line, sys.stdout.encoding or "ascii"), flush=True)
     well = all(finding.verdict != WRONG for finding in found)
     if options.json:
         members = [{"check": f.check, "verdict": f.verdict, "text": f.text, "remedy": list(f.remedy)} for f in found]
         tell_json({"well": well, "findings": members})
     return 0 if well else FAILED
+
+
+def _writable(line: str, encoding: str) -> str:
+    """For terminals and logs that know no ✓."""
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return line.translate(PLAIN_SIGNS).encode(encoding, "replace").decode(encoding)
+    return line
 
 
 def _findings(options: argparse.Namespace, login: str | None) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from http.client import HTTPMessage
 import pytest
 
 from noraflask.cli import main
+from noraflask.cli.doctor import _writable
 from noraflask.config import AuthConfig, Config, ConfigError, CurationConfig, ServerConfig, StagingConfig
 from noraflask.errors import StorageFull
 from noraflask.services.doctor import certificate, files, machine, proxy, server
@@ -63,7 +64,9 @@ def test_a_check_that_stumbles_is_a_finding_and_the_next_one_is_made(problem, te
 
 # ---- file systems
 
-MOUNTS = r"""22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
+MOUNTS = r"""21 22 0:4 / /a/b rw - xfs /dev/sdc rw
+20 22 0:3 / /a rw - btrfs /dev/sdd rw
+22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
 23 22 0:5 / /tmp rw - tmpfs tmpfs rw,size=262144k
 24 22 0:6 / /srv/with\040space rw - xfs /dev/sdb rw
 25 22 0:7 / /data rw - overlay overlay rw
@@ -79,6 +82,8 @@ broken line
         ("/tmp", "/tmp", "tmpfs"),
         ("/tmp/x/y", "/tmp", "tmpfs"),
         ("/tmpfile", "/", "ext4"),
+        ("/a/b/c", "/a/b", "xfs"),
+        ("/a/c", "/a", "btrfs"),
         ("/srv/with space/x", "/srv/with space", "xfs"),
         ("/data/storage", "/data", "nfs4"),
     ],
@@ -544,6 +549,14 @@ def test_options_that_are_none(options, capsys):
         main(["doctor", *options])
     assert ended.value.code == 2
     assert "secret" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [("utf-8", "✗ disk: full … é"), ("ascii", "WRONG disk: full ... ?"), ("iso-8859-1", "WRONG disk: full ... é")],
+)
+def test_a_terminal_that_knows_no_signs(encoding, text):
+    assert _writable("✗ disk: full … é", encoding) == text
 
 
 def test_where_nothing_is_there(tmp_path, monkeypatch, capsys):
