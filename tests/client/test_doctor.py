@@ -288,6 +288,7 @@ def test_a_sub_path_that_nobody_names_is_told(tls_nginx: Callable[..., int], reg
     assert "range" in verdicts(found, OK), "what else there is was looked at as well"
 
 
+@pytest.mark.slow
 def test_a_silence_that_nginx_does_not_bear_is_told(tls_nginx: Callable[..., int], registry: Registry, certificates: Certificates) -> None:
     port = tls_nginx("client_body_timeout 1s;")
     assert_named(examine(port, certificates, pause_seconds=3), "pause", "nginx: client_body_timeout 300s;", registry)
@@ -351,6 +352,7 @@ def test_what_caddy_gets_wrong_is_named(wrong: str, caddy: Proxy, registry: Regi
     assert_named(examine(caddy(**settings), certificates), check, f"Caddy: {line}", registry)
 
 
+@pytest.mark.slow
 def test_a_silence_that_caddy_does_not_bear_is_told(caddy: Proxy, registry: Registry, certificates: Certificates) -> None:
     port = caddy(servers="timeouts {\n read_body 1s\n }")
     assert_named(examine(port, certificates, pause_seconds=3), "pause", "Caddy: take `read_body`", registry)
@@ -371,6 +373,7 @@ def test_what_traefik_gets_wrong_is_named(wrong: str, traefik: Proxy, registry: 
     assert_named(examine(traefik(middleware), certificates), check, f"Traefik: {line}", registry)
 
 
+@pytest.mark.slow
 def test_a_silence_that_traefik_does_not_bear_is_told(traefik: Proxy, registry: Registry, certificates: Certificates) -> None:
     port = traefik(transport={"respondingTimeouts": {"readTimeout": "1s"}})
     assert_named(examine(port, certificates, pause_seconds=3), "pause", "Traefik: entryPoints.<name>.transport", registry)
@@ -428,6 +431,18 @@ def nora_doctor(server: Server, *options: str | Path) -> tuple[int, dict[str, Fi
     return done.returncode, {finding.check: finding for finding in sorted(found, key=lambda one: order.index(one.verdict))}, done.stderr
 
 
+def test_a_policy_that_lets_no_canary_through_is_a_remark(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text('[[allow]]\nformat = "docker"\nname = "team/**"\n')
+    server = own_server(config_text=f'[curation]\nmode = "enforce"\nrules_path = "{tmp_path / "rules.toml"}"\n')
+    found = list(through_front(FrontOptions(Target("http", "127.0.0.1", server.port, ""), size=SIZE, pause_seconds=0)))
+    assert verdicts(found, WRONG) == {}
+    told = verdicts(found, WARNING)["pull"]
+    assert "by policy" in told.text
+    assert 'name = "nora-doctor/**"' in told.remedy[0]
+    assert found[-1].check == "clean-up"
+
+
+@pytest.mark.slow
 def test_the_command_with_a_login(own_server: Callable[..., Server], nginx: Nginx, tmp_path: Path) -> None:
     """Of this machine, of the running server, and through nginx; the secret is on no command line, and nothing of the canary stays."""
     folder = tmp_path / "guarded"

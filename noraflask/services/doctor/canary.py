@@ -248,14 +248,18 @@ class Canary:
     def pull(self) -> Iterator[Finding]:
         digest, size = self._first()
         path = self._path(f"blobs/{digest}")
+        answer = self.front.ask("GET", path, headers={"Accept-Encoding": "identity"})
+        if answer.status == 403 and answer.is_ours:  # what a canary pushes has no age and is on no list
+            raise Stop(
+                warning("pull", f"not tried: {answer.told()}", f'[[allow]]   format = "docker"   name = "{NAME}/**"   (in curation.rules_path)')
+            )
+        yield from judge_pull(answer, digest, size)
         head = self.front.ask("HEAD", path)
         if head.status != 200 or head.headers.get("Content-Length") != str(size):
             told = f"Content-Length {head.headers.get('Content-Length') or 'is missing'}, expected {size}" if head.status == 200 else head.told()
             yield wrong("HEAD", f"of a layer: {told}", *remedies.ANSWER_HEADERS)
         else:
             yield ok("HEAD", "tells the size of a layer")
-        answer = self.front.ask("GET", path, headers={"Accept-Encoding": "identity"})
-        yield from judge_pull(answer, digest, size)
 
     def accel(self) -> Iterator[Finding]:
         """The proxy alone may say that it hands out files (server.accel_redirect): of a client that says so it must not be passed on."""

@@ -99,9 +99,8 @@ def _before_the_canary(front: Front) -> list[tuple[str, Check]]:
         ("login address", lambda: proxy.login_address(front)),
         ("forwarded headers", lambda: proxy.forwarded(front)),
         ("metrics", lambda: proxy.metrics(front)),
+        ("TLS", lambda: proxy.transport(front)),
     ]
-    if front.target.scheme == "https":
-        checks.append(("TLS", lambda: proxy.transport(front)))
-        if front.target.port == 443:
-            checks.append(("http", lambda: proxy.redirect(front.target)))
+    if front.target.scheme == "https" and front.target.port == 443:
+        checks.append(("http", lambda: proxy.redirect(front.target)))
     return checks

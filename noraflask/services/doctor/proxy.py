@@ -113,11 +113,19 @@ def judge_forgery(seen: dict[str, Any]) -> Iterator[Finding]:
 
 
 def transport(front: Front) -> Iterator[Finding]:
+    if front.target.scheme == "http":
+        if not is_loopback(front.target.host):
+            yield warning("TLS", "there is none: passwords and images can be read and changed on the way", *remedies.NO_TLS)
+        return
     version, protocol = front.offered_protocol()
     if protocol == "h2":
         yield ok("TLS", f"{version}, HTTP/2 is offered")
     else:
         yield warning("TLS", f"{version}, HTTP/2 is not offered: clients open a connection for each layer", *remedies.HTTP_2)
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def redirect(target: Target, port: int = 80) -> Iterator[Finding]:

@@ -74,6 +74,11 @@ METRICS = _of(
     "respond /metrics 403",
     "rule: … && !Path(`/metrics`)",
 )
+NO_TLS = _of(
+    "listen 443 ssl http2; ssl_certificate fullchain.crt; ssl_certificate_key server.key;",
+    "https://<name> { reverse_proxy 127.0.0.1:4000 }",
+    'http.routers.<name>.entryPoints = ["websecure"], with tls = {}',
+)
 HTTP_2 = _of("listen 443 ssl http2;", "take `protocols h1` out of `servers { … }`", 'tls.options.<name>.alpnProtocols = ["h2", "http/1.1"]')
 ACCEL = _of(
     "location /_nora/ { internal; alias <storage.path>/; }",
