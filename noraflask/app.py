@@ -29,7 +29,7 @@ from noraflask.services.metrics.figures import Figures
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
-from noraflask.web import errors, limits, ops
+from noraflask.web import errors, limits, ops, setup
 from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
 from noraflask.web.envelope import Envelope, Lines, Mount
 
@@ -55,6 +55,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
+    app.register_blueprint(setup.bp)
     app.extensions[LOOKS] = {"docker": stored.find}
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
     for format in formats:

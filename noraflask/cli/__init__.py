@@ -1,7 +1,7 @@
 """The command `nora`: thin, each sub-command imports what it needs and calls it.
 
 Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation.py
-and reload.py those of curation.
+and reload.py those of curation, doctor.py looks at the whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from noraflask import __version__
-from noraflask.cli import access, curation, reload, tokens, users
+from noraflask.cli import access, curation, doctor, reload, tokens, users
 from noraflask.cli.common import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, refuse, tell
 
 __all__ = ["BAD_CONFIGURATION", "FAILED", "main"]
@@ -30,6 +30,7 @@ examples:
   nora access explain alice push team/app      may she, and by which rule
   nora curation explain npm:left-pad@1.3.0     may it be had, and by which rule
   nora reload                                  make the running server read its rules again
+  nora doctor                                  is this machine well, and the proxy before it?
 """
 
 EPILOG = """\
@@ -49,7 +50,8 @@ while it serves:
 exit codes:
   0   done
   1   failed; healthcheck: the server did not answer with 2xx; access explain: not allowed; whoami: refused; curation explain: blocked;
-      curation validate: the rules cannot be used; curation replay: something would be blocked; reload: not all workers have it
+      curation validate: the rules cannot be used; curation replay: something would be blocked; reload: not all workers have it;
+      doctor: something is wrong
   2   the command line is wrong
   78  the configuration cannot be used; every problem is on stderr and nothing was started or changed
 """
@@ -153,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "version", "print the version", "Prints the version.")
     health = add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
     health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
-    for part in (users, tokens, access, curation, reload):
+    for part in (users, tokens, access, curation, reload, doctor):
         part.add_commands(commands)
     return parser
 

@@ -7,7 +7,7 @@ import re
 from flask import request
 
 from noraflask.web.context import services
-from noraflask.web.peers import is_trusted
+from noraflask.web.peers import client_address, is_trusted
 
 _HOST = re.compile(r"(?:(?=[^:]{1,253}(?::|\Z))(?:[A-Za-z0-9_\-]{1,63}\.)*[A-Za-z0-9_\-]{1,63}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _PREFIX = re.compile(r"(?=.{1,255}\Z)(?:/[A-Za-z0-9._~\-]+)+\Z")
@@ -50,6 +50,18 @@ def absolute(path: str) -> str:
         told = _first("X-Forwarded-Proto").lower()
         scheme = told if told in ("http", "https") else scheme
     return f"{scheme}://{own_host()}{address}"
+
+
+def as_seen() -> dict[str, str]:
+    """The request at hand as this server sees it, for whoever sent it: its client, the address that the client uses, and whether a proxy named it.
+
+    `forwarded`: none without X-Forwarded-For, untrusted from a peer that is not believed (then `client` is that peer), else trusted.
+    """
+    trusted = services().config.server.trusted_proxies
+    forwarded = "none"
+    if "X-Forwarded-For" in request.headers:
+        forwarded = "trusted" if is_trusted(request.remote_addr or "", trusted) else "untrusted"
+    return {"client": client_address(request.environ, trusted), "url": absolute("/").rstrip("/"), "forwarded": forwarded}
 
 
 def own_host() -> str:

@@ -14,6 +14,7 @@ from noraflask.services.auth.rules import describe, describe_limits
 from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
 from noraflask.services.staging import read_body
 from noraflask.web.access import ADMIN, PUBLIC, access
+from noraflask.web.addresses import as_seen
 from noraflask.web.context import PRINCIPAL, note, principal, repositories, services
 from noraflask.web.forms import read_form
 from noraflask.web.responses import Answer
@@ -193,6 +194,7 @@ def whoami() -> Response:
         "rights": describe(rights),
         "limits": describe_limits(rights),
         "policy": services().access.policy.fingerprint,
+        "request": as_seen(),
     }
     return _json(members)
 

@@ -105,3 +105,36 @@ def test_behind_anybody_else(registry, peer):
 def test_who_is_trusted_is_configured(make_app, trusted, peer, is_trusted):
     registry = Registry(make_app(server={"trusted_proxies": trusted}).test_client())
     assert addresses(registry, {HOST: "r.example"}, peer) == {"http://r.example" if is_trusted else ""}
+
+
+# What this server sees of a request, told to whoever sends it: /api/v1/whoami.
+
+FOR = "X-Forwarded-For"
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer", "seen"),
+    [
+        ({}, "192.0.2.1", ("192.0.2.1", "http://localhost", "none")),
+        ({"Host": "r.example:5000"}, "192.0.2.1", ("192.0.2.1", "http://r.example:5000", "none")),
+        ({FOR: "203.0.113.9"}, "192.0.2.1", ("192.0.2.1", "http://localhost", "untrusted")),
+        ({FOR: "203.0.113.9", HOST: "evil.example", PROTO: "https"}, "192.0.2.1", ("192.0.2.1", "http://localhost", "untrusted")),
+        ({FOR: "203.0.113.9"}, "127.0.0.1", ("203.0.113.9", "http://localhost", "trusted")),
+        ({FOR: "198.51.100.1, 203.0.113.9"}, "127.0.0.1", ("203.0.113.9", "http://localhost", "trusted")),
+        (
+            {FOR: "203.0.113.9", HOST: "r.example:8443", PROTO: "https", PREFIX: "/hub"},
+            "127.0.0.1",
+            ("203.0.113.9", "https://r.example:8443/hub", "trusted"),
+        ),
+        ({FOR: "203.0.113.9", "Host": 'x"><script>'}, "127.0.0.1", ("203.0.113.9", "http://localhost:80", "trusted")),
+    ],
+    ids=str,
+)
+def test_what_is_seen_of_a_request(client, headers, peer, seen):
+    answer = client.get("/api/v1/whoami", headers=headers, environ_overrides={"REMOTE_ADDR": peer})
+    assert answer.json["request"] == dict(zip(("client", "url", "forwarded"), seen, strict=True))
+
+
+def test_the_public_url_is_what_a_request_is_told(make_app):
+    client = make_app(server={"public_url": "https://r.example/hub"}).test_client()
+    assert client.get("/api/v1/whoami").json["request"]["url"] == "https://r.example/hub"

@@ -134,7 +134,7 @@ def test_what_is_no_pull_serves_nothing_that_is_stored(app):
         "docker.put_upload",
         "docker.cancel_upload",
     }
-    assert {endpoint.partition(".")[0] for endpoint in views - formats} <= {"ops", "auth", "curation"}
+    assert {endpoint.partition(".")[0] for endpoint in views - formats} <= {"ops", "auth", "curation", "setup"}
 
 
 def test_answers_to_pushes_hold_nothing_of_what_is_stored(registry):

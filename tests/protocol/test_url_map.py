@@ -27,7 +27,7 @@ def test_every_view_declares_its_access(app):
 
 READS = {"GET", "HEAD"}
 FITTING = {
-    Action.PUBLIC: {"ops.", "prometheus_metrics", "auth.", "docker.get_token", "docker.post_token"},
+    Action.PUBLIC: {"ops.", "prometheus_metrics", "auth.", "setup.", "docker.get_token", "docker.post_token"},
     Action.LOGIN: {"docker.ping", "curation."},
     Action.ADMIN: {"auth.", "curation."},
 }

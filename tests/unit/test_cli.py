@@ -115,7 +115,7 @@ def test_wrong_usage_exits_with_2(argv, capsys):
         *([], ["serve"], ["check-config"], ["version"], ["healthcheck"], ["whoami"]),
         *(["user", *more] for more in ([], ["add"], ["passwd"], ["remove"], ["list"])),
         *(["token", *more] for more in ([], ["create"], ["list"], ["revoke"], ["rotate"])),
-        *(["keys"], ["keys", "list"], ["keys", "rotate"], ["access"], ["access", "explain"]),
+        *(["keys"], ["keys", "list"], ["keys", "rotate"], ["access"], ["access", "explain"], ["doctor"]),
     ],
     ids=" ".join,
 )
