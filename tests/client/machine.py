@@ -6,7 +6,6 @@ It is kept in ~/.cache/noraflask. How packages are had on this machine (mirror, 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -73,7 +72,9 @@ def mirror() -> str:
     """Where this machine gets Debian's packages."""
     found = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)"], capture_output=True, text=True, check=False).stdout
     uris = [uri for uri, _, release in (line.partition(" ") for line in found.splitlines()) if release == SUITE]
-    return uris[0] if uris else "http://deb.debian.org/debian"
+    if not uris:
+        missing(f"apt-get knows no mirror of Debian {SUITE} here")
+    return uris[0]
 
 
 def ways_out() -> dict[str, bytes]:
@@ -98,8 +99,3 @@ def _plain(settings: str) -> str:
     """Of apt's settings those about the way, without those that name files of this machine."""
     wanted = re.compile(r"Acquire::(https?|Check-Valid-Until|Check-Date|Retries)\b")
     return "".join(f"{line}\n" for line in settings.splitlines() if wanted.match(line) and '"/' not in line)
-
-
-def inspect(docker: Client, what: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(docker("inspect", what))[0]
-    return found
