@@ -1,7 +1,7 @@
 """nginx, Caddy and Traefik as docs/deployment.md sets them up, each on a machine of its own.
 
-A machine is a network namespace and a mount namespace: its ports 80 and 443 are free, its /etc can be changed, and both are gone with it. So the files
-of etc/ are copied and changed by the commands of the guide itself, to the places and ports that the guide names, and nothing is put in their place.
+A machine is a network namespace and a mount namespace: its ports 80 and 443 are free, its /etc can be changed, and both are gone with it.
+So the files of etc/ are copied and changed by the commands of the guide itself, to the places and ports that the guide names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from noraflask.services.auth.users import hash_password
 from tests.client.guarded import password_of
@@ -137,9 +136,9 @@ class Machine:
             finally:
                 assert libc.setns(own.fileno(), _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
 
-    def listens(self, port: int) -> bool:
+    def listens(self, port: int, address: str = ADDRESS) -> bool:
         with self.network(), socket.socket() as probe:
-            return probe.connect_ex((ADDRESS, port)) == 0
+            return probe.connect_ex((address, port)) == 0
 
     def client(self, name: str, home: Path, *options: str | Path) -> Client:
         """A program that runs there."""
@@ -168,8 +167,8 @@ def running(machine: Machine, log: Path, *words: str | Path) -> Iterator[subproc
 
 @contextlib.contextmanager
 def machine_with_ca() -> Iterator[Machine]:
-    """With a CA and a certificate by the guide, and a Docker engine's folder that knows it for both ports. On a real disk, where /tmp may be memory."""
-    folder = Path(tempfile.mkdtemp(prefix="noraflask-machine-", dir="/var/tmp"))
+    """With a CA and a certificate by the guide, and a Docker engine's folder that knows it for both ports."""
+    folder = Path(tempfile.mkdtemp(prefix="noraflask-machine-", dir="/var/tmp"))  # a real disk, where /tmp may be memory
     try:
         with Machine(folder) as machine:
             machine.follow("A CA of your own")
@@ -184,19 +183,20 @@ def machine_with_ca() -> Iterator[Machine]:
 
 
 @contextlib.contextmanager
-def registry_on(machine: Machine, **env: str) -> Iterator[Server]:
+def registry_on(machine: Machine, port: int = 4000, **env: str) -> Iterator[Server]:
     """The registry as the guide has it: on 127.0.0.1:4000, with logins, its data in /var/lib/nora."""
     htpasswd = machine.folder / "users.htpasswd"
     htpasswd.write_bytes(b"writer:%s\n" % hash_password(password_of("writer"), 4))
     env = {"NORA_AUTH_ENABLED": "true", "NORA_AUTH_HTPASSWD_FILE": str(htpasswd)} | env
-    server = Server(machine.folder / "server", env, port=4000, storage=machine.folder / "nora" / "storage")
+    storage, staging = machine.folder / "nora" / "storage", machine.folder / "staging"
+    server = Server(machine.folder / f"server-{port}", env, port=port, storage=storage, staging=staging)
     server.storage.mkdir(mode=0o750, exist_ok=True)
     with machine.network():
         server.start()
     try:
         yield server
     finally:
-        code, faults = server.stop(), server.log_faults()
+        code, faults = server.stop() if server.running else 0, server.log_faults()
     assert not faults, "in the server's log:\n" + "\n".join(faults[:20])
     assert code == 0, server.log_text()[-2000:]
 
@@ -297,9 +297,15 @@ WORDS = {
 
 @contextlib.contextmanager
 def front_on(
-    machine: Machine, server: Server, name: str, port: int = 443, sub_path: str = "", certificate: str = "with a certificate of your own"
+    machine: Machine,
+    server: Server,
+    name: str,
+    port: int = 443,
+    sub_path: str = "",
+    certificate: str = "with a certificate of your own",
+    prepare: str = "",
 ) -> Iterator[Front]:
-    """The proxy as the guide sets it up. `certificate`: Caddy's section about it."""
+    """The proxy as the guide sets it up. `certificate`: Caddy's section about it. `prepare`: a script before the start."""
     machine.sh("rm -rf /etc/nginx/nginx.conf /etc/caddy /etc/traefik /var/log/nginx/access.log /var/log/caddy /var/log/traefik")
     machine.follow(name)
     if name == "Caddy":
@@ -308,6 +314,7 @@ def front_on(
         machine.follow(f"{name} on another port")
     if sub_path:
         machine.follow(f"{name} below a sub-path")
+    machine.sh(prepare)
     log = machine.folder / f"{name}.log"
     with running(machine, log, *WORDS[name]) as process:
         wait_until(lambda: process.poll() is not None or (machine.listens(port) and machine.listens(80)), 20, f"{name} to listen")

@@ -1,0 +1,230 @@
+"""docs/deployment.md, carried out: an automatic certificate, a registry that is down, the firewall, backup, restore, a restart without a gap."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from noraflask.config.model import ServerConfig
+from tests.client.fronts import GUIDE, HOST, WORDS, Front, Machine, blocks, front_on, registry_on, running
+from tests.client.guarded import password_of
+from tests.client.layout import Layout, digest_of
+from tests.client.registry import Registry
+from tests.client.test_large_layers import with_digest
+from tests.server import ROOT, Server, wait_until
+
+LOGIN = ("--user", f"writer:{password_of('writer')}")
+
+
+def push_blob(front: Front, name: str, data: Path) -> str:
+    """POST and PUT through the front; returns the digest."""
+    digest = digest_of(data.read_bytes())
+    upload = front.ask(f"/v2/{name}/blobs/uploads/", *LOGIN, "-X", "POST")
+    assert front.ask(with_digest(upload.headers["location"], digest), *LOGIN, "-X", "PUT", "-T", data).status == 201
+    return digest
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data"
+    file.write_bytes(os.urandom(3 << 20))
+    return file
+
+
+def test_the_samples_take_another_name(machine: Machine, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "etc", tmp_path / "etc")
+    machine.follow("Your name for it", tmp_path)
+    texts = {file: file.read_text() for file in (tmp_path / "etc").rglob("*") if file.is_file()}
+    assert [file for file, text in texts.items() if HOST in text] == []
+    named = {file.name for file, text in texts.items() if "hub.corp.example" in text}
+    assert named >= {"nginx.conf", "Caddyfile", "nora.yml", "docker-compose.labels.yml", "hosts.toml"}
+    machine.sh(
+        "etc/tls/make-ca.sh etc/nora hub.corp.example; sed -i s:/etc/nora/tls:$PWD/etc/nora:g etc/nginx/nginx.conf; nginx -t -c $PWD/etc/nginx/nginx.conf",
+        tmp_path,
+    )
+
+
+# ---- the proxies
+
+
+ACME_CADDYFILE = """{
+	admin off
+	skip_install_trust
+	pki {
+		ca local {
+			intermediate_cn "An authority for a test"
+		}
+	}
+}
+https://acme.example.com:8555 {
+	tls internal
+	acme_server
+}
+"""
+
+
+def test_caddy_gets_its_certificate_by_itself(machine: Machine, machine_registry: Server, tmp_path: Path) -> None:
+    """From an authority that wants proof: another Caddy, which must reach port 80 or 443 of the name."""
+    (tmp_path / "Caddyfile").write_text(ACME_CADDYFILE)
+    machine.sh("grep -q acme.example.com /etc/hosts || echo '127.0.0.1 acme.example.com' >>/etc/hosts")
+    root = tmp_path / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+    authority = ("env", f"XDG_DATA_HOME={tmp_path}/data", "caddy", "run", "--config", tmp_path / "Caddyfile")
+    with running(machine, tmp_path / "acme.log", *authority):
+        wait_until(lambda: root.exists() and machine.listens(8555, "127.0.0.1"), 20, "the authority to be there")
+        machine.sh(f"cp {root} /etc/nora/tls/acme-root.crt")
+        named = "sed -i 's|acme.example.com/|acme.example.com:8555/|' /etc/caddy/Caddyfile"
+        with front_on(machine, machine_registry, "Caddy", certificate="with an authority that speaks ACME", prepare=named) as front:
+            told = machine.sh(f"curl -sSv --cacert {root} -o /dev/null {front.url}/health 2>&1")
+    assert "issuer: CN=An authority for a test" in told
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_while_the_registry_is_down(name: str, machine: Machine, machine_registry: Server) -> None:
+    """Clients are told so, and served at once when it is back."""
+    with front_on(machine, machine_registry, name) as front:
+        machine_registry.stop()
+        try:
+            answer = front.ask("/v2/")
+        finally:
+            with machine.network():
+                machine_registry.start()
+        assert front.ask("/v2/").status == 401
+    if name == "Traefik":
+        assert answer.status == 502
+    else:
+        assert (answer.status, answer.headers["retry-after"], answer.headers["content-type"]) == (503, "5", "application/json")
+        assert answer.json()["errors"][0]["code"] == "UNAVAILABLE"
+
+
+@pytest.mark.skipif("accel_redirect" not in {field.name for field in fields(ServerConfig)}, reason="server.accel_redirect is not there yet")
+def test_only_nginx_is_left_a_blob(machine: Machine, machine_registry: Server, data: Path) -> None:
+    """Elsewhere a client's own X-Nora-Accel has no effect: it gets the bytes, and no path. And what nginx sends has every header."""
+    machine_registry.stop()
+    machine.sh(f"chmod o+x {machine.folder} /var/lib/nora/storage; chmod -R o+rX /var/lib/nora/storage/blobs || true")
+    answers = {}
+    with registry_on(machine, NORA_ACCEL_REDIRECT="/_nora/") as told:
+        for name in WORDS:
+            with front_on(machine, told, name, sub_path="/hub") as front:
+                digest = push_blob(front, "left/to/nginx", data)
+                machine.sh("chmod -R o+rX /var/lib/nora/storage/blobs")
+                for prefix in ("", "/hub"):
+                    url = f"{prefix}/v2/left/to/nginx/blobs/{digest}"
+                    for header in ("on", "failed", "off"):
+                        answers[name] = front.ask(url, *LOGIN, "-H", f"X-Nora-Accel: {header}", "-H", f"X_Nora_Accel: {header}")
+                        assert answers[name].body == data.read_bytes()
+                    part = front.ask(url, *LOGIN, "-H", "Range: bytes=5-9")
+                    assert (part.status, part.body) == (206, data.read_bytes()[5:10])
+        assert "could not read" not in told.log_text()
+    with machine.network():
+        machine_registry.start()
+    for name, answer in answers.items():
+        assert "x-accel-redirect" not in answer.headers, name
+        assert answer.headers["docker-content-digest"] == digest, name
+        assert answer.headers["etag"] == f'"{digest}"', name
+        assert "sandbox" in answer.headers["content-security-policy"], name
+    lost = {name for name in answers["Caddy"].headers if name not in answers["nginx"].headers} - {"via"}
+    assert not lost
+
+
+def test_the_firewall_lets_in_the_clients_alone(machine: Machine) -> None:
+    told = machine.follow("Ports and firewall")
+    try:
+        assert "policy drop" in told
+        assert re.search(r"tcp dport \{ 22, 80, 443 \} accept", told)
+    finally:
+        machine.sh("nft delete table inet registry")
+
+
+# ---- operation
+
+
+def push_images(machine: Machine, layout: Layout, names: list[str], home: Path) -> None:
+    """Small images, each with a layer of its own, one after another; straight to the registry."""
+    skopeo = machine.client("skopeo", home)
+    for name in names:
+        source = layout.tag(layout.image([layout.layer({name: os.urandom(20_000)})]), name)
+        skopeo("copy", "--dest-tls-verify=false", f"--dest-creds=writer:{password_of('writer')}", source, f"docker://127.0.0.1:4000/backup/{name}:v1")
+
+
+def test_a_backup_under_load_is_whole(machine: Machine, machine_registry: Server, layout: Layout, tmp_path: Path) -> None:
+    """It is made while images are pushed; restored, each tag of it has all its bytes, and what was there before it is there."""
+    push_images(machine, layout, ["before"], tmp_path / "before")
+    busy = threading.Thread(target=push_images, args=(machine, Layout(tmp_path / "more"), [f"during{n}" for n in range(12)], tmp_path / "busy"))
+    busy.start()
+    while busy.is_alive():
+        machine.follow("Backup")
+    busy.join()
+    push_images(machine, layout, ["after"], tmp_path / "after")
+    machine_registry.stop()
+    machine.sh("rm -rf /var/lib/nora/storage/* /etc/nora")
+    machine.follow("Restore")
+    machine.sh("test -s /etc/nora/tls/ca.crt")
+    crane = machine.client("crane", tmp_path / "crane", "--insecure")
+    crane("auth", "login", "--username", "writer", "--password-stdin", "127.0.0.1:4000", stdin=password_of("writer").encode())
+    with machine.network():
+        machine_registry.start()
+        registry = Registry("127.0.0.1:4000", f"writer:{password_of('writer')}")
+        names = [name for name in registry.request("GET", "/v2/_catalog").json()["repositories"] if name.startswith("backup/")]
+    assert "backup/before" in names
+    assert "backup/after" not in names
+    for name in names:
+        with machine.network():
+            tags = registry.tags(name)
+        for tag in tags:
+            crane("validate", "--remote", f"127.0.0.1:4000/{name}:{tag}")
+
+
+def test_a_restart_without_a_gap(machine: Machine, machine_registry: Server, data: Path, tmp_path: Path) -> None:
+    """An upload that is running ends in the old registry, and goes on in the new one; meanwhile everyone is served."""
+    digest = digest_of(data.read_bytes())
+    with front_on(machine, machine_registry, "nginx") as front:
+        upload = front.ask("/v2/without/gap/blobs/uploads/", *LOGIN, "-X", "POST")
+        slow: list[object] = []
+        words = (upload.headers["location"], *LOGIN, "-X", "PATCH", "-T", data, "--limit-rate", "1M")
+        uploading = threading.Thread(target=lambda: slow.append(front.ask(*words)))
+        uploading.start()
+        session = upload.headers["location"].rpartition("/")[2].partition("?")[0]
+        staged = (machine.folder / "staging", machine_registry.storage / ".incoming")
+        wait_until(
+            lambda: any(session in str(file) and file.stat().st_size for folder in staged for file in folder.rglob("*")), 10, "the first bytes"
+        )
+        with registry_on(machine, port=4001) as second:
+            machine.follow("Restarting without a gap")
+            wait_until(lambda: front.ask("/health").status == 200 and '"path": "/health"' in second.log_text(), 10, "nginx to ask the second one")
+            assert machine_registry.stop() == 0
+            uploading.join()
+            (patched,) = slow
+            assert patched.status == 202  # type: ignore[attr-defined]
+            assert front.ask(with_digest(upload.headers["location"], digest), *LOGIN, "-X", "PUT").status == 201
+            assert front.ask(f"/v2/without/gap/blobs/{digest}", *LOGIN).body == data.read_bytes()
+            assert any(line["path"].endswith(session) and line["method"] == "PUT" for line in Front("nginx", machine, second).logged())
+    with machine.network():
+        machine_registry.start()
+
+
+# ---- the page itself
+
+
+def test_every_fence_is_run_or_says_why_not() -> None:
+    """`sh` is run by a test of these folders, `console` cannot be; there are no others but pictures."""
+    text = GUIDE.read_text(encoding="utf-8")
+    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) == {"", "sh", "console"}
+    titles = [title for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE) if blocks(title)]
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "client").glob("*.py"))
+    by_name = {title for title in titles if title in WORDS or re.match(rf"({'|'.join(WORDS)}) (on another port|below a sub-path|with )", title)}
+    assert [title for title in titles if title not in by_name and f'"{title}"' not in tests] == []
+    assert len(titles) >= 20
+
+
+def test_the_samples_are_named_in_the_guide() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    folders = ("nginx", "caddy", "traefik", "containerd", "tls")
+    assert [file.name for folder in folders for file in (ROOT / "etc" / folder).iterdir() if f"etc/{folder}/{file.name}" not in text] == []
+    assert all((ROOT / "docs" / link).resolve().exists() for link in re.findall(r"\]\((\.\./etc[^)#]*)", text))
+    assert HOST in text
