@@ -6,6 +6,7 @@
 # leaves in the folder: ca.crt (for the clients), ca.key (keep it away from the server), server.crt and server.key (for the proxy).
 # Run again it keeps the authority and makes a new certificate: that is how one is renewed. Names are host names or IP addresses.
 set -eu
+export LC_ALL=C
 ca_days=3650
 server_days=397 # Apple's programs take no more than 825, browsers 398
 

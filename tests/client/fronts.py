@@ -302,14 +302,14 @@ def front_on(
     name: str,
     port: int = 443,
     sub_path: str = "",
-    certificate: str = "with a certificate of your own",
+    variant: str = "",
     prepare: str = "",
 ) -> Iterator[Front]:
-    """The proxy as the guide sets it up. `certificate`: Caddy's section about it. `prepare`: a script before the start."""
+    """The proxy as the guide sets it up. `variant`: one of its sections about this proxy. `prepare`: a script before the start."""
     machine.sh("rm -rf /etc/nginx/nginx.conf /etc/caddy /etc/traefik /var/log/nginx/access.log /var/log/caddy /var/log/traefik")
     machine.follow(name)
-    if name == "Caddy":
-        machine.follow(f"{name} {certificate}")
+    if variant or name == "Caddy":
+        machine.follow(f"{name} {variant or 'with a certificate of your own'}")
     if port != 443:
         machine.follow(f"{name} on another port")
     if sub_path:

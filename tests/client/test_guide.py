@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from noraflask.config.model import ServerConfig
-from tests.client.fronts import GUIDE, HOST, WORDS, Front, Machine, blocks, front_on, registry_on, running
+from tests.client.fronts import CLIENT_ADDRESS, GUIDE, HOST, WORDS, Front, Machine, blocks, front_on, registry_on, running
 from tests.client.guarded import password_of
-from tests.client.layout import Layout, digest_of
+from tests.client.layout import Layout, busybox_files, digest_of, tarball
 from tests.client.registry import Registry
 from tests.client.test_large_layers import with_digest
+from tests.client.tools import Client
 from tests.server import ROOT, Server, wait_until
 
 LOGIN = ("--user", f"writer:{password_of('writer')}")
@@ -44,10 +45,8 @@ def test_the_samples_take_another_name(machine: Machine, tmp_path: Path) -> None
     assert [file for file, text in texts.items() if HOST in text] == []
     named = {file.name for file, text in texts.items() if "hub.corp.example" in text}
     assert named >= {"nginx.conf", "Caddyfile", "nora.yml", "docker-compose.labels.yml", "hosts.toml"}
-    machine.sh(
-        "etc/tls/make-ca.sh etc/nora hub.corp.example; sed -i s:/etc/nora/tls:$PWD/etc/nora:g etc/nginx/nginx.conf; nginx -t -c $PWD/etc/nginx/nginx.conf",
-        tmp_path,
-    )
+    machine.sh("etc/tls/make-ca.sh etc/nora hub.corp.example; sed -i s:/etc/nora/tls:$PWD/etc/nora:g etc/nginx/nginx.conf", tmp_path)
+    machine.sh("nginx -t -c $PWD/etc/nginx/nginx.conf", tmp_path)
 
 
 # ---- the proxies
@@ -76,10 +75,11 @@ def test_caddy_gets_its_certificate_by_itself(machine: Machine, machine_registry
     root = tmp_path / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
     authority = ("env", f"XDG_DATA_HOME={tmp_path}/data", "caddy", "run", "--config", tmp_path / "Caddyfile")
     with running(machine, tmp_path / "acme.log", *authority):
-        wait_until(lambda: root.exists() and machine.listens(8555, "127.0.0.1"), 20, "the authority to be there")
+        directory = f"curl -sf --cacert {root} https://acme.example.com:8555/acme/local/directory || true"
+        wait_until(lambda: "newOrder" in machine.sh(directory), 20, "the authority to be there")
         machine.sh(f"cp {root} /etc/nora/tls/acme-root.crt")
         named = "sed -i 's|acme.example.com/|acme.example.com:8555/|' /etc/caddy/Caddyfile"
-        with front_on(machine, machine_registry, "Caddy", certificate="with an authority that speaks ACME", prepare=named) as front:
+        with front_on(machine, machine_registry, "Caddy", variant="with an authority that speaks ACME", prepare=named) as front:
             told = machine.sh(f"curl -sSv --cacert {root} -o /dev/null {front.url}/health 2>&1")
     assert "issuer: CN=An authority for a test" in told
 
@@ -130,6 +130,25 @@ def test_only_nginx_is_left_a_blob(machine: Machine, machine_registry: Server, d
         assert "sandbox" in answer.headers["content-security-policy"], name
     lost = {name for name in answers["Caddy"].headers if name not in answers["nginx"].headers} - {"via"}
     assert not lost
+
+
+def test_traefik_by_the_labels_of_a_container(machine: Machine, machine_registry: Server, machine_docker: Client) -> None:
+    """A container with these labels, in the network of the machine, so that what is served at its port is the registry."""
+    lines = (ROOT / "etc" / "traefik" / "docker-compose.labels.yml").read_text().splitlines()
+    labels = [re.sub(r'^([^:]+): "?([^"]*)"?$', r"\1=\2", line.strip()) for line in lines if line.startswith("      traefik.")]
+    assert len(labels) >= 15
+    machine_docker("import", "-", "holder:1", stdin=tarball(busybox_files()))
+    words = [word for label in labels for word in ("--label", label)]
+    container = machine_docker("run", "--detach", "--network", "host", *words, "holder:1", "/bin/busybox", "sleep", "600").strip()
+    endpoint = f"sed -i 's|^  docker:|&\\n    endpoint: {machine_docker.env['DOCKER_HOST']}|' /etc/traefik/traefik.yml"
+    try:
+        with front_on(machine, machine_registry, "Traefik", variant="by labels", prepare=endpoint) as front:
+            assert front.ask("/v2/").headers["www-authenticate"].startswith(f'Bearer realm="{front.url}/v2/token"')
+            assert front.ask("/metrics", "--interface", CLIENT_ADDRESS).status == 403
+            assert front.ask("/metrics", "--connect-to", f"{HOST}:443:127.0.0.1:443").status != 403
+            assert front.log_lines()[-1]["RouterName"] == "nora-metrics@docker"
+    finally:
+        machine_docker("rm", "--force", container)
 
 
 def test_the_firewall_lets_in_the_clients_alone(machine: Machine) -> None:
@@ -217,7 +236,7 @@ def test_every_fence_is_run_or_says_why_not() -> None:
     assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) == {"", "sh", "console"}
     titles = [title for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE) if blocks(title)]
     tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "client").glob("*.py"))
-    by_name = {title for title in titles if title in WORDS or re.match(rf"({'|'.join(WORDS)}) (on another port|below a sub-path|with )", title)}
+    by_name = {title for title in titles if title in WORDS or re.match(rf"({'|'.join(WORDS)}) (on another port|below a sub-path|with |by )", title)}
     assert [title for title in titles if title not in by_name and f'"{title}"' not in tests] == []
     assert len(titles) >= 20
 
