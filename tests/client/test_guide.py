@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from noraflask.config.model import ServerConfig
-from tests.client.fronts import CLIENT_ADDRESS, GUIDE, HOST, WORDS, Front, Machine, blocks, front_on, registry_on, running
+from tests.client.fronts import CA, CLIENT_ADDRESS, GUIDE, HOST, WORDS, Front, Machine, blocks, front_on, registry_on, running
 from tests.client.guarded import password_of
 from tests.client.layout import Layout, busybox_files, digest_of, tarball
 from tests.client.registry import Registry
@@ -106,7 +106,7 @@ def test_while_the_registry_is_down(name: str, machine: Machine, machine_registr
 def test_only_nginx_is_left_a_blob(machine: Machine, machine_registry: Server, data: Path) -> None:
     """Elsewhere a client's own X-Nora-Accel has no effect: it gets the bytes, and no path. And what nginx sends has every header."""
     machine_registry.stop()
-    machine.sh(f"chmod o+x {machine.folder} /var/lib/nora/storage; chmod -R o+rX /var/lib/nora/storage/blobs || true")
+    machine.sh("chmod o+x /var/lib/nora/storage")
     answers = {}
     with registry_on(machine, NORA_ACCEL_REDIRECT="/_nora/") as told:
         for name in WORDS:
@@ -120,7 +120,12 @@ def test_only_nginx_is_left_a_blob(machine: Machine, machine_registry: Server, d
                         assert answers[name].body == data.read_bytes()
                     part = front.ask(url, *LOGIN, "-H", "Range: bytes=5-9")
                     assert (part.status, part.body) == (206, data.read_bytes()[5:10])
-        assert "could not read" not in told.log_text()
+                machine.sh("chmod -R o-rwx /var/lib/nora/storage/blobs")  # now nginx can only try, and the registry is told
+                assert "could not read" not in told.log_text()
+                assert front.ask(f"/hub/v2/left/to/nginx/blobs/{digest}", *LOGIN).body == data.read_bytes()
+                assert ("could not read" in told.log_text()) is (name == "nginx")
+                if name == "nginx":
+                    told.log.write_text("")
     with machine.network():
         machine_registry.start()
     for name, answer in answers.items():
@@ -130,6 +135,44 @@ def test_only_nginx_is_left_a_blob(machine: Machine, machine_registry: Server, d
         assert "sandbox" in answer.headers["content-security-policy"], name
     lost = {name for name in answers["Caddy"].headers if name not in answers["nginx"].headers} - {"via"}
     assert not lost
+
+
+RELOADS = {
+    "nginx": "nginx -s reload",
+    "Caddy": "caddy reload --force --config /etc/caddy/Caddyfile",  # what its unit does
+    "Traefik": "touch /etc/traefik/dynamic/nora.yml",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_renewed_certificate_is_served_after_a_reload(name: str, machine: Machine, machine_registry: Server) -> None:
+    """And clients need nothing new."""
+    shown = f"openssl s_client -connect {HOST}:443 -servername {HOST} -CAfile {CA} -verify_return_error </dev/null 2>&1 | openssl x509 -noout -serial"
+    with front_on(machine, machine_registry, name) as front:
+        before, root = machine.sh(shown), machine.sh(f"sha256sum {CA}")
+        machine.follow("Renewing the certificate")
+        machine.sh(RELOADS[name])
+        wait_until(lambda: machine.sh(shown) != before, 20, f"{name} to serve the new certificate")
+        assert machine.sh(f"sha256sum {CA}") == root
+        assert front.ask("/health").status == 200
+
+
+def test_a_public_url_with_a_sub_path_is_not_for_docker(machine: Machine, machine_registry: Server, machine_docker: Client, data: Path) -> None:
+    """Every address has it, so other clients follow; docker does so without its login, and the guide says that."""
+    reference, digest = f"{HOST}/public/docker:1", digest_of(data.read_bytes())
+    machine_docker("import", "-", reference, stdin=tarball({"etc/motd": b"hello\n"}))
+    machine_registry.stop()
+    with registry_on(machine, NORA_PUBLIC_URL=f"https://{HOST}/hub") as told:
+        silent = "sed -i '/X-Forwarded-Prefix/d' /etc/nginx/nginx.conf"
+        with front_on(machine, told, "nginx", sub_path="/hub", prepare=silent) as front:
+            for prefix in ("", "/hub"):
+                answer = front.ask(f"{prefix}/v2/public/url/blobs/uploads/", *LOGIN, "-X", "POST")
+                assert answer.headers["location"].startswith(f"https://{HOST}/hub/v2/public/url/blobs/uploads/")
+                assert front.ask(with_digest(answer.headers["location"], digest), *LOGIN, "-X", "PUT", "-T", data).status == 201
+            machine_docker("login", "--username", "writer", "--password-stdin", HOST, stdin=password_of("writer").encode())
+            assert "authentication is required" in machine_docker.refused("push", reference)
+    with machine.network():
+        machine_registry.start()
 
 
 def test_traefik_by_the_labels_of_a_container(machine: Machine, machine_registry: Server, machine_docker: Client) -> None:

@@ -12,7 +12,7 @@ from tests.client.fronts import CA, HOST, Front, Machine, front_on
 from tests.client.guarded import password_of
 from tests.client.layout import Layout, tarball
 from tests.client.tools import Client
-from tests.server import ROOT, Server, wait_until
+from tests.server import ROOT, Server
 
 LOGIN = f"writer:{password_of('writer')}"
 UNKNOWN = "certificate signed by unknown authority"
@@ -88,14 +88,3 @@ def test_programs_that_ask_the_system(front: Front, machine: Machine, layout: La
     crane("push", layout.folder, reference)
     crane("validate", "--remote", reference)
     machine.sh(f"curl -sSf https://{HOST}/health")
-
-
-def test_a_renewed_certificate_is_served_after_a_reload(front: Front, machine: Machine) -> None:
-    """And clients need nothing new."""
-    shown = f"openssl s_client -connect {HOST}:443 -servername {HOST} -CAfile {CA} -verify_return_error </dev/null 2>&1 | openssl x509 -noout -serial"
-    before, root = machine.sh(shown), machine.sh(f"sha256sum {CA}")
-    machine.follow("Renewing the certificate")
-    machine.sh("nginx -s reload")
-    wait_until(lambda: machine.sh(shown) != before, 10, "nginx to serve the new certificate")
-    assert machine.sh(f"sha256sum {CA}") == root
-    assert front.ask("/health").status == 200
