@@ -277,6 +277,11 @@ class Front:
         """The proxy's access log."""
         return [json.loads(line) for line in self.machine.sh(f"cat {LOGS[self.name]} 2>/dev/null || true").splitlines()]
 
+    def lines_of(self, request_id: str) -> list[dict[str, Any]]:
+        """The registry's, of a request that has reached it; a line is written after the client has its answer."""
+        wait_until(lambda: self.logged(request_id=request_id), 5, f"{request_id} in the registry's log")
+        return self.logged(request_id=request_id)
+
     def logged(self, **wanted: object) -> list[dict[str, Any]]:
         """Lines of the registry's log in which all these members are so."""
         lines = [json.loads(line) for line in self.server.log_text().splitlines() if line.startswith("{")]

@@ -17,6 +17,7 @@ from tests.client.fronts import CA, HOST, WORDS, Front, engine_on, front_on, mac
 from tests.client.guarded import password_of
 from tests.client.test_large_layers import with_digest
 from tests.client.tools import missing
+from tests.server import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -120,8 +121,6 @@ def test_docker_pushes_and_pulls_a_layer_of_two_gigabytes(name: str, fronts: dic
     assert (up["status"], down["status"]) == (202, 200)
     assert down["bytes"] > 2 * GIB
     print(f"{name}: 2 GiB up in {up['ms'] / 1000:.0f} s, down in {down['ms'] / 1000:.0f} s")
-    temporary = front.machine.sh("find /var/lib/nginx -type f -size +1M")
-    assert not temporary, "the proxy has put bodies into files"
 
 
 def test_an_upload_of_three_hundred_seconds(trickles: list[Trickle], trickled: Path) -> None:
@@ -129,8 +128,10 @@ def test_an_upload_of_three_hundred_seconds(trickles: list[Trickle], trickled: P
     for each in trickles:
         told = each.process.communicate(timeout=2 * SLOW_SECONDS)[0].decode()
         assert told == "202", (each.front.name, each.protocol, told)
-        (line,) = each.front.logged(method="PATCH", path=each.location.removeprefix(each.front.url))
-        assert line["ms"] > 0.9 * SLOW_SECONDS * 1000, "it was not slow at all"
+        wanted = {"method": "PATCH", "path": each.location.removeprefix(each.front.url)}
+        wait_until(lambda front=each.front, wanted=wanted: front.logged(**wanted), 10, "the line of the upload in the registry's log")
+        (line,) = each.front.logged(**wanted)
+        assert line["ms"] > 0.9 * SLOW_SECONDS * 1000, "the proxy has kept the body to itself, and sent it at once"
         put = each.front.ask(with_digest(each.location, digest), *LOGIN, "-X", "PUT")
         assert put.status == 201, put
         assert each.front.ask(put.headers["location"], *LOGIN).body == trickled.read_bytes()
