@@ -206,23 +206,31 @@ def test_the_firewall_lets_in_the_clients_alone(machine: Machine) -> None:
 # ---- operation
 
 
-def push_images(machine: Machine, layout: Layout, names: list[str], home: Path) -> None:
-    """Small images, each with a layer of its own, one after another; straight to the registry."""
-    skopeo = machine.client("skopeo", home)
-    for name in names:
-        source = layout.tag(layout.image([layout.layer({name: os.urandom(20_000)})]), name)
-        skopeo("copy", "--dest-tls-verify=false", f"--dest-creds=writer:{password_of('writer')}", source, f"docker://127.0.0.1:4000/backup/{name}:v1")
+PUSH = f"skopeo copy --quiet --dest-tls-verify=false --dest-creds=writer:{password_of('writer')} oci:{{layout}}:{{tag}} docker://127.0.0.1:4000/backup/app:{{tag}}"
+RSYNC = """#!/bin/sh
+/usr/bin/rsync "$@" || exit
+number=$(wc -l <{folder}/pushed)
+echo >>{folder}/pushed
+{push}
+"""
+"""After each step of a backup a new image is whole in the registry."""
 
 
 def test_a_backup_under_load_is_whole(machine: Machine, machine_registry: Server, layout: Layout, tmp_path: Path) -> None:
-    """It is made while images are pushed; restored, each tag of it has all its bytes, and what was there before it is there."""
-    push_images(machine, layout, ["before"], tmp_path / "before")
-    busy = threading.Thread(target=push_images, args=(machine, Layout(tmp_path / "more"), [f"during{n}" for n in range(12)], tmp_path / "busy"))
-    busy.start()
-    while busy.is_alive():
+    """Images are pushed between its steps; restored, each tag of it has all its bytes, and none that was there before it is missing."""
+    for tag in ("before", "during0", "during1", "during2", "during3", "after"):
+        layout.tag(layout.image([layout.layer({tag: os.urandom(20_000)})]), tag)
+    push = {tag: PUSH.format(layout=layout.folder, tag=tag) for tag in ("before", "during$number", "after")}
+    machine.sh(push["before"])
+    (tmp_path / "pushed").touch()
+    (tmp_path / "rsync").write_text(RSYNC.format(folder=tmp_path, push=push["during$number"]))
+    machine.sh(f"install {tmp_path}/rsync /usr/local/bin/rsync")
+    try:
         machine.follow("Backup")
-    busy.join()
-    push_images(machine, layout, ["after"], tmp_path / "after")
+    finally:
+        machine.sh("rm /usr/local/bin/rsync")
+    assert len((tmp_path / "pushed").read_text()) == 3
+    machine.sh(push["after"])
     machine_registry.stop()
     machine.sh("rm -rf /var/lib/nora/storage/* /etc/nora")
     machine.follow("Restore")
@@ -231,15 +239,11 @@ def test_a_backup_under_load_is_whole(machine: Machine, machine_registry: Server
     crane("auth", "login", "--username", "writer", "--password-stdin", "127.0.0.1:4000", stdin=password_of("writer").encode())
     with machine.network():
         machine_registry.start()
-        registry = Registry("127.0.0.1:4000", f"writer:{password_of('writer')}")
-        names = [name for name in registry.request("GET", "/v2/_catalog").json()["repositories"] if name.startswith("backup/")]
-    assert "backup/before" in names
-    assert "backup/after" not in names
-    for name in names:
-        with machine.network():
-            tags = registry.tags(name)
-        for tag in tags:
-            crane("validate", "--remote", f"127.0.0.1:4000/{name}:{tag}")
+        tags = Registry("127.0.0.1:4000", f"writer:{password_of('writer')}").tags("backup/app")
+    assert "before" in tags
+    assert "after" not in tags
+    for tag in tags:
+        crane("validate", "--remote", f"127.0.0.1:4000/backup/app:{tag}")
 
 
 def test_a_restart_without_a_gap(machine: Machine, machine_registry: Server, data: Path, tmp_path: Path) -> None:
