@@ -23,6 +23,11 @@ for name; do
     names=${names:+$names,}$kind:$name
 done
 
+if [ -e "$folder/ca.crt" ] && [ ! -e "$folder/ca.key" ]; then
+    echo "make-ca: $folder/ca.key is not here: bring it back, or take ca.crt away to begin anew, with a CA that no client knows yet" >&2
+    exit 66
+fi
+mkdir -p "$(dirname "$folder")"
 umask 077
 mkdir -p "$folder"
 new=$(mktemp -d "$folder/.new.XXXXXX") # on the same disk, so that what is there is replaced in one step
@@ -71,6 +76,10 @@ openssl x509 -req -sha256 -in "$new/server.csr" -CA "$folder/ca.crt" -CAkey "$fo
     { cat "$new/said" >&2; exit 1; }
 openssl verify -CAfile "$folder/ca.crt" "$new/server.crt" >/dev/null
 chmod 644 "$new/server.crt"
+if [ -e "$folder/server.key" ]; then # whoever could read the old one can read the new one
+    chown --reference="$folder/server.key" "$new/server.key"
+    chmod --reference="$folder/server.key" "$new/server.key"
+fi
 mv "$new/server.key" "$folder/server.key"
 mv "$new/server.crt" "$folder/server.crt"
 echo "$folder/server.crt: $names, until $(openssl x509 -noout -enddate -in "$folder/server.crt" | cut -d= -f2)"

@@ -54,18 +54,33 @@ def test_extensions_and_lifetimes(made):
             assert ends in subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
+def modes_of(folder: Path) -> dict[str, str]:
+    return {file.name: oct(file.stat().st_mode & 0o777) for file in folder.iterdir()}
+
+
 def test_keys_are_for_their_owner_alone(made):
-    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in made.iterdir()}
-    assert modes == {"ca.crt": "0o644", "ca.key": "0o600", "server.crt": "0o644", "server.key": "0o600"}
+    assert oct(made.stat().st_mode & 0o777) == "0o700"
+    assert modes_of(made) == {"ca.crt": "0o644", "ca.key": "0o600", "server.crt": "0o644", "server.key": "0o600"}
 
 
 def test_run_again_it_renews_and_keeps_the_ca(made):
+    (made / "server.key").chmod(0o640)
     before = {file.name: file.read_bytes() for file in made.iterdir()}
     assert make(made, "registry.example.com", "new.example.com").returncode == 0
     after = {file.name: file.read_bytes() for file in made.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"server.crt", "server.key"}
+    assert modes_of(made)["server.key"] == "0o640"
     assert "new.example.com" in shown(made / "server.crt", "-ext", "subjectAltName")
     assert subprocess.run(["openssl", "verify", "-CAfile", made / "ca.crt", made / "server.crt"], capture_output=True, check=False).returncode == 0
+
+
+def test_without_its_key_a_ca_is_not_replaced(made, tmp_path):
+    (made / "ca.key").rename(tmp_path / "ca.key")
+    before = {file.name: file.read_bytes() for file in made.iterdir()}
+    done = make(made, "registry.example.com")
+    assert done.returncode == 66
+    assert "ca.key is not here" in done.stderr
+    assert {file.name: file.read_bytes() for file in made.iterdir()} == before
 
 
 @pytest.mark.parametrize("names", [(), ("",), ("a b",), ("a,DNS:evil.example",), ("a\nb",), ("1.2.3",), ("registry.example.com", "::zz")])
