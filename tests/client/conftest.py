@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.client.fronts import Machine, engine_on, machine_with_ca, registry_on
 from tests.client.guarded import Guarded, guarded_server
 from tests.client.layout import Layout
 from tests.client.logins import Goods, Seat, make_goods
@@ -320,3 +321,24 @@ def _listens(port: int) -> bool:
     finally:
         connection.close()
     return True
+
+
+# ---------------------------------------------------------------------------------------------------------- by the guide
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    with machine_with_ca() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def machine_registry(machine: Machine) -> Iterator[Server]:
+    with registry_on(machine) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def machine_docker(machine: Machine) -> Iterator[Client]:
+    with engine_on(machine) as client:
+        yield client

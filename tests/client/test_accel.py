@@ -28,7 +28,7 @@ from tests.client.tools import Client, missing
 from tests.oidc import Issuer
 from tests.server import ROOT, Server, wait_until
 
-SHIPPED = next(file for name in ("nginx.conf", "accel.conf.snippet") if (file := ROOT / "etc" / "nginx" / name).exists())
+SHIPPED = ROOT / "etc" / "nginx" / "nginx.conf"
 FOLDER = "/var/lib/nora/storage"
 """storage.path in what is shipped."""
 FRONT = "127.0.0.2"
