@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from noraflask.config import RateLimitConfig
+from noraflask.services.doctor.findings import OK, WRONG
+from noraflask.services.doctor.redis import redis as doctor
 from noraflask.services.limits.bucket import Bucket
 from noraflask.services.limits.redis import RedisBuckets
 from tests.client.tools import tool
@@ -196,3 +199,14 @@ def test_a_server_starts_without_its_redis(redis, start: Start):
     server = start(shared(redis, 1, 5))
     with Client(server.port) as client:
         assert {client.ask("GET", "/v2/").status for _ in range(20)} == {200, 429}
+
+
+def test_the_doctor_asks_it(redis):
+    config = RateLimitConfig(storage_url=redis.url)
+    (found,) = doctor(config)
+    assert (found.check, found.verdict) == ("redis", OK), found
+    redis.stop()
+    (found,) = doctor(config)
+    assert (found.verdict, "on_failure = local" in found.text) == (WRONG, True)
+    assert redis.url not in "".join(found.lines())
+    assert list(doctor(RateLimitConfig(enabled=False, storage_url=redis.url))) == list(doctor(RateLimitConfig())) == []

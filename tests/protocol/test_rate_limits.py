@@ -110,7 +110,13 @@ def test_every_route_of_the_server_has_a_tier(limited):
     ask = asker(limited)
     stop_time(limited)
     for rule in limited.url_map.iter_rules():
-        path = rule.rule.replace("<path:name>", "a").replace("<digest>", "sha256:" + "0" * 64).replace("<reference>", "1").replace("<session>", "x")
+        path = (
+            rule.rule.replace("<path:name>", "a")
+            .replace("<digest>", "sha256:" + "0" * 64)
+            .replace("<reference>", "1")
+            .replace("<session>", "x")
+            .replace("<client>", "docker")
+        )
         assert "<" not in path, rule
         limited.services.limits._here.buckets.reset()  # type: ignore[attr-defined]
         method = sorted(rule.methods or {"GET"})[0]

@@ -14,6 +14,7 @@ from noraflask.config import Config
 from noraflask.services.doctor import canary, certificate, files, machine, proxy, remedies, server
 from noraflask.services.doctor.findings import WRONG, Check, Finding, run, warning, wrong
 from noraflask.services.doctor.front import TIMEOUT_SECONDS, Front, Target
+from noraflask.services.doctor.redis import redis
 from noraflask.storage import Storage
 
 SLOW_BYTES_PER_SECOND = 4 * 1024 * 1024
@@ -33,6 +34,7 @@ def this_machine(config: Config, address: str, open_storage: OpenStorage) -> Ite
         ("limits", lambda: machine.process_limits(config)),
         ("policy", lambda: files.policy_here(config.curation)),
         ("users", lambda: files.users(config)),
+        ("redis", lambda: redis(config.rate_limit)),
         ("server", lambda: server.running(front)),
     ]
     return run(checks)
