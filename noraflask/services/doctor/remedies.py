@@ -69,10 +69,13 @@ REDIRECT = _of(
     "redir https://{host}{uri} 308",
     'entryPoints.web.http.redirections.entryPoint.to = "websecure"',
 )
-METRICS = _of(
-    "location = /metrics { allow 127.0.0.1; deny all; proxy_pass http://127.0.0.1:4000; }",
-    "respond /metrics 403",
-    "rule: … && !Path(`/metrics`)",
+METRICS = (
+    *_of(
+        "location = /metrics { allow 127.0.0.1; deny all; proxy_pass http://127.0.0.1:4000; }",
+        "respond /metrics 403",
+        "rule: … && !Path(`/metrics`)",
+    ),
+    "or here: metrics.allow_from (NORA_METRICS_ALLOW_FROM), metrics.token_file (NORA_METRICS_TOKEN_FILE)",
 )
 NO_TLS = _of(
     "listen 443 ssl http2; ssl_certificate fullchain.crt; ssl_certificate_key server.key;",
