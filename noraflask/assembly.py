@@ -69,7 +69,7 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     reloads.succeeded(curation.policy.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
     probe = plain.probe if isinstance(plain, DiskStorage | MemoryStorage) else lambda: None
-    limits = make_limits(config.rate_limit, metrics)
+    limits = make_limits(config.rate_limit, metrics, config.server.threads)
     limits_log.info("%s", limits.describe())
     health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
     inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
@@ -89,13 +89,14 @@ def make_inventory(config: Config, storage: Storage, content: Content, tokens: T
     return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
 
-def make_limits(config: RateLimitConfig, metrics: NullMetrics) -> RateLimits:
+def make_limits(config: RateLimitConfig, metrics: NullMetrics, threads: int = 8) -> RateLimits:
+    """`threads`: of each worker, for short requests."""
     register()
     here, redis = make_limiter(f"{SHARED_MEMORY}://"), None
     if config.storage_url is not None:
         import_module("noraflask.services.limits.redis")  # takes memory, so only where it is wanted
         redis = make_limiter(f"nora+{config.storage_url}")
-    return RateLimits(config, here, redis, metrics)
+    return RateLimits(config, here, redis, metrics, seats=max(1, threads // 4))
 
 
 def make_limiter(uri: str) -> TokenBucket:

@@ -206,6 +206,13 @@ SETTINGS: tuple[Setting, ...] = (
         is_secret=True,
     ),
     Setting(
+        "rate_limit.wait_ms",
+        ("NORA_RATE_LIMIT_WAIT_MS",),
+        WholeNumber(0, 1000),
+        "A request that comes at most so many milliseconds too early waits for its turn instead of being refused; a few of each worker's threads "
+        "do. 0 = none does.",
+    ),
+    Setting(
         "rate_limit.on_failure",
         ("NORA_RATE_LIMIT_ON_FAILURE",),
         Choice(("local", "open", "closed")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.client.layout import Descriptor, Layout
 from tests.client.registry import Registry
-from tests.client.tools import Client
+from tests.client.tools import Client, clean_environment, tool
 from tests.server import Server
 
 LAYERS = 120
@@ -45,3 +46,11 @@ def test_a_hundred_and_twenty_layers_pass_at_the_defaults(
     skopeo("copy", "--src-tls-verify=false", f"docker://{second.address}/limits/many:v1", f"dir:{tmp_path / 'out'}")
     assert len(second.manifest("limits/many", "v1").json()["layers"]) == LAYERS
     assert refusals(tmp_path) == 0
+
+
+def test_the_conformance_suite_passes_at_the_defaults(own_server: OwnServer, tmp_path: Path) -> None:
+    """It asks one thing after another, faster than the limits are: it is slowed down, and no request of it is refused."""
+    setting = {"OCI_REGISTRY": limited(own_server).address, "OCI_TLS": "disabled", "OCI_RESULTS_DIR": str(tmp_path / "results"), "OCI_VERSION": "dev"}
+    command, environment = [tool("conformance")], clean_environment(tmp_path / "home") | setting
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, refusals(tmp_path)) == (0, 0), done.stdout[-2000:]

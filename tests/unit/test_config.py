@@ -79,6 +79,7 @@ TAKEN_VARIABLES = [
     ("NORA_LOG_LEVEL", "WARNING", "logging.level", "warn"),
     ("NORA_LOG_FORMAT", "text", "logging.format", "text"),
     ("NORA_RATE_LIMIT_ENABLED", "false", "rate_limit.enabled", False),
+    ("NORA_RATE_LIMIT_WAIT_MS", "0", "rate_limit.wait_ms", 0),
     ("NORA_RATE_LIMIT_AUTH_RPS", "1000000", "rate_limit.auth_rps", 1_000_000),
     ("NORA_RATE_LIMIT_AUTH_BURST", "1", "rate_limit.auth_burst", 1),
     ("NORA_RATE_LIMIT_UPLOAD_RPS", "1", "rate_limit.upload_rps", 1),

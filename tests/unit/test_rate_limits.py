@@ -277,9 +277,10 @@ def failures(limits: RateLimits) -> int:
     return counted(limits)[catalogue.RATE_LIMIT_FAILURES,]
 
 
-def rates(table: BucketTable, redis: object = None, **settings: object) -> RateLimits:
-    here = TokenBucket(table)
-    return RateLimits(RateLimitConfig(**settings), here, redis, Counts(), clock=lambda: table._clock() / TICKS)  # type: ignore[arg-type]
+def rates(table: BucketTable, redis: object = None, pause: Callable[[float], None] = pytest.fail, seats: int = 2, **settings: object) -> RateLimits:
+    """Without patience, unless it is asked for."""
+    config, here = RateLimitConfig(**{"wait_ms": 0, **settings}), TokenBucket(table)  # type: ignore[arg-type]
+    return RateLimits(config, here, redis, Counts(), lambda: table._clock() / TICKS, pause, seats)  # type: ignore[arg-type]
 
 
 def allowed(limits: RateLimits, tries: int, tiers: tuple[str, ...] = (AUTH,), client: str = HERE) -> int:
@@ -361,6 +362,64 @@ def test_new_limits_hold_at_once_and_what_was_used_stays_used(table, clock):
     assert limits.adopt(RateLimitConfig(enabled=False))
     assert not limits.enabled
     assert not limits.adopt(RateLimitConfig(enabled=False))
+
+
+# A request that is a little early.
+
+
+def test_one_request_after_another_is_slowed_down_and_not_refused(table, clock):
+    waited = []
+    limits = rates(table, pause=lambda seconds: (waited.append(seconds), clock.go(seconds)), wait_ms=50, upload_rps=200, upload_burst=500)
+    began = clock.now
+    assert allowed(limits, 1500, (UPLOAD,)) == 1500
+    assert (clock.now - began) / TICKS == pytest.approx(1000 / 200)
+    assert max(waited) <= 0.05
+    assert counted(limits)[catalogue.RATE_DELAYED, "upload"] == len(waited) == 1000
+    assert counted(limits)[catalogue.RATE_LIMITED, "upload", "refused"] == 0
+
+
+@pytest.mark.parametrize(("wait_ms", "rps", "waits"), [(50, 20, True), (49, 20, False), (0, 1000, False), (1000, 1, True)])
+def test_only_so_long(table, clock, wait_ms, rps, waits):
+    limits = rates(table, pause=clock.go, wait_ms=wait_ms, upload_rps=rps, upload_burst=3)
+    assert allowed(limits, 4, (UPLOAD,)) == (4 if waits else 3)
+
+
+def test_when_others_take_the_token_first_the_patience_ends(table, clock):
+    """Another worker does, each time."""
+    others = rates(table, upload_rps=20, upload_burst=3)
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.go(seconds)
+        others.check((UPLOAD,), HERE)
+
+    limits = rates(table, pause=pause, wait_ms=100, upload_rps=20, upload_burst=3)
+    assert allowed(limits, 4, (UPLOAD,)) == 3
+    assert pauses == [0.05, 0.05]
+
+
+def test_few_wait_at_a_time(table, clock):
+    """Threads are for those who may go on."""
+    inner = []
+
+    def pause(seconds: float) -> None:
+        inner.append(allowed(limits, 1, (UPLOAD,)))
+        clock.go(seconds)
+
+    limits = rates(table, pause=pause, seats=1, wait_ms=50, upload_rps=20, upload_burst=3)
+    assert allowed(limits, 5, (UPLOAD,)) == 5
+    assert inner == [0, 0], "refused, while another one waited"
+
+
+def test_a_seat_is_given_back_whatever_happens(table, clock):
+    def pause(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    limits = rates(table, pause=pause, seats=1, wait_ms=50, upload_rps=20, upload_burst=1)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            allowed(limits, 2, (UPLOAD,))
 
 
 def test_counters(table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class _Limits:
 
     enabled: bool
     on_failure: str
+    wait_seconds: float
     buckets: dict[str, Bucket]
 
 
@@ -54,8 +56,14 @@ class RateLimits:
         redis: TokenBucket | None = None,
         metrics: NullMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+        seats: int = 2,
     ) -> None:
-        """Made in the master, before the workers are forked. `here` counts in memory of this server, `redis` for several of them."""
+        """Made in the master, before the workers are forked. `here` counts in memory of this server, `redis` for several of them.
+
+        `seats`: how many requests of a worker may wait for their turn at a time; the others must find threads.
+        """
+        self._pause, self._seats = pause, threading.BoundedSemaphore(seats)
         self._here, self._redis, self._clock = here, redis, clock
         self._metrics = metrics or NullMetrics()
         shared = memoryview(mmap.mmap(-1, 16)).cast("d")
@@ -93,6 +101,8 @@ class RateLimits:
         for tier in tiers:
             bucket = self._limits.buckets[tier]
             taken = self._take(bucket, network)
+            if taken is not None and 0 < taken.wait <= self._limits.wait_seconds:
+                taken = self._patiently(bucket, network, taken)
             if taken is None:
                 continue
             if taken.wait:
@@ -100,6 +110,23 @@ class RateLimits:
             self._metrics.count(catalogue.RATE_LIMITED, tier, ALLOWED)
             headers = (("x-ratelimit-limit", str(bucket.burst)), ("x-ratelimit-remaining", str(taken.remaining)))
         return headers
+
+    def _patiently(self, bucket: Bucket, network: str, taken: Taken | None) -> Taken | None:
+        """Wait for the next token, where that is soon and a seat is free. So a client that asks one thing after another, however fast, is slowed
+        down and not refused: the Docker engine, for one, gives up at its first 429. No more requests pass than without it.
+        """
+        if not self._seats.acquire(blocking=False):
+            return taken
+        self._metrics.count(catalogue.RATE_DELAYED, bucket.namespace)
+        try:
+            left = self._limits.wait_seconds
+            while taken is not None and 0 < taken.wait <= left:
+                left -= taken.wait
+                self._pause(taken.wait)
+                taken = self._take(bucket, network)
+            return taken
+        finally:
+            self._seats.release()
 
     def _take(self, bucket: Bucket, network: str) -> Taken | None:
         """None: it could not be counted, and passes."""
@@ -162,7 +189,7 @@ class RateLimits:
 def _limits(config: RateLimitConfig) -> _Limits:
     pairs = {AUTH: (config.auth_rps, config.auth_burst), UPLOAD: (config.upload_rps, config.upload_burst)}
     pairs[GENERAL] = (config.general_rps, config.general_burst)
-    return _Limits(config.enabled, config.on_failure, {tier: Bucket(rps, burst, tier) for tier, (rps, burst) in pairs.items()})
+    return _Limits(config.enabled, config.on_failure, config.wait_ms / 1000, {tier: Bucket(rps, burst, tier) for tier, (rps, burst) in pairs.items()})
 
 
 def _limit(bucket: Bucket) -> str:

@@ -124,6 +124,9 @@ RATE_LIMITED = Family(
     ("tier", "outcome"),
     (("auth", "upload", "general"), ("allowed", "refused")),
 )
+RATE_DELAYED = Family(
+    "nora_rate_limit_delayed_total", COUNTER, "Requests that waited a moment for their turn.", ("tier",), (("auth", "upload", "general"),)
+)
 RATE_LIMIT_FAILURES = Family("nora_rate_limit_store_failures_total", COUNTER, "Requests that could not be counted where they should.")
 
 # Curation.
