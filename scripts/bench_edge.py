@@ -299,7 +299,7 @@ def main() -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     wanted = options.only or ["pull", "push", "rate"]
     rounds, seconds = options.reps or (2 if options.quick else 7), options.seconds or (1 if options.quick else 3)
-    print(f"{machine()}. Medians of {rounds} rounds (lowest to highest).\n")
+    print(f"{machine()}. {'' if options.profile else 'Medians of '}{rounds} rounds (lowest to highest).\n")
     for hook in HOOKS:
         for variable in hook.unknown:
             print(f"{hook.name}: this version does not know {variable}, which was left out.")
