@@ -25,13 +25,14 @@ RUN groupadd --gid 10001 nora \
     && install --directory --owner=nora --group=nora --mode=0750 /data
 COPY --from=build /bin/busybox /usr/local/bin/wget
 COPY --from=build /opt/nora /opt/nora
-# Bytecode was compiled by the build. Relative paths of the configuration, such as users.htpasswd, begin at /data.
+# Bytecode was compiled by the build; counts for /metrics would otherwise lie in /dev/shm. Relative paths of the configuration, such as users.htpasswd, begin at /data.
 ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     NORA_HOST=0.0.0.0 \
     NORA_STORAGE_PATH=/data/storage \
-    NORA_STAGING_PATH=/tmp
+    NORA_STAGING_PATH=/tmp \
+    PROMETHEUS_MULTIPROC_DIR=/tmp
 WORKDIR /data
 USER 10001:10001
 VOLUME /data

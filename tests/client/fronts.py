@@ -187,7 +187,7 @@ def registry_on(machine: Machine, port: int = 4000, **env: str) -> Iterator[Serv
     """The registry as the guide has it: on 127.0.0.1:4000, with logins, its data in /var/lib/nora."""
     htpasswd = machine.folder / "users.htpasswd"
     htpasswd.write_bytes(b"writer:%s\n" % hash_password(password_of("writer"), 4))
-    env = {"NORA_AUTH_ENABLED": "true", "NORA_AUTH_HTPASSWD_FILE": str(htpasswd)} | env
+    env = {"NORA_AUTH_ENABLED": "true", "NORA_AUTH_HTPASSWD_FILE": str(htpasswd), "NORA_LOG_OPS_INTERVAL_SECS": "0"} | env
     storage, staging = machine.folder / "nora" / "storage", machine.folder / "staging"
     server = Server(machine.folder / f"server-{port}", env, port=port, storage=storage, staging=staging)
     server.storage.mkdir(mode=0o750, exist_ok=True)
