@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii
-from math import isfinite
 from typing import Any
 
 from noraflask.config import LoggingConfig
@@ -65,12 +63,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _json_line(event: dict[str, Any]) -> str:
-    """As json.dumps() would write it, in half the time."""
-    members = [f'"{name}": {_RENDER.get(type(value), json.dumps)(value)}' for name, value in event.items()]
-    return f'{{"time": "{_time(time.time())}", "level": "info", {", ".join(members)}}}\n'
-
-
-_RENDER: dict[type, Callable[[Any], str]] = {str: encode_basestring_ascii, int: repr, float: lambda value: repr(value) if isfinite(value) else "null"}
+    return json.dumps({"time": _time(time.time()), "level": "info", **event}) + "\n"
 
 
 def _text_line(event: dict[str, Any]) -> str:

@@ -31,6 +31,15 @@ def ticks() -> int:
     return time.monotonic_ns() * (TICKS // 1_000_000_000)
 
 
+class _Place:
+    """A client's key, and the slot where this process saw it last; others may have it by now."""
+
+    __slots__ = ("key", "slot")
+
+    def __init__(self, key: int, slot: int) -> None:
+        self.key, self.slot = key, slot
+
+
 class BucketTable(Storage):
     """A storage of token buckets alone, for the strategy of strategy.py; it does not count otherwise."""
 
@@ -54,22 +63,25 @@ class BucketTable(Storage):
         self._lock = SharedLock()
         self._keys = memoryview(mmap.mmap(-1, 8 * slots)).cast("Q")
         self._full_at = memoryview(mmap.mmap(-1, 8 * slots)).cast("q")
-        self.key = lru_cache(KEYS_REMEMBERED)(self._hash)
+        self._place = lru_cache(KEYS_REMEMBERED)(self._find)
 
     def take(self, bucket: Bucket, client: str) -> Taken:
         """One token of the client's bucket of that tier."""
-        key = self.key(bucket.namespace, client)
+        place = self._place(bucket.namespace, client)
         with self._lock:
-            slot, known = self._slot(key)
+            slot, known = place.slot, True
+            if self._keys[slot] != place.key:
+                slot, known = self._slot(place.key)
+                place.slot = slot
             full_at, taken = take(self._full_at[slot] if known else 0, self._clock(), bucket)
             self._full_at[slot] = full_at
-            if not known:  # last: a process that is killed before leaves the place to whoever had it
-                self._keys[slot] = key
+            if not known:  # last: a process that is killed before leaves the slot to whoever had it
+                self._keys[slot] = place.key
         return taken
 
     def look(self, bucket: Bucket, client: str) -> tuple[float, int]:
         """Seconds until it is full, and its whole tokens."""
-        key = self.key(bucket.namespace, client)
+        key = self._place(bucket.namespace, client).key
         with self._lock:
             slot, known = self._slot(key)
             return look(self._full_at[slot] if known else 0, self._clock(), bucket)
@@ -103,7 +115,11 @@ class BucketTable(Storage):
         times = self._full_at[first : first + SET_SLOTS].tolist()
         return first + times.index(min(times)), False
 
-    def _hash(self, tier: str, client: str) -> int:
+    def _find(self, tier: str, client: str) -> _Place:
+        key = self.key(tier, client)
+        return _Place(key, key % self._sets * SET_SLOTS)
+
+    def key(self, tier: str, client: str) -> int:
         """Keyed, so that nobody can choose addresses that crowd one set."""
         text = f"{tier}\0{client}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=self._secret).digest(), "big")

@@ -24,7 +24,9 @@ class NullMetrics:
     def request_began(self) -> None: ...
     def request_answered(self, registry: str, method: str, status: str, seconds: float, decision: str | None) -> None: ...
     def request_done(self, registry: str, method: str, status: str, seconds: float, received: int, sent: int, served: bool) -> None: ...
-    def storage_done(self, operation: str, status: str, backend: str, seconds: float) -> None: ...
+    def storage_timer(self, operation: str, backend: str) -> Callable[[str, float], None]:
+        """What is called with the outcome of each operation of that kind, and its seconds."""
+        return lambda status, seconds: None
 
 
 class Metrics(NullMetrics):
@@ -36,7 +38,6 @@ class Metrics(NullMetrics):
         self._buckets: dict[tuple[Family, tuple[str, ...]], Buckets] = {}
         self._sizes: dict[Family, int] = {}
         self._requests: dict[tuple[str, str, str], _Request] = {}
-        self._storage: dict[tuple[str, str, str], tuple[Series, Buckets]] = {}
         for family in FAMILIES:
             for labels in family.presets(registries):
                 self._bucket(family, labels) if family.kind == HISTOGRAM else self._number(family, labels)
@@ -94,16 +95,16 @@ class Metrics(NullMetrics):
             made.last.observe(bank.histograms, seconds)
             bank.gauges[self._in_flight.cell] -= 1.0
 
-    def storage_done(self, operation: str, status: str, backend: str, seconds: float) -> None:
-        key = (operation, status, backend)
-        found = self._storage.get(key)
-        if found is None:
-            done = self._number(catalogue.STORAGE_OPERATIONS, (operation, status))
-            found = self._storage[key] = (done, self._bucket(catalogue.STORAGE_DURATION, (backend, operation)))
-        bank = self.bank
-        with bank.lock:
-            bank.counters[found[0].cell] += 1.0
-            found[1].observe(bank.histograms, seconds)
+    def storage_timer(self, operation: str, backend: str) -> Callable[[str, float], None]:
+        bank, took = self.bank, self._bucket(catalogue.STORAGE_DURATION, (backend, operation))
+        done = {status: self._number(catalogue.STORAGE_OPERATIONS, (operation, status)) for status in ("ok", "not_found", "error")}
+
+        def timer(status: str, seconds: float) -> None:
+            with bank.lock:
+                bank.counters[done[status].cell] += 1.0
+                took.observe(bank.histograms, seconds)
+
+        return timer
 
     def _request(self, registry: str, method: str, status: str) -> _Request:
         known, named = registry in self._registries, method if method in _METHODS else METHOD_OTHER

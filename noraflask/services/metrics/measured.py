@@ -18,7 +18,6 @@ class Measured:
     def __init__(self, storage: Any, metrics: NullMetrics) -> None:
         self._storage = storage
         self._metrics = metrics
-        self._backend = storage.backend
         for verb, operation in OPERATIONS.items():
             if hasattr(storage, verb):
                 setattr(self, verb, self._timed(getattr(storage, verb), operation))
@@ -32,7 +31,7 @@ class Measured:
         return (self._open_range if start or stop is not None else self._open_whole)(key, start, stop)
 
     def _timed(self, verb: Callable[..., Any], operation: str) -> Callable[..., Any]:
-        done, backend, clock = self._metrics.storage_done, self._backend, time.perf_counter
+        done, clock, may_be_absent = self._metrics.storage_timer(operation, self._storage.backend), time.perf_counter, operation == "stat"
 
         @functools.wraps(verb)
         def timed(*arguments: Any) -> Any:
@@ -40,9 +39,9 @@ class Measured:
             try:
                 answer = verb(*arguments)
             except BaseException as problem:
-                done(operation, outcome_of(problem), backend, clock() - began)
+                done(outcome_of(problem), clock() - began)
                 raise
-            done(operation, "ok" if answer is not None or operation != "stat" else "not_found", backend, clock() - began)
+            done("not_found" if answer is None and may_be_absent else "ok", clock() - began)
             return answer
 
         return timed
