@@ -90,23 +90,23 @@ def test_every_worker_answers_for_all(server: Server) -> None:
     assert found["nora_http_requests_in_flight"] == 1, "the scrape itself"
 
 
-def recycle(server: Server, number: int, count: int) -> None:
+def recycle(server: Server, number: int, count: int, workers: int) -> None:
     """End some workers at once, and wait for those in their places."""
     ended = server.worker_pids()[:count]
     for worker in ended:
         os.kill(worker, number)
-    wait_until(lambda: not set(ended) & set(server.worker_pids()) and len(server.worker_pids()) == WORKERS, 30, "workers in their places")
+    wait_until(lambda: not set(ended) & set(server.worker_pids()) and len(server.worker_pids()) == workers, 30, "workers in their places")
 
 
-def check_recycled(server: Server, shared: Path, rounds: int, at_once: int, every: int, signals: tuple[int, ...]) -> None:
+def check_recycled(server: Server, shared: Path, rounds: int, at_once: int, every: int, signals: tuple[int, ...], workers: int = WORKERS) -> None:
     ping(server, 40)
     expected = scrape(server)[PINGS]
     before, space = files(shared), taken_bytes(shared)
     for turn in range(rounds):
-        recycle(server, signals[turn % len(signals)], at_once)
+        recycle(server, signals[turn % len(signals)], at_once, workers)
         if turn % every == 0:
             expected += ping(server, 8)
-    wait_until(lambda: scrape(server)["nora_workers"] == WORKERS, 30, "all workers to have begun")
+    wait_until(lambda: scrape(server)["nora_workers"] == workers, 30, "all workers to have begun")
     found = scrape(server)
     assert found[PINGS] == expected
     assert found["nora_worker_exits_total"] == rounds * at_once
@@ -121,9 +121,13 @@ def test_workers_that_are_killed_or_stopped_take_no_count_with_them(server: Serv
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("server", [Server], indirect=True, ids=["nora"])
-def test_a_thousand_recycles(server: Server, shared: Path) -> None:
-    check_recycled(server, shared, rounds=250, at_once=WORKERS, every=5, signals=(signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+def test_a_thousand_recycles(folder: Path, shared: Path) -> None:
+    """Many at once: gunicorn lets a moment pass between two starts."""
+    crowd = 20
+    with Server(folder / "server", {**QUIET, "NORA_WORKERS": str(crowd), "PROMETHEUS_MULTIPROC_DIR": str(shared)}) as server:
+        all_workers(server, crowd)
+        signals = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
+        check_recycled(server, shared, rounds=50, at_once=crowd, every=2, signals=signals, workers=crowd)
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_request_leaves_none_in_flight(server: Server) -> None:
