@@ -475,7 +475,7 @@ def test_crashes_cost_one_request_and_one_log_line(start: Start) -> None:
         assert late.endswith(b"\r\n\r\nfirst")
     assert server.get("/nested")[1] == b"RecursionError"
     assert json.loads(server.get("/closes")[1]) == ["/crash-late the response broke off"] * 5
-    assert len(re.findall("a request failed: GET /crash$", server.log.read_text(), re.MULTILINE)) == 5
+    assert len(re.findall("a request failed: GET /crash traceback=", server.log.read_text(), re.MULTILINE)) == 5
     assert server.get("/small")[0] == 200
 
 
