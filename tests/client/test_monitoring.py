@@ -195,6 +195,9 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path, guarded, issuer, ngi
     run("promtool check config /etc/prometheus/prometheus.yml", server.url)
     assert key.stat().st_mode & 0o777 == 0o640
     with server:
+        scraper = {"Authorization": f"Bearer {key.read_text().strip()}"}
+        scrape = Registry(server.address).request
+        wait_until(lambda: b"nora_workers 2.0" in scrape("GET", "/metrics", headers=scraper).body, 10, "both workers to run")
         assert Registry(server.address).request("GET", "/metrics").status == 401
         assert Registry(server.address, "writer:wrong").request("GET", "/v2/").status == 401
         block = NGINX.replace("LOG", str(tmp_path / "access.log")).replace("UPSTREAM", server.url)
