@@ -149,7 +149,7 @@ class RateLimitConfig:
     upload_burst: int = 500
     general_rps: int = 100
     general_burst: int = 200
-    wait_ms: int = 50  # a request that comes so much too early waits, while there is a thread for it; 0 = it is refused
+    wait_ms: int = 10  # a request that comes so much too early waits, while there is a thread for it; 0 = it is refused
     storage_url: str | None = field(default=None, repr=False)  # of a Redis; None: memory of this server
     on_failure: str = "local"  # local, open, closed
 
