@@ -51,13 +51,14 @@ AUTH = "_auth"
 
 reload_log = logging.getLogger("nora.reload")
 limits_log = logging.getLogger("nora.limits")
+metrics_log = logging.getLogger("nora.metrics")
 
 
 def make_services(config: Config, storage: Storage | None) -> Services:
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
-    metrics = Metrics(Bank(parent_folder()), enabled_repositories(config)) if config.metrics.enabled else NullMetrics()
-    found: Storage = Measured(plain, metrics) if config.metrics.enabled else plain
+    metrics = make_metrics(config)
+    found: Storage = Measured(plain, metrics) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl")
     audit.metrics = metrics
@@ -74,6 +75,17 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
     inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
     return Services(config, content, staging, health, access, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
+
+
+def make_metrics(config: Config) -> NullMetrics:
+    """A server that cannot count goes on all the same."""
+    if not config.metrics.enabled:
+        return NullMetrics()
+    try:
+        return Metrics(Bank(parent_folder()), enabled_repositories(config))
+    except OSError as problem:
+        metrics_log.warning("metrics are off, there is no folder for them: %s; PROMETHEUS_MULTIPROC_DIR may name one, best on a tmpfs", problem)
+        return NullMetrics()
 
 
 def enabled_repositories(config: Config) -> tuple[str, ...]:

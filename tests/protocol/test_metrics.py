@@ -121,6 +121,14 @@ def test_none_where_metrics_are_off(make_app):
     assert make_app(metrics={"enabled": False}).test_client().get("/metrics").status_code == 404
 
 
+def test_a_server_that_finds_no_folder_for_them_serves_without(start, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "absent"))
+    client = start()
+    assert client.get("/metrics").status_code == 404
+    assert client.get("/v2/").status_code == 200
+    assert "metrics are off" in caplog.text
+
+
 # ---- what happens is counted
 
 
