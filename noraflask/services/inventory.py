@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from noraflask.errors import NoraError
 from noraflask.keys import Key
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
@@ -96,8 +97,9 @@ class Inventory:
 
     def _in_turn(self) -> float:
         """Seconds it took; 0 when it was not the turn of this worker. Raises BlockingIOError while another one counts."""
-        descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDONLY, 0o600)
+        descriptor = -1
         try:
+            descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDONLY, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             last = self.current()
             if self._clock() - last.counted_at < max(LEAST_SECONDS, REST * last.seconds) - 1:
@@ -107,9 +109,11 @@ class Inventory:
             return seconds
         except BlockingIOError:
             raise
-        except Exception:
-            log.exception("what is kept could not be counted; it is tried again")
+        except Exception as problem:
+            trace = None if isinstance(problem, OSError | NoraError) else problem
+            log.error("what is kept could not be counted, it is tried again: %s", problem, exc_info=trace)
             self._metrics.count(catalogue.JOB_RUNS, "inventory", "failed")
             return 0.0
         finally:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)

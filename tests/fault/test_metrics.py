@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server import Server, wait_until
 
-from .conftest import all_workers
+from .conftest import Mounts, all_workers
 from .test_reload import UnderGunicorn
 
 WORKERS = 4
@@ -187,3 +187,24 @@ def test_the_inventory_counts_what_is_there(folder: Path, shared: Path) -> None:
         found = scrape(server)
         assert found['nora_storage_bytes{registry="total"}'] == 70_000
         assert found["nora_inventory_timestamp_seconds"] > time.time() - 60
+
+
+def test_a_full_tmpfs_ends_the_counting_and_no_worker(folder: Path, mount: Mounts) -> None:
+    """New series want new pages there, and so does a worker in the place of another one."""
+    small = mount("small", "-t", "tmpfs", "-o", "size=2m", "tmpfs")
+    with Server(folder / "server", {"NORA_ACCESS_LOG": "false", "PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
+        workers = all_workers(server)
+        with contextlib.suppress(OSError), (small / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(b"x" * 4096)
+        for number in range(300):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            with contextlib.closing(connection):
+                connection.request("GET", "/v2/" if number % 2 else "/nowhere", headers={"Range": "bytes=9-1", "Accept": "none/none"})
+                assert connection.getresponse().status in (200, 404)
+        assert server.worker_pids() == workers
+        os.kill(workers[0], signal.SIGKILL)
+        all_workers(server)
+        assert ping(server, 20) == 20
+        assert scrape(server)["nora_workers"] == 2
+        assert server.log_faults() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -150,6 +151,24 @@ def test_only_the_process_that_made_it_removes_it(tmp_path):
     folder = bank.folder
     del bank
     assert not folder.exists()
+
+
+def test_where_the_tmpfs_is_full_counting_ends_and_the_process_does_not(tmp_path, monkeypatch, caplog):
+    """Without the reservation it would be killed by SIGBUS."""
+    metrics = Metrics(Bank(tmp_path), ("docker",))
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for number in range(500):
+        metrics.count(A_COUNTER, f"{number:0200}")
+    metrics.count(catalogue.DOWNLOADS, "docker")
+    assert read(metrics, "nora_downloads_total", registry="docker") == 1
+    metrics.bank.move("7")
+    metrics.count(catalogue.DOWNLOADS, "docker")
+    assert read(metrics, "nora_downloads_total", registry="docker") == 1, "that of the place 7 is not told"
+    assert "what this process counts is not told" in caplog.text
 
 
 # ---- what is counted

@@ -28,7 +28,9 @@ from prometheus_client.utils import floatToGoString
 from noraflask.services.metrics.catalogue import COUNTER, GAUGE, HISTOGRAM, Family
 
 CAPACITY_BYTES = 4 * 1024 * 1024
-"""Of each file; sparse, so only what is used takes memory."""
+"""Of each file; sparse, so only what is reserved takes memory, and that is"""
+STEP_BYTES = 32 * 1024
+"""at a time."""
 MASTER = "master"
 PREFIX = "nora-metrics-"
 _LENGTH = struct.Struct("=i")
@@ -108,21 +110,49 @@ class Bank:
 
 
 class _File:
+    """Space is reserved before it is written to: a page that a full tmpfs cannot give would end the process by SIGBUS."""
+
     def __init__(self, path: Path, fresh: bool) -> None:
-        if fresh:
-            path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._path: Path | None = path
+        self._reserved = 0
         try:
-            if os.fstat(descriptor).st_size < CAPACITY_BYTES:
-                os.ftruncate(descriptor, CAPACITY_BYTES)
-            self._memory = mmap.mmap(descriptor, CAPACITY_BYTES)
-        finally:
-            os.close(descriptor)
+            if fresh:
+                path.unlink(missing_ok=True)
+            self._memory = self._map(path)
+        except OSError as problem:
+            log.error("what this process counts is not told, there is no room for it: %s", problem)
+            self._path, self._memory = None, mmap.mmap(-1, CAPACITY_BYTES)
         self.cells = memoryview(self._memory).cast("d")
         self._cells: dict[str, int] = {}
         self._used = max(_START, _LENGTH.unpack_from(self._memory)[0])
         self._read()
         self._full = False
+
+    def _map(self, path: Path) -> mmap.mmap:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(descriptor, max(CAPACITY_BYTES, os.fstat(descriptor).st_size))
+            os.posix_fallocate(descriptor, 0, STEP_BYTES)
+            os.posix_fallocate(descriptor, CAPACITY_BYTES - mmap.PAGESIZE, mmap.PAGESIZE)  # for what there is no room for
+            self._reserved = STEP_BYTES
+            return mmap.mmap(descriptor, CAPACITY_BYTES)
+        finally:
+            os.close(descriptor)
+
+    def _has_room(self, end: int) -> bool:
+        if end > CAPACITY_BYTES - mmap.PAGESIZE:
+            return False
+        while self._path is not None and end > self._reserved:
+            try:
+                descriptor = os.open(self._path, os.O_RDWR)
+                try:
+                    os.posix_fallocate(descriptor, self._reserved, STEP_BYTES)
+                finally:
+                    os.close(descriptor)
+            except OSError:
+                return False
+            self._reserved += STEP_BYTES
+        return True
 
     def _read(self) -> None:
         at = _START
@@ -141,7 +171,7 @@ class _File:
         text = key.encode()
         record = _LENGTH.pack(len(text)) + text + b" " * _blanks(len(text)) + bytes(16)
         end = self._used + len(record)
-        if end > CAPACITY_BYTES - 16:
+        if not self._has_room(end):
             if not self._full:
                 log.error("there are more series of metrics than there is room for; new ones are not counted")
             self._full = True
