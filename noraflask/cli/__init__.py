@@ -11,7 +11,7 @@ from pathlib import Path
 
 from noraflask import __version__
 from noraflask.cli import access, curation, doctor, reload, tokens, users
-from noraflask.cli.common import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, refuse, tell
+from noraflask.cli.subcommand import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, refuse, tell
 
 __all__ = ["BAD_CONFIGURATION", "FAILED", "main"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from noraflask import __version__
-from noraflask.cli.common import (
+from noraflask.cli.subcommand import (
     FAILED,
     Commands,
     Failed,

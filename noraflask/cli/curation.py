@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noraflask.cli.common import (
+from noraflask.cli.subcommand import (
     FAILED,
     Commands,
     Failed,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noraflask.cli.common import FAILED, Commands, Failed, WrongUse, add, local_address, storage_of, tell_json
+from noraflask.cli.subcommand import FAILED, Commands, Failed, WrongUse, add, local_address, storage_of, tell_json
 
 if TYPE_CHECKING:
     from noraflask.config import Config

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from noraflask import __version__
-from noraflask.cli.common import Commands, Failed, add, local_address, tell
+from noraflask.cli.subcommand import Commands, Failed, add, local_address, tell
 
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 5.0

@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from noraflask.cli.common import FAILED, Commands, Failed, WrongUse, add, add_group, configuration, record, storage_of, table, tell, tell_json
+from noraflask.cli.subcommand import FAILED, Commands, Failed, WrongUse, add, add_group, configuration, record, storage_of, table, tell, tell_json
 
 if TYPE_CHECKING:
     from noraflask.services.auth.principal import Scope

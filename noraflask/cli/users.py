@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from noraflask.cli.common import (
+from noraflask.cli.subcommand import (
     Commands,
     Failed,
     add,

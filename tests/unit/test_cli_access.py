@@ -26,7 +26,7 @@ from werkzeug.serving import make_server
 from noraflask.app import create_app
 from noraflask.assembly import make_signer, make_tokens
 from noraflask.cli import main
-from noraflask.cli.common import owner_of
+from noraflask.cli.subcommand import owner_of
 from noraflask.config import Config, load
 from noraflask.services.auth.principal import Action, Scope
 from noraflask.storage.disk import DiskStorage

@@ -12,9 +12,9 @@ import pytest
 
 from noraflask.cli import main
 from noraflask.cli import reload as reloading
-from noraflask.cli.common import Failed
 from noraflask.cli.curation import ALLOWLIST, BLOCKLIST, RULES, kind_of
 from noraflask.cli.reload import State, find_master, state_of, wait
+from noraflask.cli.subcommand import Failed
 from noraflask.config import load
 from noraflask.digest import Digest
 from noraflask.formats.oci import protocol
