@@ -766,7 +766,12 @@ def test_plain_gunicorn_behaves_the_same(tmp_path: Path) -> None:
 
 def test_the_processes_are_named_nora(start: Start) -> None:
     server = start(workers=2)
+    wait_until(lambda: len(server.worker_pids()) == 2, 10, "both workers to run")
     pids = [server.pid, *server.worker_pids()]
-    assert {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids} == {"nora"}
+
+    def names() -> set[str]:
+        return {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids}
+
+    wait_until(lambda: names() == {"nora"}, 10, f"gunicorn's own names to go: {names()}")
     titles = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in pids]
     assert titles == [f"nora: {role} [127.0.0.1:{server.port}]" for role in ("master", "worker", "worker")]
