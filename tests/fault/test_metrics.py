@@ -206,5 +206,5 @@ def test_a_full_tmpfs_ends_the_counting_and_no_worker(folder: Path, mount: Mount
         os.kill(workers[0], signal.SIGKILL)
         all_workers(server)
         assert ping(server, 20) == 20
-        assert scrape(server)["nora_workers"] == 2
+        wait_until(lambda: scrape(server)["nora_workers"] == 2, 10, "both workers to be told of")
         assert server.log_faults() == []
