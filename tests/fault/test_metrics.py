@@ -84,6 +84,7 @@ def test_every_worker_answers_for_all(server: Server) -> None:
     assert ping(server, 200) == 200
     totals = {scrape(server)[PINGS] for _ in range(12)}
     assert totals == {200.0}
+    wait_until(lambda: scrape(server)["nora_workers"] == WORKERS, 10, "all workers to be told of")
     found = scrape(server)
     assert found["nora_workers"] == found["nora_workers_wanted"] == WORKERS
     assert found["nora_connections"] >= 1
