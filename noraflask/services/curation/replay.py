@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from noraflask.services.curation.ecosystems import canonical_format, canonical_pattern, parse_range
+from noraflask.services.curation.explaining import stamp
 from noraflask.services.curation.ledger import Entry
 from noraflask.services.curation.model import FORMATS, Decision, Package
 from noraflask.services.curation.patterns import Pattern
@@ -75,9 +75,9 @@ class Change:
             "rule": self.rule,
             "place": self.place,
             "reason": self.reason,
-            "until": _stamp(self.until),
+            "until": stamp(self.until),
             "count": self.count,
-            "last": _stamp(self.last),
+            "last": stamp(self.last),
             "consumers": [{"principal": principal, "ci": ci, "count": self.consumers[principal, ci]} for principal, ci in self.named()],
             "consumers_count": len(self.consumers),
             "consumers_complete": not self.more_consumers,
@@ -124,7 +124,7 @@ class Receipt:
         return self.format, self.name, self.version
 
     def as_dict(self) -> dict[str, Any]:
-        fields = {"version": self.version or None, "digest": self.digest or None, "first": _stamp(self.first), "last": _stamp(self.last)}
+        fields = {"version": self.version or None, "digest": self.digest or None, "first": stamp(self.first), "last": stamp(self.last)}
         return asdict(self) | fields
 
 
@@ -324,13 +324,13 @@ def render_report(report: Report) -> str:
 
 def _change_row(change: Change) -> tuple[str, ...]:
     rule = " ".join(filter(None, (change.rule or change.filter, change.place and f"({change.place})")))
-    reason = change.reason + (f" (until {_stamp(change.until)})" if change.until is not None else "")
+    reason = change.reason + (f" (until {stamp(change.until)})" if change.until is not None else "")
     named = change.named()
     others = len(change.consumers) - len(named)
     more = "and others" if change.more_consumers else f"and {others} more" if others else ""
     whom = ", ".join(_who(*consumer) for consumer in named)
     coordinate = _coordinate(change.format, change.name, change.version)
-    return coordinate, str(change.count), _stamp(change.last) or "", rule, reason, " ".join(filter(None, (whom, more)))
+    return coordinate, str(change.count), stamp(change.last) or "", rule, reason, " ".join(filter(None, (whom, more)))
 
 
 def render_impact(receipts: list[Receipt]) -> str:
@@ -344,7 +344,7 @@ def render_impact(receipts: list[Receipt]) -> str:
 def _receipt_row(receipt: Receipt) -> tuple[str, ...]:
     coordinate = _coordinate(receipt.format, receipt.name, receipt.version)
     coordinate += "" if receipt.certain else " (perhaps)"
-    times = (str(receipt.count), _stamp(receipt.first) or "", _stamp(receipt.last) or "")
+    times = (str(receipt.count), stamp(receipt.first) or "", stamp(receipt.last) or "")
     return _who(receipt.principal, receipt.ci), coordinate, receipt.repository, *times, receipt.digest
 
 
@@ -361,16 +361,6 @@ def _coordinate(format: str, name: str, version: str) -> str:
 
 def _who(principal: str, ci: str) -> str:
     return (principal or ANYONE) + (f" [{ci}]" if ci else "")
-
-
-def _stamp(moment: float | None) -> str | None:
-    """RFC 3339, UTC, whole seconds; what lies beyond the calendar as the number it is."""
-    if moment is None:
-        return None
-    try:
-        return datetime.fromtimestamp(int(moment), UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return str(moment)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
