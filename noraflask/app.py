@@ -140,6 +140,12 @@ class SyncFlask(Flask):
             self.services.metrics.bank.forget(place)
             self.services.metrics.count(catalogue.WORKER_EXITS)
 
+    def reload_broke(self) -> None:
+        """A reload met an error that nobody expected; it has changed nothing."""
+        self.services.metrics.count(catalogue.TASK_PANICS, "sighup")
+        if not self.in_worker:
+            self.services.reloads.failed()
+
     def stop_worker(self) -> None:
         self.services.tokens.flush()
         self.services.curation.ledger.stop()

@@ -58,10 +58,9 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
-    found: Storage = Measured(plain, metrics) if isinstance(metrics, Metrics) else plain
+    found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
-    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl")
-    audit.metrics = metrics
+    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl", metrics=metrics)
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
     logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None

@@ -113,6 +113,7 @@ class Arbiter(BaseArbiter):
                 return "; ".join(error.problems)
             except Exception as error:
                 log.exception("Curation policy reload failed, keeping previous config error=%s", json.dumps(str(error) or type(error).__name__))
+                getattr(application, "reload_broke", lambda: None)()
                 return str(error) or type(error).__name__
         log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
         self.kill_workers(signal.SIGHUP)

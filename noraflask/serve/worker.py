@@ -73,6 +73,7 @@ class Worker(BaseWorker):
                 self.wsgi.adopt(*found)
         except Exception:
             log.exception("what the master has read cannot be taken over; this worker stops, and the one in its place begins with it")
+            getattr(self.wsgi, "reload_broke", lambda: None)()
             self.alive = False
             return
         log.info("reloaded")

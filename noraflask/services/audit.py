@@ -39,9 +39,9 @@ log = logging.getLogger(__name__)
 class Audit:
     """Made before the workers are forked or after, and safe to use from any thread of any of them."""
 
-    def __init__(self, config: AuditConfig, default_path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: AuditConfig, default_path: Path, clock: Callable[[], float] = time.time, metrics: NullMetrics | None = None) -> None:
         self._clock = clock
-        self.metrics = NullMetrics()
+        self._metrics = metrics or NullMetrics()
         self._outputs: list[_Output] = []
         if config.mode in ("file", "both"):
             self._outputs.append(_File(config.path or default_path))
@@ -75,7 +75,7 @@ class Audit:
         fields |= {name: value for name, value in ours.items() if value}
         for output in self._outputs:
             if not output.write(fields, now):
-                self.metrics.count(catalogue.AUDIT_LOST)
+                self._metrics.count(catalogue.AUDIT_LOST)
 
 
 def timestamp(now: float) -> str:

@@ -241,3 +241,10 @@ def test_a_forged_address_opens_nothing(start):
 
 def basic(name, password):
     return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def test_a_reload_that_breaks_is_counted(client):
+    """By the master, in which there is no worker's background work."""
+    client.application.reload_broke()
+    assert value(client, "nora_task_panics_total", task="sighup") == 1
+    assert value(client, "nora_reloads_total", result="failed") == 1

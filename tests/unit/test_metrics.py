@@ -14,12 +14,14 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from noraflask.errors import AlreadyExists, NotFound, Unavailable
+from noraflask.keys import Key
 from noraflask.services.metrics import bank as bank_module
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.bank import Bank, sweep
 from noraflask.services.metrics.catalogue import COUNTER, FAMILIES, Family
 from noraflask.services.metrics.counting import MOST_SERIES, Metrics
 from noraflask.services.metrics.measured import Measured
+from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 
 A_COUNTER = Family("nora_things_total", COUNTER, "Things.", ("kind",), None)
@@ -245,7 +247,7 @@ class Broken(MemoryStorage):
 
 
 def test_operations_of_the_storage_are_counted_by_outcome(metrics):
-    storage = Measured(MemoryStorage(), metrics)
+    storage = Measured(MemoryStorage(), metrics, ("docker",))
     storage.create("a/b", b"12")
     with pytest.raises(AlreadyExists):
         storage.create("a/b", b"12")
@@ -257,7 +259,7 @@ def test_operations_of_the_storage_are_counted_by_outcome(metrics):
     assert storage.stat("a/b").size == 2
     storage.delete("a/b")
     with pytest.raises(Unavailable):
-        Measured(Broken(), metrics).stat("a/b")
+        Measured(Broken(), metrics, ()).stat("a/b")
     rows = [("put", "ok", 2), ("get_reader", "not_found", 1), ("get_reader", "ok", 1), ("get_range", "ok", 1), ("delete", "ok", 1)]
     for operation, status, count in [*rows, ("stat", "ok", 1), ("stat", "not_found", 1), ("stat", "error", 1)]:
         assert read(metrics, "nora_storage_operations_total", operation=operation, status=status) == count, (operation, status)
@@ -266,6 +268,15 @@ def test_operations_of_the_storage_are_counted_by_outcome(metrics):
 
 def test_what_the_storage_can_besides_stays(metrics):
     plain = MemoryStorage()
-    measured = Measured(plain, metrics)
+    measured = Measured(plain, metrics, ())
     assert measured.backend == plain.backend
     assert [name for name in ("whole", "together", "stamp", "prepare", "probe") if hasattr(plain, name) != hasattr(measured, name)] == []
+
+
+def test_sizes_of_reads_into_memory_are_told_by_repository(metrics, tmp_path):
+    storage = Measured(DiskStorage(tmp_path / "storage"), metrics, ("docker",))
+    for key, size in (("docker/team/app/tags/1", 100), ("blobs/sha256/ab/abcd", 3000)):
+        storage.create(Key.trusted(key), b"x" * size)
+        storage.whole(Key.trusted(key))
+    assert read(metrics, "nora_storage_get_bytes_sum", registry="docker") == 100
+    assert read(metrics, "nora_storage_get_bytes_sum", registry="other") == 3000

@@ -6,9 +6,11 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from noraflask.serve.master import Arbiter
 from noraflask.services import reloads as module
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
 from tests.clock import Clock
@@ -161,3 +163,22 @@ def test_figures_are_never_half_of_one_and_half_of_another(reloads: Reloads) -> 
         number += 1
         reloads.succeeded((ONE, TWO)[number % 2])
     assert ended[1] == 0
+
+
+class Broken:
+    """An application whose reload meets what nobody expected."""
+
+    broke = 0
+
+    def read_again(self):
+        raise RuntimeError("nobody expected this")
+
+    def reload_broke(self):
+        self.broke += 1
+
+
+def test_a_master_whose_reload_breaks_says_so_and_goes_on():
+    application = Broken()
+    master = SimpleNamespace(app=SimpleNamespace(wsgi=lambda: application))
+    assert Arbiter._reload(master) == "nobody expected this"
+    assert application.broke == 1

@@ -176,7 +176,14 @@ STORAGE_DURATION = Family(
     (("local",), ("put", "get", "delete", "get_reader", "get_range", "stat")),
     STORAGE_BUCKETS,
 )
-STORAGE_GET_BYTES = Family("nora_storage_get_bytes", HISTOGRAM, "Size of reads into memory.", ("registry",), (REGISTRIES,), SIZE_BUCKETS)
+STORAGE_GET_BYTES = Family(
+    "nora_storage_get_bytes",
+    HISTOGRAM,
+    "Size of reads into memory; other: of content, which repositories share.",
+    ("registry",),
+    (REGISTRIES_AND_OTHER,),
+    SIZE_BUCKETS,
+)
 STAGING_SPILLS = Family("nora_staging_spills_total", COUNTER, "Uploads that moved from the temporary folder to the data volume.")
 STAGING_REFUSED = Family(
     "nora_staging_refused_total",

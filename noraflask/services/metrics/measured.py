@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from noraflask.errors import AlreadyExists, NotFound
+from noraflask.services.metrics.catalogue import OTHER, STORAGE_GET_BYTES
 from noraflask.services.metrics.counting import NullMetrics
 
 OPERATIONS = {"create": "put", "replace": "put", "delete": "delete", "stat": "stat", "whole": "get"}
@@ -15,12 +16,14 @@ OPERATIONS = {"create": "put", "replace": "put", "delete": "delete", "stat": "st
 
 
 class Measured:
-    def __init__(self, storage: Any, metrics: NullMetrics) -> None:
+    def __init__(self, storage: Any, metrics: NullMetrics, registries: tuple[str, ...]) -> None:
+        """`registries`: beginnings of keys that a repository has for itself."""
         self._storage = storage
         self._metrics = metrics
         for verb, operation in OPERATIONS.items():
             if hasattr(storage, verb):
-                setattr(self, verb, self._timed(getattr(storage, verb), operation))
+                timed = self._timed(getattr(storage, verb), operation)
+                setattr(self, verb, self._sized(timed, registries) if operation == "get" else timed)
         self._open_whole = self._timed(storage.open, "get_reader")
         self._open_range = self._timed(storage.open, "get_range")
 
@@ -29,6 +32,17 @@ class Measured:
 
     def open(self, key: Any, start: int = 0, stop: int | None = None) -> Any:
         return (self._open_range if start or stop is not None else self._open_whole)(key, start, stop)
+
+    def _sized(self, whole: Callable[[Any], bytes], registries: tuple[str, ...]) -> Callable[[Any], bytes]:
+        observe = self._metrics.observe
+
+        def sized(key: Any) -> bytes:
+            data = whole(key)
+            first = str(key).partition("/")[0]
+            observe(STORAGE_GET_BYTES, len(data), first if first in registries else OTHER)
+            return data
+
+        return sized
 
     def _timed(self, verb: Callable[..., Any], operation: str) -> Callable[..., Any]:
         done, clock, may_be_absent = self._metrics.storage_timer(operation, self._storage.backend), time.perf_counter, operation == "stat"
