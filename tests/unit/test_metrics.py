@@ -15,6 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from noraflask.errors import AlreadyExists, NotFound, Unavailable
 from noraflask.keys import Key
+from noraflask.services.curation import policy
 from noraflask.services.metrics import bank as bank_module
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.bank import Bank, sweep
@@ -280,3 +281,9 @@ def test_sizes_of_reads_into_memory_are_told_by_repository(metrics, tmp_path):
         storage.whole(Key.trusted(key))
     assert read(metrics, "nora_storage_get_bytes_sum", registry="docker") == 100
     assert read(metrics, "nora_storage_get_bytes_sum", registry="other") == 3000
+
+
+def test_refusals_are_there_from_the_start_under_the_names_that_the_gate_gives_them():
+    (_, rules, modes) = catalogue.CURATION_BLOCKS.values
+    assert set(rules) == {policy.OWN, *policy._NAMES, "freeze"}
+    assert set(modes) == {"enforce", "audit"}

@@ -143,7 +143,7 @@ CURATION_BLOCKS = Family(
     COUNTER,
     "Artifacts refused (enforce) or that would have been (audit), by the kind of rule.",
     ("registry", "rule", "mode"),
-    (REGISTRIES, ("blocklist", "allowlist", "min_release_age", "integrity", "namespace", "quarantine", "freeze"), ("enforce", "audit")),
+    (REGISTRIES, ("blocklist", "allowlist", "min-release-age", "pin", "namespace", "quarantine", "freeze"), ("enforce", "audit")),
 )
 NAMESPACE_REFUSED = Family(
     "nora_namespace_isolation_refused_total", COUNTER, "Internal names that were not asked of an upstream.", ("registry",), (REGISTRIES,)
