@@ -42,8 +42,8 @@ configuration, later wins over earlier:
 
 while it serves:
   reload   nora reload, or             [curation] and its rule files, access rules, OIDC providers, auth.admin_users, anonymous
-           kill -HUP $(pidof nora)     reading and the lives of bearer and refresh tokens; no request is lost, a file with a mistake
-                                       changes nothing, other settings need a restart
+           kill -HUP $(pidof nora)     reading, the lives of bearer and refresh tokens, and rate limits; no request is lost, a file
+                                       with a mistake changes nothing, other settings need a restart
   users    nothing to do               the htpasswd and the groups file are read again when they change; tokens and keys likewise
   stop     kill -TERM $(pidof nora)    running requests have NORA_SHUTDOWN_TIMEOUT seconds to finish
 

@@ -62,7 +62,7 @@ __all__ = [
 _LIVE = (
     *("access.", "curation.", "auth.oidc_", "auth.anonymous_read", "auth.docker_anon_pull"),
     *("auth.admin_users", "auth.bearer_ttl_secs", "auth.refresh_ttl_days"),
-    *("rate_limit.enabled", "rate_limit.on_failure", "rate_limit.auth_", "rate_limit.upload_", "rate_limit.general_"),
+    *("rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms", "rate_limit.auth_", "rate_limit.upload_", "rate_limit.general_"),
 )
 """Beginnings of the fields that a running server takes over."""
 
