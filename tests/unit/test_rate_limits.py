@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from limits import parse
 from limits.errors import ConfigurationError
 from limits.storage import MemoryStorage
 
-from noraflask.config import RateLimitConfig, is_live
+from noraflask.config import RateLimitConfig
 from noraflask.errors import RateLimited, RateLimiterAway
 from noraflask.services.limits.bucket import TICKS, Bucket, Taken, look, take
 from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, RateLimits
@@ -559,9 +558,3 @@ def test_when_nothing_can_be_counted_the_registry_goes_on(on_failure, outcomes, 
 
 def test_who_waits_for_redis_is_told_for_how_long():
     assert RateLimiterAway().headers == {"Retry-After": "5"}
-
-
-def test_all_but_the_address_of_redis_is_taken_over_while_running():
-    """As docs/configuration.md says; what is taken over must not be named as wanting a restart."""
-    names = {field.name for field in fields(RateLimitConfig)}
-    assert {name for name in names if not is_live(f"rate_limit.{name}")} == {"storage_url"}
