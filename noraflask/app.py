@@ -16,7 +16,7 @@ from werkzeug.routing import MapAdapter
 from noraflask.assembly import enabled_repositories, formats_of_repositories, make_oidc, make_services
 from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, RateLimitConfig, is_live, reload, restart_only
 from noraflask.formats import FORMATS
-from noraflask.formats.oci import stored
+from noraflask.formats.docker import stored
 from noraflask.log import write_event
 from noraflask.services import Services
 from noraflask.services.auth.rules import Policy

@@ -322,7 +322,7 @@ def _storage_parts(config: Config) -> Iterator[tuple[Look | None, Freeze | None]
     if not config.storage.path.is_dir():
         yield None, None
         return
-    from noraflask.formats.oci import stored
+    from noraflask.formats.docker import stored
     from noraflask.services.content import Content
 
     with storage_of(config) as storage:

@@ -162,7 +162,7 @@ def _secret(path: Path) -> str:
 
 def _forget(config: Config, name: str) -> None:
     """The name of a removed canary, where this machine keeps the storage: over HTTP a repository without images stays on the list."""
-    from noraflask.formats.oci import protocol
+    from noraflask.formats.docker import protocol
 
     folder = config.storage.path / "docker" / name
     with contextlib.suppress(OSError, Failed), storage_of(config) as storage:

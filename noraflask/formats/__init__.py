@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from flask import Blueprint
 
-from noraflask.formats.oci import protocol as oci
-from noraflask.formats.oci import stored
-from noraflask.formats.oci.routes import bp as oci_blueprint
-from noraflask.formats.oci.routes import challenge as oci_challenge
+from noraflask.formats.docker import protocol as oci
+from noraflask.formats.docker import stored
+from noraflask.formats.docker.routes import bp as oci_blueprint
+from noraflask.formats.docker.routes import challenge as oci_challenge
 from noraflask.services.content import Content
 from noraflask.web.context import Challenge, Repository
 from noraflask.web.errors import Renderer

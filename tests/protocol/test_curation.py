@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 
 from noraflask.digest import Digest
-from noraflask.formats.oci import routes
-from noraflask.formats.oci.protocol import DOCKER_MANIFEST, OCI_MANIFEST
+from noraflask.formats.docker import routes
+from noraflask.formats.docker.protocol import DOCKER_MANIFEST, OCI_MANIFEST
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import Curation, read_decision_id
 from noraflask.services.curation.ledger import read

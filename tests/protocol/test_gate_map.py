@@ -10,7 +10,7 @@ from flask import Blueprint, Flask, Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import NotFound
-from noraflask.formats.oci.protocol import OCI_MANIFEST
+from noraflask.formats.docker.protocol import OCI_MANIFEST
 from noraflask.services.auth.principal import Action
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Decision, Package

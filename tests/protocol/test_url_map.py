@@ -7,8 +7,8 @@ from flask import Flask, request
 
 from noraflask.digest import Digest
 from noraflask.formats import FORMATS
-from noraflask.formats.oci import protocol
-from noraflask.formats.oci.routes import bp
+from noraflask.formats.docker import protocol
+from noraflask.formats.docker.routes import bp
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Access, Decision, Policy
 from noraflask.storage.memory import MemoryStorage

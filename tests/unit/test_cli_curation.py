@@ -17,7 +17,7 @@ from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
 from noraflask.config import load
 from noraflask.digest import Digest
-from noraflask.formats.oci import protocol
+from noraflask.formats.docker import protocol
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
 from noraflask.services.curation.explaining import explain, parse_coordinate, parse_name, question_of

@@ -15,7 +15,7 @@ import pytest
 from noraflask.cli import _parser
 from noraflask.config import ConfigError, CurationConfig, load
 from noraflask.config.kinds import read_duration
-from noraflask.formats.oci import protocol
+from noraflask.formats.docker import protocol
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version, parse_range
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import refusal

@@ -9,7 +9,7 @@ import pytest
 
 from noraflask import errors
 from noraflask.formats import FORMATS
-from noraflask.formats.oci import protocol
+from noraflask.formats.docker import protocol
 from noraflask.services.auth.lockout import LockedOut
 from noraflask.services.auth.oidc import OidcRefused
 from noraflask.web.auth import NoLogins

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from noraflask.digest import Digest
-from noraflask.formats.oci import protocol
-from noraflask.formats.oci.images import ALLOWED, Graph, Graphs, Images, combined, is_block, package
-from noraflask.formats.oci.protocol import OCI_INDEX, OCI_MANIFEST, StoredManifest
+from noraflask.formats.docker import protocol
+from noraflask.formats.docker.images import ALLOWED, Graph, Graphs, Images, combined, is_block, package
+from noraflask.formats.docker.protocol import OCI_INDEX, OCI_MANIFEST, StoredManifest
 from noraflask.services.content import Content
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
 from noraflask.services.curation.policy import DAY, Policy, Settings, compile, decide

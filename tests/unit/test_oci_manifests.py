@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import ManifestInvalid
-from noraflask.formats.oci.protocol import (
+from noraflask.formats.docker.protocol import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     GENERIC_TYPES,

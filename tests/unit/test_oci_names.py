@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, InvalidName, InvalidTag
-from noraflask.formats.oci import protocol
+from noraflask.formats.docker import protocol
 from noraflask.keys import Key
 
 DIGEST = Digest.of(b"x")

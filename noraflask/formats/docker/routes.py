@@ -22,9 +22,9 @@ from noraflask.errors import (
     RepositoryUnknown,
     Unauthenticated,
 )
-from noraflask.formats.oci import images, protocol
-from noraflask.formats.oci.images import Graph, Graphs, Images
-from noraflask.formats.oci.protocol import Manifest, StoredManifest, Wanted
+from noraflask.formats.docker import images, protocol
+from noraflask.formats.docker.images import Graph, Graphs, Images
+from noraflask.formats.docker.protocol import Manifest, StoredManifest, Wanted
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Package

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from noraflask.digest import Digest
-from noraflask.formats.oci import protocol
-from noraflask.formats.oci.images import Graph, Graphs, Images, Judge, package
+from noraflask.formats.docker import protocol
+from noraflask.formats.docker.images import Graph, Graphs, Images, Judge, package
 from noraflask.services.content import Content
 from noraflask.services.curation.explaining import Stored
 from noraflask.services.curation.model import Decision, Package

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, ManifestInvalid, NotFound
-from noraflask.formats.oci import protocol
+from noraflask.formats.docker import protocol
 from noraflask.services.content import Content
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version
 from noraflask.services.curation.model import Decision, Package
