@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from flask import Blueprint
 
 from noraflask.formats.docker import protocol as oci
-from noraflask.formats.docker import stored
+from noraflask.formats.docker import setup, stored
 from noraflask.formats.docker.routes import bp as oci_blueprint
 from noraflask.formats.docker.routes import challenge as oci_challenge
 from noraflask.services.content import Content
 from noraflask.web.context import Challenge, Repository
 from noraflask.web.errors import Renderer
+from noraflask.web.setup_pages import Page
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Format:
     """How many names a repository has."""
     default: Repository
     """The repository that exists without configuration."""
+    setup: tuple[Page, ...] = ()
+    """How its clients are set up; the names of clients are distinct among all formats."""
 
 
-FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, oci_challenge, stored.count_names, Repository("docker", "oci", "/v2")),)
+FORMATS = (
+    Format(
+        oci_blueprint,
+        oci.render_error,
+        oci.API_HEADERS,
+        oci_challenge,
+        stored.count_names,
+        Repository("docker", "oci", "/v2"),
+        setup.PAGES,
+    ),
+)
