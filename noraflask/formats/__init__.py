@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from flask import Blueprint
 
+from noraflask.formats.docker import doctor, setup, stored
 from noraflask.formats.docker import protocol as oci
-from noraflask.formats.docker import setup, stored
 from noraflask.formats.docker.routes import bp as oci_blueprint
 from noraflask.formats.docker.routes import challenge as oci_challenge
 from noraflask.services.content import Content
+from noraflask.services.doctor.format_checks import FormatChecks
 from noraflask.web.context import Challenge, Repository
 from noraflask.web.errors import Renderer
 from noraflask.web.setup_pages import Page
@@ -32,6 +33,8 @@ class Format:
     """The repository that exists without configuration."""
     setup: tuple[Page, ...] = ()
     """How its clients are set up; the names of clients are distinct among all formats."""
+    checks: FormatChecks | None = None
+    """What the doctor asks of a front for it."""
 
 
 FORMATS = (
@@ -43,5 +46,6 @@ FORMATS = (
         stored.count_names,
         Repository("docker", "oci", "/v2"),
         setup.PAGES,
+        doctor.CHECKS,
     ),
 )
