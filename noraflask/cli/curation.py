@@ -382,7 +382,7 @@ def _print(text: str) -> None:
 
 
 def replay(options: argparse.Namespace) -> int:
-    from noraflask.services.curation import policy as policies
+    from noraflask.services.curation import deciding
     from noraflask.services.curation import replay as replays
     from noraflask.services.curation.model import Decision
 
@@ -391,11 +391,11 @@ def replay(options: argparse.Namespace) -> int:
     new = _policy(replace(candidate, mode="enforce") if options.enforce else candidate)
     old: Callable[[Package, float], Decision] = lambda package, now: Decision(True)  # noqa: E731
     if options.file:
-        old = partial(policies.decide, _policy(config.curation))
+        old = partial(deciding.decide, _policy(config.curation))
     if new.settings.mode != "enforce":
         tell(f"remark: the candidate's mode is {new.settings.mode}, in which little or nothing is blocked; --enforce judges as if it were enforce")
     with owner_of(config.storage.path):
-        report = replays.replay(_ledger(config, options.since, now), old, partial(policies.decide, new), now)
+        report = replays.replay(_ledger(config, options.since, now), old, partial(deciding.decide, new), now)
     if options.json:
         tell_json(report.as_dict())
     else:

@@ -15,10 +15,11 @@ from flask import Flask
 from noraflask.digest import Digest
 from noraflask.formats.docker import routes
 from noraflask.formats.docker.protocol import DOCKER_MANIFEST, OCI_MANIFEST
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import Curation, read_decision_id
 from noraflask.services.curation.ledger import read
-from noraflask.services.curation.policy import DAY, Policy, Settings, compile
+from noraflask.services.curation.policy import DAY, Policy, Settings
 from tests.conftest import config_of
 from tests.protocol.access import Clock, basic, rule
 from tests.protocol.oci import Registry, code, descriptor, image, index

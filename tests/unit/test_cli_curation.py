@@ -20,12 +20,13 @@ from noraflask.digest import Digest
 from noraflask.formats.docker import protocol
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.explaining import explain, parse_coordinate, parse_name, question_of
 from noraflask.services.curation.gate import decision_id
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.model import Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import Policy, Settings, compile
+from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.disk import DiskStorage
 
 NOW = 1_800_000_000.0

@@ -16,13 +16,14 @@ from noraflask.cli import _parser
 from noraflask.config import ConfigError, CurationConfig, load
 from noraflask.config.kinds import read_duration
 from noraflask.formats.docker import protocol
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version, parse_range
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import refusal
 from noraflask.services.curation.ledger import Entry, read
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.model import Decision, Package
-from noraflask.services.curation.policy import Policy, decide
+from noraflask.services.curation.policy import Policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 CURATION = (DOCS / "curation.md").read_text(encoding="utf-8")

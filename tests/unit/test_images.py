@@ -14,8 +14,10 @@ from noraflask.formats.docker import protocol
 from noraflask.formats.docker.images import ALLOWED, Graph, Graphs, Images, combined, is_block, package
 from noraflask.formats.docker.protocol import OCI_INDEX, OCI_MANIFEST, StoredManifest
 from noraflask.services.content import Content
+from noraflask.services.curation.compiling import compile
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import DAY, Policy, Settings, compile, decide
+from noraflask.services.curation.policy import DAY, Policy, Settings
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 

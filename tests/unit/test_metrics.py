@@ -15,7 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from noraflask.errors import AlreadyExists, NotFound, Unavailable
 from noraflask.keys import Key
-from noraflask.services.curation import policy
+from noraflask.services.curation import filters, policy
 from noraflask.services.metrics import bank as bank_module
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.bank import Bank, sweep
@@ -285,5 +285,5 @@ def test_sizes_of_reads_into_memory_are_told_by_repository(metrics, tmp_path):
 
 def test_refusals_are_there_from_the_start_under_the_names_that_the_gate_gives_them():
     (_, rules, modes) = catalogue.CURATION_BLOCKS.values
-    assert set(rules) == {policy.OWN, *policy._NAMES, "freeze"}
+    assert set(rules) == {policy.OWN, *filters.NAMES, "freeze"}
     assert set(modes) == {"enforce", "audit"}

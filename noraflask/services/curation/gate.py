@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from noraflask.errors import CurationDenied
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, next_change, visible
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.curation.ledger import LAST_SECOND, Ledger
 from noraflask.services.curation.model import FORMATS, Decision, Package
-from noraflask.services.curation.policy import Policy, blocks_name, concerns_versions, decide, next_change, visible
+from noraflask.services.curation.policy import Policy
 
 _SEAL = object()
 PERMITS_KEPT = 16384
