@@ -449,20 +449,22 @@ def impact(options: argparse.Namespace) -> int:
 
 
 def import_osv(options: argparse.Namespace) -> int:
-    from noraflask.services.curation import osv
+    from noraflask.services.curation.osv.blocklist import write_blocklist
+    from noraflask.services.curation.osv.feed import import_osv as read_feed
+    from noraflask.services.curation.osv.values import OsvProblem
 
     if options.min_severity is not None and not options.all:
         raise WrongUse("--min-severity is about what is vulnerable and not malicious; add --all")
     try:
-        found = osv.import_osv(
+        found = read_feed(
             options.path,
             only_malicious=not options.all,
             min_severity=options.min_severity,
             ecosystems=options.ecosystem,
             exceptions=options.exception,
         )
-        count = osv.write_blocklist(found, options.output, force=options.force)
-    except osv.OsvProblem as problem:
+        count = write_blocklist(found, options.output, force=options.force)
+    except OsvProblem as problem:
         raise Failed(str(problem)) from None
     for line in found.summary():
         tell(line)
