@@ -165,10 +165,10 @@ def test_a_rule_file_loads_without_a_warning(number, tmp_path):
 
 
 def test_every_table_and_key_of_rule_files_is_told():
-    from noraflask.services.curation import toml_rules
+    from noraflask.services.curation import toml_rules, toml_tables
 
     told = CURATION[CURATION.index("### Our TOML") : CURATION.index("### Patterns")]
-    for kind, keys in toml_rules._KEYS.items():
+    for kind, keys in toml_tables.KEYS.items():
         assert f"`[[{kind}]]`" in told
         assert [key for key in keys if f"`{key}`" not in told] == []
     assert all(f"`{key}`" in told for key in toml_rules._TOP)
