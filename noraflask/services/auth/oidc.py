@@ -1,7 +1,7 @@
 """OIDC workload identity: the token that a CI system or a cluster gave to its job is the credential.
 
 A token is a signed JWT (RFC 7519, 7515; advice of RFC 8725). What it says of itself decides only which configured issuer is asked; algorithms, keys
-and limits come from the configuration and the issuer. Keys: jwks.py.
+and limits come from the configuration and the issuer. Keys: issuer_keys.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from noraflask.config.model import OidcProvider
 from noraflask.errors import Unauthenticated
-from noraflask.services.auth.jwks import ALGORITHMS, IssuerKeys, KeysUnavailable, decode_base64url, parse_object
+from noraflask.services.auth.issuer_keys import IssuerKeys, KeysUnavailable
+from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url, parse_object
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.auth.rules import glob
 from noraflask.services.content import Content
