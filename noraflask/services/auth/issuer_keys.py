@@ -72,19 +72,19 @@ class IssuerKeys:
     def find(self, kid: str | None, alg: str) -> tuple[PublicKey, ...]:
         """Keys that may have signed, at least one. Raises KeysUnavailable."""
         with self._changed:
-            found = self._matching(kid, alg)
-            if found:
+            keys = self._matching(kid, alg)
+            if keys:
                 if not self._is_fresh():
                     self._begin(None)
-                return found
+                return keys
             give_up = time.monotonic() + WAIT_SECONDS
             for _ in range(2):  # again after a fetch that ran already: it may have begun before the key was published
                 if not self._begin(kid):
                     break
                 self._wait(lambda: self._matching(kid, alg) or not self._fetching, give_up - time.monotonic())
-                found = self._matching(kid, alg)
-                if found:
-                    return found
+                keys = self._matching(kid, alg)
+                if keys:
+                    return keys
             if self._held is None:
                 raise KeysUnavailable("the keys of the token's issuer cannot be had now; try again later")
         raise KeysUnavailable("none of the issuer's keys is the one that signed the token; get a new token, and try again a little later")

@@ -48,19 +48,19 @@ def decode_base64url(text: str) -> bytes:
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object in UTF-8. Raises ValueError, also for NaN, members that are there twice, and too deep nesting."""
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_refuse_constant)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ValueError("not a JSON object")
-    return found
+    return document
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a member is there twice")
-    return found
+    return members
 
 
 def _refuse_constant(name: str) -> None:

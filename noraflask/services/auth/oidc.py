@@ -104,8 +104,8 @@ class Oidc:
 
     def identity(self, provider: str, subject: str, claims: tuple[tuple[str, str], ...], expires_at: float) -> Principal:
         """An identity that was verified before, by the rules of now: for what was issued on its strength. Raises OidcRefused."""
-        found = next((known for known in self._providers.values() if known.name == provider), None)
-        known = self._provider(found.issuer if found else None)
+        issuer = next((known.issuer for known in self._providers.values() if known.name == provider), None)
+        known = self._provider(issuer)
         return self._with_role(known, Principal(subject, Source.OIDC, provider=provider, claims=claims, expires_at=expires_at))
 
     def _provider(self, issuer: Any) -> OidcProvider:
@@ -205,8 +205,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
 
 
 def _audiences(claims: dict[str, Any]) -> set[str]:
-    found = claims.get("aud")
-    return {item for item in (found if isinstance(found, list) else [found]) if isinstance(item, str)}
+    audience = claims.get("aud")
+    return {item for item in (audience if isinstance(audience, list) else [audience]) if isinstance(item, str)}
 
 
 def flatten(claims: dict[str, Any]) -> tuple[tuple[str, str], ...]:
