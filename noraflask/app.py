@@ -16,7 +16,7 @@ from werkzeug.routing import MapAdapter
 from noraflask.assembly import enabled_repositories, formats_of_repositories, make_oidc, make_services
 from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, RateLimitConfig, is_live, reload, restart_only
 from noraflask.formats import FORMATS
-from noraflask.formats.docker import stored
+from noraflask.formats.docker.stock import STOCK
 from noraflask.log import write_event
 from noraflask.services import Services
 from noraflask.services.auth.rules import Policy
@@ -55,7 +55,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
-    app.extensions[LOOKS] = {"docker": stored.find}
+    app.extensions[LOOKS] = {"docker": STOCK.look}
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
     app.register_blueprint(setup.make_blueprint(page for format in formats for page in format.setup))
     for format in formats:

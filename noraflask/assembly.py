@@ -95,7 +95,8 @@ def make_inventory(config: Config, storage: Storage, content: Content, tokens: T
     enabled = enabled_repositories(config)
 
     def names() -> dict[str, int]:
-        return {format.default.name: format.count_names(content, format.default.name) for format in FORMATS if format.default.name in enabled}
+        found = ((format.stock, format.default.name) for format in FORMATS if format.default.name in enabled)
+        return {name: sum(1 for _ in stock.names(content, name)) for stock, name in found}
 
     return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 

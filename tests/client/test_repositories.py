@@ -90,9 +90,7 @@ def test_a_claimed_host(skopeo: Client, server: Server, layout: Layout) -> None:
     assert Registry(f"localhost:{server.port}").request("GET", "/v2/_catalog").json() == {"repositories": ["app"]}
 
 
-def test_behind_nginx_each_name_has_a_host_of_its_own(
-    nginx: Callable[..., int], skopeo: Client, server: Server, layout: Layout
-) -> None:
+def test_behind_nginx_each_name_has_a_host_of_its_own(nginx: Callable[..., int], skopeo: Client, server: Server, layout: Layout) -> None:
     """As the ports of Nexus's Docker connectors: what a proxy puts in front of /v2/ leads to the repository."""
     port = nginx(
         f"server {{ listen 127.0.0.1:PORT; client_max_body_size 0; location /v2/ {{ proxy_pass http://{server.address}/repository/team/v2/; "

@@ -13,13 +13,13 @@ import pytest
 from flask import Flask
 
 from noraflask.digest import Digest
-from noraflask.formats.docker import routes
-from noraflask.formats.docker.protocol import DOCKER_MANIFEST, OCI_MANIFEST
+from noraflask.formats.docker.protocol.media_types import DOCKER_MANIFEST, OCI_MANIFEST
 from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import Curation, read_decision_id
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.policy import DAY, Policy, Settings
+from noraflask.web import gate
 from tests.conftest import config_of
 from tests.protocol.access import Clock, basic, rule
 from tests.protocol.oci import Registry, code, descriptor, image, index
@@ -625,7 +625,7 @@ def test_who_got_it_is_in_the_ledger(tmp_path, app_with):
 def test_a_policy_that_comes_during_a_request_waits_for_the_next(curated, path, monkeypatch):
     old = curated.rules(block("1"))
     new = Policy.from_buffer(compile(Settings(mode="enforce", hosted=True, min_release_age=DAY), read_rules(_rules(curated, block(name="*")), NOW)))
-    real = routes.policy
+    real = gate.policy
 
     def then_reload() -> Policy:
         found = real()
@@ -641,7 +641,7 @@ def test_a_policy_that_comes_during_a_request_waits_for_the_next(curated, path, 
         return granted
 
     with monkeypatch.context() as patch:
-        patch.setattr(routes, "policy", then_reload)
+        patch.setattr(gate, "policy", then_reload)
         patch.setattr(Curation, "open_permit", adopting)
         answer = curated.ask("GET", path)
     assert answer.status_code == 200

@@ -70,7 +70,9 @@ def test_each_address_has_one_repository(path: str, registry: str, base: str, in
     assert (found.registry, found.base, seen) == (registry, base, inner)
 
 
-@pytest.mark.parametrize("path", ["/v9//app/tags/list", "//v9/app", "/v9/team//app", "/files/./a", "/files/../v9/", "/files/a/..", "/health//", "/files/a/."])
+@pytest.mark.parametrize(
+    "path", ["/v9//app/tags/list", "//v9/app", "/v9/team//app", "/files/./a", "/files/../v9/", "/files/a/..", "/health//", "/files/a/."]
+)
 def test_another_spelling_leads_nowhere(path: str) -> None:
     assert locate(path)[1] == NOWHERE
 
