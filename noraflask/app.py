@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Request
@@ -26,6 +27,7 @@ from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import Metrics
 from noraflask.services.metrics.figures import Figures
+from noraflask.services.state_folder import ledger_folder
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
@@ -86,7 +88,7 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         registries=enabled_repositories(config),
         workers=config.server.workers,
         max_connections=config.server.max_connections,
-        volumes={"storage": config.storage.path, "staging": config.staging.path},
+        volumes=volumes(config),
         health=here.health,
         staging=here.staging,
         curation=here.curation,
@@ -96,6 +98,14 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
     )
     app.figures = figures
     metrics.install(app, here.metrics.bank.folder, figures)
+
+
+def volumes(config: Config) -> dict[str, Path]:
+    """Folders whose file systems a scrape looks at. The state folder is one of them where it does not share the disk of the storage."""
+    folders = {"storage": config.storage.path, "staging": config.staging.path}
+    if config.storage.path.is_dir() and os.stat(config.state.path).st_dev != os.stat(config.storage.path).st_dev:
+        folders["state"] = config.state.path
+    return folders
 
 
 @dataclass(frozen=True)
@@ -158,13 +168,12 @@ class SyncFlask(Flask):
         try:
             config = reload(before, os.environ)
             data, rules = load_policy(config.curation, now)
-            ledger = config.curation.ledger_path or config.storage.path / "ledger"
             check_flips(
                 config.curation,
                 rules,
                 self.services.curation.policy,
                 CurationPolicy.from_buffer(data),
-                read(ledger, now - FLIP_DAYS * DAY),
+                read(ledger_folder(config), now - FLIP_DAYS * DAY),
                 now,
             )
         except ConfigError as error:

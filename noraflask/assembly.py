@@ -12,7 +12,7 @@ from flask_limiter import Limiter
 
 from noraflask.config import AuthConfig, Config, RateLimitConfig
 from noraflask.formats import FORMATS
-from noraflask.services import Services
+from noraflask.services import Services, state_folder
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.documents import Documents
@@ -49,18 +49,22 @@ CURATION = "_curation"
 AUTH = "_auth"
 """Where storage keeps tokens and keys. A repository's name never begins so."""
 
+config_log = logging.getLogger("nora.config")
 reload_log = logging.getLogger("nora.reload")
 limits_log = logging.getLogger("nora.limits")
 metrics_log = logging.getLogger("nora.metrics")
 
 
 def make_services(config: Config, storage: Storage | None) -> Services:
+    state_folder.prepare(config)
+    for warning in state_folder.left_in_storage(config):
+        config_log.warning("%s", warning)
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
     found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
-    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl", metrics=metrics)
+    content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
     logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None
@@ -132,7 +136,7 @@ def make_curation(config: Config, documents: Documents) -> Curation:
 def make_ledger(config: Config) -> Ledger:
     curation = config.curation
     enabled = curation.ledger and curation.mode != "off"
-    return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
+    return Ledger(state_folder.ledger_folder(config), curation.ledger_days, enabled=enabled)
 
 
 def make_logins(
