@@ -14,7 +14,7 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from noraflask.assembly import enabled_repositories, formats_of_repositories, make_oidc, make_services
+from noraflask.assembly import formats_of_repositories, make_oidc, make_services
 from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, RateLimitConfig, is_live, reload, restart_only
 from noraflask.formats import FORMATS
 from noraflask.formats.docker import stored
@@ -26,7 +26,7 @@ from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_pol
 from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import Metrics
-from noraflask.services.metrics.figures import Figures
+from noraflask.services.metrics.scrape_metrics import ScrapeMetrics
 from noraflask.services.state_folder import ledger_folder
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
@@ -84,8 +84,8 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         return
     from noraflask.web import metrics
 
-    figures = Figures(
-        registries=enabled_repositories(config),
+    app.scrape_metrics = ScrapeMetrics(
+        repositories=here.metrics.names,
         workers=config.server.workers,
         max_connections=config.server.max_connections,
         volumes=volumes(config),
@@ -96,8 +96,7 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         inventory=here.inventory,
         lockout=here.logins.lockout if here.logins else None,
     )
-    app.figures = figures
-    metrics.install(app, here.metrics.bank.folder, figures)
+    metrics.install(app, here.metrics, app.scrape_metrics)
 
 
 def volumes(config: Config) -> dict[str, Path]:
@@ -123,7 +122,7 @@ class SyncFlask(Flask):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._matches: dict[tuple[str, str], Any] = {}
-        self.figures: Figures | None = None
+        self.scrape_metrics: ScrapeMetrics | None = None
 
     @property
     def services(self) -> Services:
@@ -133,9 +132,9 @@ class SyncFlask(Flask):
     def start_worker(self, place: str = "", connections: Callable[[], int] | None = None) -> None:
         """What each worker process needs of its own, after the fork. `place`: no other living worker has it; `connections`: of all workers."""
         if isinstance(self.services.metrics, Metrics) and place:
-            self.services.metrics.bank.move(place)
-        if self.figures is not None:
-            self.figures.connections = connections
+            self.services.metrics.files.move(place)
+        if self.scrape_metrics is not None:
+            self.scrape_metrics.connections = connections
         if self.services.inventory is not None:
             self.services.inventory.start()
         self.services.health.start()
@@ -147,7 +146,7 @@ class SyncFlask(Flask):
     def worker_ended(self, place: str) -> None:
         """In the master: a worker is gone, whatever ended it."""
         if isinstance(self.services.metrics, Metrics):
-            self.services.metrics.bank.forget(place)
+            self.services.metrics.files.forget(place)
             self.services.metrics.count(catalogue.WORKER_EXITS)
 
     def reload_broke(self) -> None:

@@ -34,9 +34,9 @@ from noraflask.services.limits.rates import RateLimits
 from noraflask.services.limits.strategy import NAME as TOKEN_BUCKET
 from noraflask.services.limits.strategy import TokenBucket, register
 from noraflask.services.limits.table import SCHEME as SHARED_MEMORY
-from noraflask.services.metrics.bank import Bank, parent_folder
+from noraflask.services.metrics.counted_storage import CountedStorage
+from noraflask.services.metrics.counter_files import CounterFiles, parent_folder
 from noraflask.services.metrics.counting import Metrics, NullMetrics
-from noraflask.services.metrics.measured import Measured
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
@@ -62,7 +62,7 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
-    found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
+    found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
@@ -85,7 +85,8 @@ def make_metrics(config: Config) -> NullMetrics:
     if not config.metrics.enabled:
         return NullMetrics()
     try:
-        return Metrics(Bank(parent_folder()), enabled_repositories(config))
+        names = enabled_repositories(config)
+        return Metrics(CounterFiles(parent_folder()), lambda: names, [format.default.name for format in FORMATS])
     except OSError as problem:
         metrics_log.warning("metrics are off, there is no folder for them: %s; PROMETHEUS_MULTIPROC_DIR may name one, best on a tmpfs", problem)
         return NullMetrics()
@@ -101,7 +102,7 @@ def make_inventory(config: Config, storage: Storage, content: Content, tokens: T
     def names() -> dict[str, int]:
         return {format.default.name: format.count_names(content, format.default.name) for format in FORMATS if format.default.name in enabled}
 
-    return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
+    return Inventory(storage, metrics.files.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
 
 def make_limits(config: RateLimitConfig, metrics: NullMetrics, threads: int = 8) -> RateLimits:
