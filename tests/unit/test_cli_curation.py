@@ -36,6 +36,8 @@ CONFIG = """\
 port = 4999
 [storage]
 path = "{0}/storage"
+[state]
+path = "{0}/state"
 [curation]
 mode = "{1}"
 blocklist_path = "{0}/blocklist.json"
@@ -341,7 +343,7 @@ def test_what_was_never_stored_has_no_alternatives_to_name(nora):
 
 
 def serve(folder: Path, *served: tuple[str, str, str], clock=lambda: NOW, **facts) -> None:
-    ledger = Ledger(folder / "storage/ledger", 90, clock)
+    ledger = Ledger(folder / "state/ledger", 90, clock)
     for name, version, who in served:
         ledger.served(Package("npm", name, version, "npm", **facts), "sha256:" + "0" * 64, who, "token", "repository=team/app")
     ledger.stop()
@@ -468,7 +470,7 @@ def test_a_freeze_begins_is_seen_and_is_lifted(nora):
     assert nora("curation", "explain", "npm:x@1").code == 0
     assert nora("curation", "freeze", "--lift").code == 0
     assert nora("curation", "freeze", "--status", "--json").members == {"freeze": None}
-    records = [json.loads(line) for line in Path("storage/audit.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in Path("state/audit.jsonl").read_text().splitlines()]
     assert [(record["action"], record["actor"]) for record in records] == [("curation_freeze", "cli"), ("curation_lift", "cli")]
     assert "incident" in records[0]["detail"]
 
