@@ -574,5 +574,11 @@ def test_where_nothing_is_there(tmp_path, monkeypatch, capsys):
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert err == ""
-    for line in ("✓ configuration: ", "✗ storage folder: data/storage is not there", "✗ server: no answer on 127.0.0.1:1", "✓ policy: mode off"):
+    for line in (
+        "✓ configuration: ",
+        "✗ storage folder: data/storage is not there",
+        "✗ state folder: data/state is not there",
+        "✗ server: no answer on 127.0.0.1:1",
+        "✓ policy: mode off",
+    ):
         assert line in out

@@ -7,8 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from noraflask.formats.docker import protocol
 from noraflask.formats.docker.canary import Canary
+from noraflask.formats.docker.protocol import keys
 from noraflask.services.doctor import remedies
 from noraflask.services.doctor.findings import Finding, ok, wrong
 from noraflask.services.doctor.format_checks import Check, Context, FormatChecks, Home
@@ -48,7 +48,7 @@ def forget(context: Context, name: str) -> None:
         places = [(place, files) for place, _, files in os.walk(folder, topdown=False)]
         if not places or any(files for _, files in places):
             return  # it is another machine's, or something of it could not be removed
-        storage.delete(protocol.name_pointer("docker", name))
+        storage.delete(keys.name_pointer("docker", name))
         for place in (*(place for place, _ in places), str(folder.parent)):
             with contextlib.suppress(OSError):
                 os.rmdir(place)

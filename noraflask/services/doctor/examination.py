@@ -12,7 +12,7 @@ from ssl import SSLContext
 
 from noraflask.config import Config
 from noraflask.services.doctor import certificate, files, machine, proxy, remedies, server
-from noraflask.services.doctor.findings import NAME, WRONG, Finding, Run, run, warning, wrong
+from noraflask.services.doctor.findings import NAME, WRONG, Finding, Run, ok, run, warning, wrong
 from noraflask.services.doctor.format_checks import HEALTH, Context, FormatChecks, Home, OpenStorage, OwnStorage
 from noraflask.services.doctor.front import TIMEOUT_SECONDS, Front, Target
 from noraflask.services.doctor.redis import redis
@@ -26,6 +26,7 @@ def this_machine(config: Config, address: str, open_storage: OpenStorage) -> Ite
     front = Front(Target("http", address, config.server.port, ""), timeout=10)
     checks: list[tuple[str, Run]] = [
         ("storage", lambda: storage(config.storage.path, open_storage)),
+        ("state", lambda: state(config.state.path)),
         ("staging", lambda: machine.staging_here(config.staging)),
         ("clock", machine.clock_here),
         ("limits", lambda: machine.process_limits(config)),
@@ -52,6 +53,19 @@ def storage(path: Path, open_storage: OpenStorage) -> Iterator[Finding]:
     except OSError as problem:
         remedy = f"run this as user {os.stat(path).st_uid}, or: chown -R <the server's user> {path}"
         yield wrong("storage", f"{problem.filename or path}: {problem.strerror}", remedy)
+
+
+def state(path: Path) -> Iterator[Finding]:
+    if not path.is_dir():
+        yield wrong("state folder", f"{path} is not there", "state.path (NORA_STATE_PATH); the first start of the server makes the folder")
+        return
+    mount = machine.mount_here(path)
+    if mount.kind in machine.MEMORY_FILE_SYSTEMS:
+        yield wrong("state folder", f"{path} lies on {mount.kind} ({mount.point}): a restart loses audit log and ledger", "state.path: on a disk")
+    elif mount.kind == "overlay":
+        yield wrong("state folder", f"{path} lies in the container's own layer and is lost with the container", "state.path: on a volume")
+    else:
+        yield ok("state folder", f"{path} on {mount.kind} ({mount.point})")
 
 
 @dataclass(frozen=True, slots=True)
