@@ -13,9 +13,8 @@ from noraflask.services.curation.gate import Permit, Refusal, refusal
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import note, principal, repository_name, services, surroundings
+from noraflask.web.context import note, principal, repository_name, services, state
 
-POLICY = "nora.policy"
 PERMIT = "nora.permit"
 """In a request's environ, once the gate was asked."""
 REFUSED = "nora.refused"
@@ -28,17 +27,13 @@ log = logging.getLogger("nora.curation")
 
 
 def policy() -> Policy:
-    """The snapshot that this request began with."""
-    here, environ, _ = surroundings()
-    found: Policy | None = environ.get(POLICY)
-    if found is None:
-        found = environ[POLICY] = here.curation.policy
-    return found
+    """The policy of the state that this request began with."""
+    return state().policy
 
 
 def open_permit() -> Permit | None:
     """Where no policy could refuse anything: then nothing need be worked out for the gate."""
-    granted = services().curation.open_permit(policy())
+    granted = state().permits.open
     if granted is not None:
         request.environ[PERMIT] = granted
     return granted
@@ -71,15 +66,14 @@ def permit(package: Package, decision: Decision | None = None) -> Permit:
 
 def recall(key: Hashable, stamp: Callable[[], object | None]) -> Permit | None:
     """The permit that was given for the same before, where nothing has changed since."""
-    found = policy()
-    granted = services().curation.recall(found, key, stamp)
+    granted = services().curation.recall(state().permits, key, stamp)
     if granted is not None:
         request.environ[PERMIT] = granted
     return granted
 
 
 def remember(key: Hashable, granted: Permit, stamp: object | None) -> Permit:
-    services().curation.remember(policy(), key, granted, stamp)
+    services().curation.remember(state().permits, key, granted, stamp)
     return granted
 
 
@@ -97,6 +91,8 @@ def bypass_token() -> str | None:
 
 def served(granted: Permit, digest: str) -> None:
     """Note in the ledger what leaves now, and to whom."""
+    if not state().keeps_ledger:
+        return
     who = principal()
     services().curation.ledger.served(granted.package, digest, who.name, who.source.value, ci_of(who))
 

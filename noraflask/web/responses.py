@@ -65,11 +65,10 @@ def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: ty
     environ[SERVED] = True
     if environ["REQUEST_METHOD"] == "HEAD":
         return Answer(status=status, headers=answer)
-    here = services()
-    if size > INLINE_BYTES and (path := internal_path(here, environ, digest, size)):
+    content = services().content
+    if size > INLINE_BYTES and (path := internal_path(content, environ, digest, size)):
         environ[HANDED_OVER] = stop - start
         return HandedOver(status=status, headers=answer | {"X-Accel-Redirect": path})
-    content = here.content
     try:
         if size <= INLINE_BYTES:
             data = content.read(digest)

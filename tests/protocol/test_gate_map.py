@@ -18,7 +18,7 @@ from noraflask.services.curation.policy import Policy
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors
 from noraflask.web.access import PULL, PUSH, access
-from noraflask.web.context import EXTENSION, Repository, services
+from noraflask.web.context import EXTENSION, Repository, services, state
 from noraflask.web.gate import PERMIT, decide, open_permit, permit
 from noraflask.web.responses import Answer, send
 from tests.protocol.oci import Registry, descriptor, image
@@ -88,7 +88,7 @@ def test_no_way_to_pull_forgets_the_gate(app_with, storage, filled, rules):
         else:
             assert answer.status_code == 403, (method, address)
             assert answer.headers["X-Nora-Decision"] == "blocked"
-        assert answer.headers["X-Nora-Policy"] == app.services.curation.policy.fingerprint
+        assert answer.headers["X-Nora-Policy"] == app.services.live.state.policy.fingerprint
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "Range", "If-Range"])
@@ -178,7 +178,7 @@ def no_permit(name: str) -> Response:
 @bp.get("/own-permit/<name>")
 @access(PULL)
 def own_permit(name: str) -> Response:
-    return serve(Permit(object(), Package("raw", name), Decision(True), services().curation.policy))
+    return serve(Permit(object(), Package("raw", name), Decision(True), state().policy))
 
 
 @bp.get("/look-alike/<name>")
@@ -285,7 +285,7 @@ def test_a_format_that_asks_is_filtered(notes, way):
     app = notes(mode="enforce", rules=BLOCK_BAD)
     good, bad = (app.test_client().get(f"/notes/{way}/{name}") for name in ("good", "bad"))
     assert (good.status_code, good.data) == (200, TEXT)
-    assert good.headers["X-Nora-Policy"] == bad.headers["X-Nora-Policy"] == app.services.curation.policy.fingerprint
+    assert good.headers["X-Nora-Policy"] == bad.headers["X-Nora-Policy"] == app.services.live.state.policy.fingerprint
     assert bad.status_code == 403
     assert bad.json["detail"]["rule_id"] == "no-bad"
     assert bad.headers["X-Nora-Rule"] == "blocklist"

@@ -32,7 +32,7 @@ from noraflask.services.metrics import catalogue
 from noraflask.services.staging import Upload, read_body
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.addresses import absolute, outside, own_host
-from noraflask.web.context import PRINCIPAL, note, principal, repository, services
+from noraflask.web.context import PRINCIPAL, note, principal, repository, services, state
 from noraflask.web.forms import read_form_lists
 from noraflask.web.gate import decide, open_permit, permit, policy, recall, remember, served
 from noraflask.web.responses import Answer, send
@@ -63,7 +63,7 @@ def get_token() -> Response:
 @bp.post("/token")
 @access(PUBLIC)
 def post_token() -> Response:
-    logins = services().logins
+    logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
     fields = read_form_lists()
@@ -81,10 +81,10 @@ def post_token() -> Response:
 
 def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
     """A token for what of the wanted scopes the principal may do. RFC 6749, 5.1: never cached."""
-    logins = services().logins
+    logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
-    if who.source is Source.ANONYMOUS and not services().access.rights(who).grants:
+    if who.source is Source.ANONYMOUS and not state().access.rights(who).grants:
         raise Unauthenticated()
     if who.bearer is not None:  # it would live for ever, and get a refresh token that is cut to nothing
         raise Unauthenticated("a bearer token is no login; ask with what it was issued for")
@@ -207,7 +207,7 @@ def receive(name: str, upload: Upload) -> None:
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, expected_bytes)
+    upload.receive(request.stream, state().config.docker.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
@@ -253,7 +253,7 @@ def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
         "Range": protocol.upload_range(offset),
         "Docker-Upload-UUID": session,
     }
-    minimum = services().config.docker.chunk_min_bytes
+    minimum = state().config.docker.chunk_min_bytes
     if minimum and not offset:
         headers["OCI-Chunk-Min-Length"] = str(minimum)
     return headers
@@ -298,7 +298,7 @@ def put_manifest(name: str, reference: str) -> Response:
         tags.insert(0, target)
     else:
         wanted = target
-    limit = min(protocol.MANIFEST_BYTES, services().config.server.body_limit_mb << 20)
+    limit = min(protocol.MANIFEST_BYTES, state().config.server.body_limit_mb << 20)
     data = read_body(request.stream, limit, request.content_length)
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:
