@@ -19,7 +19,7 @@ from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors, gate
 from noraflask.web.access import PULL, PUSH, access
-from noraflask.web.context import EXTENSION, Repository, services
+from noraflask.web.context import EXTENSION, Repository, services, state
 from noraflask.web.gate import PERMIT, decide
 from noraflask.web.responses import Answer, send
 from tests.protocol.oci import Registry, descriptor, image
@@ -89,7 +89,7 @@ def test_no_way_to_pull_forgets_the_gate(app_with, storage, filled, rules):
         else:
             assert answer.status_code == 403, (method, address)
             assert answer.headers["X-Nora-Decision"] == "blocked"
-        assert answer.headers["X-Nora-Policy"] == app.services.curation.policy.fingerprint
+        assert answer.headers["X-Nora-Policy"] == app.services.live.state.policy.fingerprint
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "Range", "If-Range"])
@@ -179,7 +179,7 @@ def no_permit(name: str) -> Response:
 @bp.get("/own-permit/<name>")
 @access(PULL)
 def own_permit(name: str) -> Response:
-    return serve(Permit(object(), Package("raw", name), Decision(True), services().curation.policy))
+    return serve(Permit(object(), Package("raw", name), Decision(True), state().policy))
 
 
 @bp.get("/look-alike/<name>")
@@ -302,7 +302,7 @@ def test_a_format_that_asks_is_filtered(notes, way):
     app = notes(mode="enforce", rules=BLOCK_BAD)
     good, bad = (app.test_client().get(f"/notes/{way}/{name}") for name in ("good", "bad"))
     assert (good.status_code, good.data) == (200, TEXT)
-    assert good.headers["X-Nora-Policy"] == bad.headers["X-Nora-Policy"] == app.services.curation.policy.fingerprint
+    assert good.headers["X-Nora-Policy"] == bad.headers["X-Nora-Policy"] == app.services.live.state.policy.fingerprint
     assert bad.status_code == 403
     assert bad.json["detail"]["rule_id"] == "no-bad"
     assert bad.headers["X-Nora-Rule"] == "blocklist"
@@ -349,9 +349,9 @@ ONE_VERSION = BLOCK_BAD + '[[block]]\nformat = "raw"\nname = "good"\nversion = "
 )
 def test_a_permit_is_worked_out_once_for_each_state_that_it_rests_on(notes, rules, decision, states, done):
     app, work = notes(mode="enforce", rules=rules), Work(decision=decision)
-    for state in states:
+    for found in states:
         with app.test_request_context("/notes/quick/good"):
-            granted = gate.once("key", lambda state=state: state, work)
+            granted = gate.once("key", lambda found=found: found, work)
             assert request.environ[PERMIT] is granted
             assert granted.package is work.package
     assert work.done == done

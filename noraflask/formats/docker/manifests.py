@@ -14,7 +14,7 @@ from noraflask.formats.docker.verdicts import permit_manifest
 from noraflask.services.metrics import catalogue
 from noraflask.services.staging import read_body
 from noraflask.web.access import DELETE, PULL, PUSH
-from noraflask.web.context import note, repository, services
+from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
 
@@ -44,7 +44,7 @@ def put_manifest(name: str, reference: str) -> Response:
         tags.insert(0, target)
     else:
         wanted = target
-    limit = min(protocol.MANIFEST_BYTES, services().config.server.body_limit_mb << 20)
+    limit = min(protocol.MANIFEST_BYTES, state().config.server.body_limit_mb << 20)
     data = read_body(request.stream, limit, request.content_length)
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:

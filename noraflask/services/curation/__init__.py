@@ -10,7 +10,7 @@ policy.py      these bytes as a Policy, in the workers, who share them
 filters.py     what each filter says of a package
 deciding.py    decide(), visible(), explain(): the filters in their order
 loading.py     from the configuration to a policy that has passed its own tests
-gate.py        Curation: the current policy, and check(), which alone gives the permit that serving demands
+gate.py        Curation: check(), which alone gives the permit that serving demands
 explaining.py  what every filter says, and what could be had instead
 freeze.py      nothing new from upstream, at once
 ledger.py      what was served, to whom
