@@ -11,6 +11,7 @@ from noraflask.digest import Digest
 from noraflask.errors import StorageFull, StorageReadOnly
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.oci import STREAMED, Registry, code
+from tests.storage import keys_in
 
 DATA = b"0123456789" * 5
 DIGEST, SHA512, WRONG = Digest.of(DATA), Digest.of(DATA, "sha512"), Digest.of(b"other")
@@ -257,7 +258,7 @@ def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, ve
     storage = MemoryStorage()
     registry = Registry(make_app(storage).test_client())
     registry.push_image("app", "1")
-    before = list(storage.list(""))
+    before = keys_in(storage)
     monkeypatch.setattr(MemoryStorage, verb, refuse)
     if verb == "create":
         answer = registry.ask("POST", "app/blobs/uploads/", query_string={"digest": str(DIGEST)}, data=DATA)
@@ -265,7 +266,7 @@ def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, ve
         answer = registry.push("app", "2", registry.ask("GET", "app/manifests/1").data)
     assert code(answer) == (status, "TOOMANYREQUESTS")
     assert int(answer.headers["Retry-After"]) > 0
-    assert list(storage.list("")) == before
+    assert keys_in(storage) == before
     assert registry.ask("DELETE", "app/manifests/1").status_code == 202
 
 

@@ -12,7 +12,8 @@ import pytest
 from noraflask.digest import Digest
 from noraflask.formats.docker import protocol
 from noraflask.formats.docker.images import ALLOWED, Graph, Graphs, Images, combined, is_block, package
-from noraflask.formats.docker.protocol import OCI_INDEX, OCI_MANIFEST, StoredManifest
+from noraflask.formats.docker.protocol import OCI_INDEX, OCI_MANIFEST
+from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
 from noraflask.services.curation.policy import DAY, Policy, Settings, compile, decide
@@ -317,11 +318,12 @@ def test_packages():
 def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256") -> str:
     data = json.dumps(body).encode()
     found = Digest.of(data, algorithm)
-    document = protocol.render_pointer(StoredManifest(found, body["mediaType"], len(data)))
-    content.keep_bytes(data, found)
-    content.point(protocol.manifest_pointer("docker", "app", found), document)
-    for tag in tags:
-        content.repoint(protocol.tag_pointer("docker", "app", tag), document)
+    pointer = Pointer(found, len(data), body["mediaType"], content.now())
+    with content.changing("docker/app"):
+        content.keep_bytes(data, found)
+        content.point(protocol.manifest_pointer("docker", "app", found), pointer)
+        for tag in tags:
+            content.repoint(protocol.tag_pointer("docker", "app", tag), pointer)
     return str(found)
 
 
@@ -355,23 +357,27 @@ def test_what_was_pushed_counts_at_once(content):
     assert graphs.of(content, "docker", "app").tags == {one: ["1"]}
     two = keep(content, solo(TOP), "1")
     assert graphs.of(content, "docker", "app").tags == {two: ["1"]}
-    content.remove(protocol.tag_pointer("docker", "app", "1"))
-    content.remove(protocol.manifest_pointer("docker", "app", Digest.parse(two)))
+    with content.changing("docker/app"):
+        content.remove(protocol.tag_pointer("docker", "app", "1"))
+        content.remove(protocol.manifest_pointer("docker", "app", Digest.parse(two)))
     assert graphs.of(content, "docker", "app") == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
 
 
-def test_a_graph_is_kept_while_its_folders_stay_as_they_are(content, monkeypatch):
-    stamps = iter(["a", "a", "b"])
-    monkeypatch.setattr(Content, "stamp", lambda *_: next(stamps))
+def test_a_graph_is_kept_until_somebody_changes_the_name(content):
     graphs = Graphs()
     keep(content, solo(BASE), "1")
     first = graphs.of(content, "docker", "app")
     assert graphs.of(content, "docker", "app") is first
-    assert graphs.of(content, "docker", "app") is not first
+    with content.changing("docker/app"):
+        second = graphs.of(content, "docker", "app")
+        assert graphs.of(content, "docker", "app") is not second
+    third = graphs.of(content, "docker", "app")
+    assert third is not first
+    assert third is not second
+    assert graphs.of(content, "docker", "app") is third
 
 
 def test_no_more_graphs_are_kept_than_said(content, monkeypatch):
-    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
     monkeypatch.setattr(sys.modules[Graphs.__module__], "GRAPHS_KEPT", 3)
     graphs = Graphs()
     for number in range(10):

@@ -49,7 +49,7 @@ class Graphs:
         self._lock = threading.Lock()
 
     def of(self, content: Content, here: str, name: str) -> Graph:
-        stamp = content.stamp(protocol.tags_folder(here, name), protocol.manifests_folder(here, name))
+        stamp = content.revision(f"{here}/{name}")
         known = self._known.get((here, name))
         if known is not None and stamp is not None and known[0] == stamp:
             return known[1]
@@ -63,10 +63,8 @@ class Graphs:
 
     def _read(self, content: Content, here: str, name: str) -> Graph:
         tags: dict[str, list[str]] = {}
-        for tag in content.names(protocol.tags_folder(here, name)):
-            document = content.document(protocol.tag_pointer(here, name, tag))
-            if document:
-                tags.setdefault(str(protocol.parse_pointer(document).digest), []).append(tag)
+        for tag, pointer in content.pointers(protocol.tags_folder(here, name)):
+            tags.setdefault(str(pointer.digest), []).append(tag)
         parents: dict[str, list[str]] = {}
         holders: dict[str, list[str]] = {}
         digests = list(content.names(protocol.manifests_folder(here, name)))
@@ -88,10 +86,10 @@ class Graphs:
         """What a manifest is made of, and its sha256, which never change, so it is read once. None: its bytes are lost."""
         try:
             wanted = Digest.parse(digest)
-            document = content.document(protocol.manifest_pointer(here, name, wanted))
-            if document is None:
+            pointer = content.pointer(protocol.manifest_pointer(here, name, wanted))
+            if pointer is None:
                 return None
-            media_type = protocol.parse_pointer(document).media_type
+            media_type = pointer.media_type
             if (digest, media_type) not in self._parts:
                 if len(self._parts) >= 16384:
                     self._parts.clear()

@@ -2,10 +2,10 @@
 
 Keys of a repository, all below its own name, here `docker`, and an image name, here `team/app`:
 
-    docker/team/app/_blobs/sha256:<hex>                     empty: the blob may be read under this name
-    docker/team/app/_manifests/sha256:<hex>                 JSON: media type and size
-    docker/team/app/_tags/1.0                               JSON: digest, media type and size
-    docker/team/app/_referrers/sha256:<subject>/sha256:<x>  JSON: the descriptor that the referrers API lists
+    docker/team/app/_blobs/sha256:<hex>                     pointer: the blob may be read under this name
+    docker/team/app/_manifests/sha256:<hex>                 pointer
+    docker/team/app/_tags/1.0                               pointer
+    docker/team/app/_referrers/sha256:<subject>/sha256:<x>  pointer, with what the referrers API lists besides
     docker/.names/team:app                                  empty: the image name exists; a flat folder, so that the catalog need not walk a tree
 
 An image name's parts begin with a letter or digit, so a part that begins with `_` or `.` is never one of them. The bytes are in services/content.py.
@@ -23,6 +23,7 @@ from urllib.parse import quote
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, InvalidName, InvalidPage, InvalidTag, ManifestInvalid, RangeInvalid
 from noraflask.keys import Key
+from noraflask.pointer import Pointer
 
 MANIFEST_BYTES = 4 * 1024 * 1024
 """Pushing Manifests: "registries SHOULD enforce some limit … at least 4 megabytes"."""
@@ -120,25 +121,6 @@ def name_of_pointer(pointer: str) -> str:
     return pointer.replace(":", "/")
 
 
-# Stored manifests: what a pointer says.
-
-
-@dataclass(frozen=True, slots=True)
-class StoredManifest:
-    digest: Digest
-    media_type: str
-    size: int
-
-
-def render_pointer(stored: StoredManifest) -> bytes:
-    return json.dumps({"digest": str(stored.digest), "mediaType": stored.media_type, "size": stored.size}).encode()
-
-
-def parse_pointer(document: bytes) -> StoredManifest:
-    members = json.loads(document)
-    return StoredManifest(Digest.parse(members["digest"]), members["mediaType"], members["size"])
-
-
 # Manifests ("Pushing Manifests"; image-spec "Image Manifest", "Image Index", "Content Descriptors").
 
 
@@ -167,14 +149,19 @@ def parse_manifest(data: bytes, content_type: str) -> Manifest:
     return _parse_image(members, media_type)
 
 
-def render_referrer(manifest: Manifest, stored: StoredManifest) -> bytes:
-    """The descriptor that "Listing Referrers" returns for a manifest with a subject."""
-    descriptor: dict[str, Any] = {"mediaType": stored.media_type, "digest": str(stored.digest), "size": stored.size}
+def referrer_members(manifest: Manifest) -> dict[str, Any]:
+    """What the pointer to a manifest with a subject says besides, for the list of referrers."""
+    members: dict[str, Any] = {}
     if manifest.artifact_type:
-        descriptor["artifactType"] = manifest.artifact_type
+        members["artifactType"] = manifest.artifact_type
     if manifest.annotations:
-        descriptor["annotations"] = dict(manifest.annotations)
-    return json.dumps(descriptor).encode()
+        members["annotations"] = dict(manifest.annotations)
+    return members
+
+
+def descriptor_of(referrer: Pointer) -> dict[str, Any]:
+    """The descriptor that "Listing Referrers" returns."""
+    return {"mediaType": referrer.media_type, "digest": str(referrer.digest), "size": referrer.size, **referrer.own}
 
 
 def render_referrers(descriptors: Iterable[Mapping[str, Any]]) -> bytes:

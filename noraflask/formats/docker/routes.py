@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
@@ -24,12 +25,13 @@ from noraflask.errors import (
 )
 from noraflask.formats.docker import images, protocol
 from noraflask.formats.docker.images import Graph, Graphs, Images
-from noraflask.formats.docker.protocol import Manifest, StoredManifest, Wanted
+from noraflask.formats.docker.protocol import Manifest, Wanted
+from noraflask.pointer import Pointer
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Package
 from noraflask.services.metrics import catalogue
-from noraflask.services.staging import Upload, read_body
+from noraflask.services.upload import Upload, read_body
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.addresses import absolute, outside, own_host
 from noraflask.web.context import PRINCIPAL, note, principal, repository, services
@@ -125,6 +127,8 @@ def challenge(action: Action, name: str | None, error: str, source: str = "") ->
 def get_blob(name: str, digest: str) -> Response:
     name, wanted = protocol.parse_name(name), Digest.parse(digest)
     content, granted = services().content, permit_blob(name, wanted, is_read=request.method == "GET")
+    if request.method == "HEAD" and may(PUSH, name):
+        content.touch(wanted)
     found = content.stat(wanted) if content.exists(protocol.blob_pointer(repository().name, name, wanted)) else None
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
@@ -212,9 +216,9 @@ def receive(name: str, upload: Upload) -> None:
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
     content = services().content
-    with content.together():
+    with content.together(expected):
         content.keep(upload, expected)
-        content.point(protocol.blob_pointer(repository().name, name, expected))
+        content.point(protocol.blob_pointer(repository().name, name, expected), blob_pointer_to(expected, upload.offset))
     note("push", f"{name}@{expected}", "blob")
     services().metrics.count(catalogue.UPLOADS, repository().name)
     return blob_created(name, expected)
@@ -227,16 +231,25 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
     """
     content = services().content
     if source is None:
-        found = may_everywhere(PULL) and open_permit() is not None and content.stat(digest) is not None
+        allowed = may_everywhere(PULL) and open_permit() is not None
     else:
         pointer = protocol.blob_pointer(repository().name, protocol.parse_name(source), digest)
         if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
-        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None and is_free(source, digest)
-    if found:
-        content.point(protocol.blob_pointer(repository().name, name, digest))
-        note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
-    return found
+        allowed = may(PULL, source) and content.exists(pointer) and is_free(source, digest)
+    if not allowed:
+        return False
+    with content.lease(digest):
+        found = content.stat(digest)
+        if found is None:
+            return False
+        content.point(protocol.blob_pointer(repository().name, name, digest), blob_pointer_to(digest, found.size))
+    note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
+    return True
+
+
+def blob_pointer_to(digest: Digest, size: int) -> Pointer:
+    return Pointer(digest, size, "application/octet-stream", services().content.now())
 
 
 def scope_of(name: str) -> str:
@@ -305,7 +318,8 @@ def put_manifest(name: str, reference: str) -> Response:
         raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})
     manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
     check_references(name, manifest)
-    keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
+    with services().content.changing(scope_of(name)):
+        keep_manifest(name, manifest, Pointer(digest, len(data), manifest.media_type, services().content.now()), data, tags)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     services().metrics.count(catalogue.UPLOADS, repository().name)
@@ -325,45 +339,50 @@ def delete_manifest(name: str, reference: str) -> Response:
     content, here = services().content, repository().name
     stored = find_manifest(name, wanted)
     if isinstance(wanted, str):
-        content.remove(protocol.tag_pointer(here, name, wanted))
+        with content.changing(scope_of(name)):
+            content.remove(protocol.tag_pointer(here, name, wanted))
         note("delete", f"{name}:{wanted}", f"manifest {stored.digest}, the tag alone")
         return Answer(status=202)
-    for tag in content.names(protocol.tags_folder(here, name)):
-        document = content.document(protocol.tag_pointer(here, name, tag))
-        if document and protocol.parse_pointer(document).digest == wanted:
+    with content.changing(scope_of(name)):
+        forget_manifest(name, stored)
+    note("delete", f"{name}@{wanted}", "manifest")
+    return Answer(status=202)
+
+
+def forget_manifest(name: str, stored: Pointer) -> None:
+    content, here, digest = services().content, repository().name, stored.digest
+    for tag, leads_to in content.pointers(protocol.tags_folder(here, name)):
+        if leads_to.digest == digest:
             content.remove(protocol.tag_pointer(here, name, tag))
     try:
         subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
     except ManifestUnknown:  # its bytes are lost; what is left must be deletable all the same
         subject = None
     if subject:
-        content.remove(protocol.referrer_pointer(here, name, subject, wanted))
-    content.remove(protocol.manifest_pointer(here, name, wanted))
-    note("delete", f"{name}@{wanted}", "manifest")
-    return Answer(status=202)
+        content.remove(protocol.referrer_pointer(here, name, subject, digest))
+    content.remove(protocol.manifest_pointer(here, name, digest))
 
 
-def find_manifest(name: str, reference: Digest | str) -> StoredManifest:
+def find_manifest(name: str, reference: Digest | str) -> Pointer:
     """Raises ManifestUnknown, also for a tag whose manifest is gone."""
     content, here = services().content, repository().name
     if isinstance(reference, Digest):
-        document = content.document(protocol.manifest_pointer(here, name, reference))
+        stored = content.pointer(protocol.manifest_pointer(here, name, reference))
     else:
-        document = content.document(protocol.tag_pointer(here, name, reference))
-    stored = protocol.parse_pointer(document) if document else None
+        stored = content.pointer(protocol.tag_pointer(here, name, reference))
     if stored is None or (isinstance(reference, str) and not content.exists(protocol.manifest_pointer(here, name, stored.digest))):
         raise ManifestUnknown(detail={"name": name, "reference": str(reference)})
     return stored
 
 
-def read_manifest(stored: StoredManifest) -> bytes:
+def read_manifest(stored: Pointer) -> bytes:
     try:
         return services().content.read(stored.digest)
     except NotFound:
         raise ManifestUnknown(detail={"digest": str(stored.digest)}) from None
 
 
-def acceptable_child(name: str, stored: StoredManifest, accept: str | None) -> StoredManifest:
+def acceptable_child(name: str, stored: Pointer, accept: str | None) -> Pointer:
     """For a client that does not take the type a tag leads to: the index's default image. Raises ManifestUnknown, as other registries do."""
     if stored.media_type in protocol.INDEXES:
         child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
@@ -383,21 +402,21 @@ def check_references(name: str, manifest: Manifest) -> None:
             raise ManifestBlobUnknown(f"the manifest {digest} is not in {name}; push it before the index", detail={"digest": str(digest)})
 
 
-def keep_manifest(name: str, manifest: Manifest, stored: StoredManifest, data: bytes, tags: list[str]) -> None:
+def keep_manifest(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: list[str]) -> None:
     """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it."""
     content, here = services().content, repository().name
-    document, pointer = protocol.render_pointer(stored), protocol.manifest_pointer(here, name, stored.digest)
-    with content.together():
+    key = protocol.manifest_pointer(here, name, stored.digest)
+    with content.together(stored.digest):
         content.keep_bytes(data, stored.digest)
-        content.point(pointer, document)
-        content.point(protocol.name_pointer(here, name))
-    if content.document(pointer) != document:  # the same bytes under another media type
-        content.repoint(pointer, document)
+        there = content.point(key, stored)
+        content.mark(protocol.name_pointer(here, name))
+    if not there.leads_to_the_same(stored):  # the same bytes under another media type
+        content.repoint(key, replace(stored, created=there.created))
     if manifest.subject:
         entry = protocol.referrer_pointer(here, name, manifest.subject, stored.digest)
-        content.repoint(entry, protocol.render_referrer(manifest, stored))
+        content.repoint(entry, replace(stored, own=protocol.referrer_members(manifest)))
     for tag in tags:
-        content.repoint(protocol.tag_pointer(here, name, tag), document)
+        content.repoint(protocol.tag_pointer(here, name, tag), stored)
 
 
 # Listings ("Listing Tags", "Listing Referrers"; the catalog is distribution's own).
@@ -436,8 +455,8 @@ def list_referrers(name: str, digest: str) -> Response:
     content, folder = services().content, protocol.referrers_folder(repository().name, name, subject)
     descriptors = {}
     for referrer in visible_referrers(name, subject, content.names(folder, request.args.get("last", ""))):
-        document = content.document(protocol.referrer_pointer(repository().name, name, subject, Digest.parse(referrer)))
-        descriptor = json.loads(document) if document else None
+        pointer = content.pointer(protocol.referrer_pointer(repository().name, name, subject, Digest.parse(referrer)))
+        descriptor = protocol.descriptor_of(pointer) if pointer else None
         if descriptor and wanted in (None, descriptor.get("artifactType")):
             descriptors[referrer] = descriptor
         if len(descriptors) > size:
@@ -543,8 +562,7 @@ def images_of(name: str) -> Images:
 
 def stamp_of(name: str) -> object | None:
     """The state of all that verdicts on a name's images rest on."""
-    here = repository().name
-    return services().content.stamp(protocol.tags_folder(here, name), protocol.manifests_folder(here, name))
+    return services().content.revision(scope_of(name))
 
 
 def graph_of(name: str) -> Graph:
@@ -557,8 +575,8 @@ def pushed_at(name: str) -> Callable[[str], float | None]:
 
     def when(digest: str) -> float | None:
         found = Digest.parse(digest)
-        manifest = content.modified(protocol.manifest_pointer(here, name, found))
-        return content.modified(protocol.blob_pointer(here, name, found)) if manifest is None else manifest
+        pointer = content.pointer(protocol.manifest_pointer(here, name, found)) or content.pointer(protocol.blob_pointer(here, name, found))
+        return pointer.created if pointer else None
 
     return when
 

@@ -26,7 +26,8 @@ def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Ju
     here = asked.repository
 
     def pushed(digest: str) -> float | None:
-        return content.modified(protocol.manifest_pointer(here, name, Digest.parse(digest)))
+        pointer = content.pointer(protocol.manifest_pointer(here, name, Digest.parse(digest)))
+        return pointer.created if pointer else None
 
     images = Images(here, name, graph, judge, pushed)
     leads = {tag: digest for digest, tags in graph.tags.items() for tag in tags}
