@@ -200,7 +200,7 @@ class SyncFlask(Flask):
         if logins is None:
             return
         same = [name for name in RELOADED if name.startswith("oidc_") and getattr(logins.config, name) != getattr(auth, name)] == []
-        oidc = logins.oidc if same else make_oidc(auth, found.content, found.access)
+        oidc = logins.oidc if same else make_oidc(auth, logins.oidc.documents, found.access)
         started = oidc is logins.oidc
         logins.adopt(auth, oidc)
         if not started and self.in_worker:

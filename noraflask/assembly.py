@@ -15,7 +15,6 @@ from noraflask.formats import FORMATS
 from noraflask.services import Services
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
-from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.oidc import Oidc
 from noraflask.services.auth.rules import Access, Policy, accepts_claims
@@ -28,6 +27,7 @@ from noraflask.services.curation.gate import Curation
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.policy import Policy as CurationPolicy
+from noraflask.services.documents import Documents
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
 from noraflask.services.limits.rates import RateLimits
@@ -41,7 +41,6 @@ from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
-from noraflask.storage.memory import MemoryStorage
 from noraflask.web.peers import client_address
 
 DAY = 86400
@@ -56,22 +55,21 @@ metrics_log = logging.getLogger("nora.metrics")
 
 def make_services(config: Config, storage: Storage | None) -> Services:
     plain = storage or DiskStorage(config.storage.path)
-    incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
+    incoming = plain.abilities.incoming or tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
     found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl", metrics=metrics)
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
-    logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None
+    logins = make_logins(config, found, tokens, access, audit, metrics) if config.auth.enabled else None
     curation = make_curation(config, Documents(found, f"{CURATION}/"))
     reloads = Reloads()
     reloads.succeeded(curation.policy.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
-    probe = plain.probe if isinstance(plain, DiskStorage | MemoryStorage) else lambda: None
     limits = make_limits(config.rate_limit, metrics, config.server.threads)
     limits_log.info("%s", limits.describe())
-    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
+    health = Health(staging, plain.abilities.probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
     inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
     return Services(config, content, staging, health, access, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
 
@@ -136,13 +134,11 @@ def make_ledger(config: Config) -> Ledger:
     return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
 
 
-def make_logins(
-    config: Config, storage: Storage, content: Content, tokens: Tokens, access: Access, audit: Audit, metrics: NullMetrics
-) -> Authenticator:
+def make_logins(config: Config, storage: Storage, tokens: Tokens, access: Access, audit: Audit, metrics: NullMetrics) -> Authenticator:
     users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
     users.start()
     signer.start()
-    oidc = make_oidc(config.auth, content, access)
+    oidc = make_oidc(config.auth, Documents(storage, f"{AUTH}/jwks/"), access)
     return Authenticator(
         config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
     )
@@ -162,9 +158,9 @@ def make_signer(config: Config, storage: Storage) -> Signer:
     return Signer(Documents(storage, f"{AUTH}/keys/"), max(config.auth.refresh_ttl_days * DAY, config.auth.bearer_ttl_secs))
 
 
-def make_oidc(auth: AuthConfig, content: Content, access: Access) -> Oidc:
+def make_oidc(auth: AuthConfig, documents: Documents | None, access: Access) -> Oidc:
     providers = auth.oidc_providers if auth.oidc_enabled else ()
-    return Oidc(providers, auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs, content, accepts=lambda who: accepts_claims(access.policy, who))
+    return Oidc(providers, auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs, documents, accepts=lambda who: accepts_claims(access.policy, who))
 
 
 def formats_of_repositories() -> dict[str, str]:

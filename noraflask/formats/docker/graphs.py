@@ -10,7 +10,6 @@ to nothing else. The graphs of other names may be driven out of memory, and are 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -101,8 +100,8 @@ class Graphs:
         aliases: dict[str, str] = {}
         digests: set[str] = set()
         nodes = edges = 0
-        for tag, digest in _tags(content, repository, name):
-            tags.setdefault(digest, []).append(tag)
+        for tag, pointer in content.pointers(keys.tags_folder(repository, name)):
+            tags.setdefault(str(pointer.digest), []).append(tag)
             nodes += 1
         for digest in content.names(keys.manifests_folder(repository, name)):
             digests.add(digest)
@@ -125,24 +124,16 @@ class Graphs:
         """None: its bytes are lost."""
         try:
             wanted = Digest.parse(digest)
-            document = content.document(keys.manifest_pointer(repository, name, wanted))
-            if document is None:
+            pointer = content.pointer(keys.manifest_pointer(repository, name, wanted))
+            if pointer is None:
                 return None
-            media_type = manifests.parse_pointer(document).media_type
-            parts = self._parts.get((digest, media_type))
+            parts = self._parts.get((digest, pointer.media_type))
             if parts is None:
-                parts = _parts_of(content.read(wanted), media_type, wanted)
-                self._parts.put((digest, media_type), parts, DIGEST_BYTES * (len(parts.children) + len(parts.blobs)))
+                parts = _parts_of(content.read(wanted), pointer.media_type, wanted)
+                self._parts.put((digest, pointer.media_type), parts, DIGEST_BYTES * (len(parts.children) + len(parts.blobs)))
             return parts
         except (NotFound, ManifestInvalid, InvalidDigest):
             return None
-
-
-def _tags(content: Content, repository: str, name: str) -> Iterator[tuple[str, str]]:
-    for tag in content.names(keys.tags_folder(repository, name)):
-        document = content.document(keys.tag_pointer(repository, name, tag))
-        if document:
-            yield tag, str(manifests.parse_pointer(document).digest)
 
 
 def _parts_of(data: bytes, media_type: str, digest: Digest) -> Parts:
@@ -152,8 +143,8 @@ def _parts_of(data: bytes, media_type: str, digest: Digest) -> Parts:
 
 
 def revision_of(content: Content, repository: str, name: str) -> object | None:
-    """The state of all that a name's graph is read from. None: it cannot be told now."""
-    return content.stamp(keys.tags_folder(repository, name), keys.manifests_folder(repository, name))
+    """The state of all that a name's graph is read from. None: somebody is changing it now."""
+    return content.revision(keys.name_folder(repository, name))
 
 
 _GRAPHS: WeakKeyDictionary[Content, Graphs] = WeakKeyDictionary()
