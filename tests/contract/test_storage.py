@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,21 +16,10 @@ from noraflask.errors import AlreadyExists, NotFound
 from noraflask.keys import Key
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
-from noraflask.storage.memory import MemoryStorage
 from tests.storage import keys_in
 
 KEY = Key("docker/team/app/_tags/1.0")
 BIG = os.urandom(3 * 1024 * 1024 + 17)
-
-
-@pytest.fixture(params=["disk", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "memory":
-        yield MemoryStorage()
-        return
-    found = DiskStorage(tmp_path / "storage")
-    yield found
-    found.close()
 
 
 @pytest.fixture(autouse=True)
