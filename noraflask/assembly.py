@@ -5,32 +5,35 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib import import_module
 
 from flask import Flask
 from flask_limiter import Limiter
 
-from noraflask.config import AuthConfig, Config, RateLimitConfig
-from noraflask.formats import FORMATS
+from noraflask.config import AuthConfig, Config, OidcProvider, RateLimitConfig
+from noraflask.formats import FORMATS, Format
 from noraflask.services import Services
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.lockout import Lockout
+from noraflask.services.auth.logins import Logins
 from noraflask.services.auth.oidc import Oidc
+from noraflask.services.auth.principal import Principal
 from noraflask.services.auth.rules import Access, Policy, accepts_claims
 from noraflask.services.auth.signing import Signer
 from noraflask.services.auth.tokens import Tokens
 from noraflask.services.auth.users import Users
 from noraflask.services.content import Content
 from noraflask.services.curation.freeze import Freeze
-from noraflask.services.curation.gate import Curation
+from noraflask.services.curation.gate import Curation, Permits
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.documents import Documents
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
-from noraflask.services.limits.rates import RateLimits
+from noraflask.services.limits.rates import Limits, RateLimits
 from noraflask.services.limits.strategy import NAME as TOKEN_BUCKET
 from noraflask.services.limits.strategy import TokenBucket, register
 from noraflask.services.limits.table import SCHEME as SHARED_MEMORY
@@ -38,7 +41,9 @@ from noraflask.services.metrics.bank import Bank, parent_folder
 from noraflask.services.metrics.counting import Metrics, NullMetrics
 from noraflask.services.metrics.measured import Measured
 from noraflask.services.reloads import Reloads
+from noraflask.services.repositories import Repositories, Repository
 from noraflask.services.staging import Staging
+from noraflask.services.state import Live, State, fingerprint_of
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.web.peers import client_address
@@ -61,17 +66,45 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl", metrics=metrics)
     tokens = make_tokens(config, found)
-    access = Access(Policy.of(config, formats_of_repositories()))
-    logins = make_logins(config, found, tokens, access, audit, metrics) if config.auth.enabled else None
-    curation = make_curation(config, Documents(found, f"{CURATION}/"))
+    logins = make_logins(config, found, tokens, audit, metrics) if config.auth.enabled else None
+    now = time.time()
+    live = Live(make_state(config, read_policy(config, now), now, logins))
+    curation = Curation(make_ledger(config), Freeze(Documents(found, f"{CURATION}/")))
     reloads = Reloads()
-    reloads.succeeded(curation.policy.fingerprint, at_start=True)
+    reloads.succeeded(live.state.policy.fingerprint, live.state.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
     limits = make_limits(config.rate_limit, metrics, config.server.threads)
-    limits_log.info("%s", limits.describe())
+    limits_log.info("%s", limits.describe(live.state.limits))
     health = Health(staging, plain.abilities.probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
-    inventory = make_inventory(config, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
-    return Services(config, content, staging, health, access, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
+    inventory = make_inventory(live, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
+    return Services(config, live, content, staging, health, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
+
+
+def make_state(config: Config, policy: CurationPolicy, when: float, logins: Logins | None, before: State | None = None) -> State:
+    """Whatever could fail fails here; to take the state over is one assignment. `before`: the one in whose place it comes."""
+    if before is not None and policy.fingerprint == before.policy.fingerprint:
+        policy = before.policy
+    repositories = repositories_of(config, FORMATS)
+    access = Access(Policy.of(config, repositories))
+    return State(
+        config=config,
+        repositories=repositories,
+        access=access,
+        policy=policy,
+        permits=Permits(policy),
+        limits=Limits.of(config.rate_limit),
+        authenticator=make_authenticator(config, access, logins, before.authenticator if before else None) if logins else None,
+        when=when,
+        policy_when=before.policy_when if before is not None and policy is before.policy else when,
+        keeps_ledger=config.curation.ledger and policy.settings.mode != "off",
+        fingerprint=fingerprint_of(config, policy),
+    )
+
+
+def repositories_of(config: Config, formats: Iterable[Format]) -> Repositories:
+    """The default repository of each format that is switched on. Its name is the format's."""
+    sections = {format.default.name: getattr(config, format.default.name) for format in formats}
+    return Repositories(Repository(id, id, settings=section, is_default=True) for id, section in sections.items() if section.enabled)
 
 
 def make_metrics(config: Config) -> NullMetrics:
@@ -89,12 +122,11 @@ def enabled_repositories(config: Config) -> tuple[str, ...]:
     return tuple(format.default.name for format in FORMATS if getattr(config, format.default.name).enabled)
 
 
-def make_inventory(config: Config, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
-    enabled = enabled_repositories(config)
+def make_inventory(live: Live, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
+    stocks = {format.default.name: format.stock for format in FORMATS}
 
     def names() -> dict[str, int]:
-        found = ((format.stock, format.default.name) for format in FORMATS if format.default.name in enabled)
-        return {name: sum(1 for _ in stock.names(content, name)) for stock, name in found}
+        return {repository.name: sum(1 for _ in stocks[repository.format].names(content, repository.name)) for repository in live.state.repositories}
 
     return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
@@ -106,7 +138,7 @@ def make_limits(config: RateLimitConfig, metrics: NullMetrics, threads: int = 8)
     if config.storage_url is not None:
         import_module("noraflask.services.limits.redis")  # takes memory, so only where it is wanted
         redis = make_limiter(f"nora+{config.storage_url}")
-    return RateLimits(config, here, redis, metrics, seats=max(1, threads // 4))
+    return RateLimits(here, redis, metrics, seats=max(1, threads // 4))
 
 
 def make_limiter(uri: str) -> TokenBucket:
@@ -120,28 +152,41 @@ def make_limiter(uri: str) -> TokenBucket:
     return found
 
 
-def make_curation(config: Config, documents: Documents) -> Curation:
+def read_policy(config: Config, now: float) -> CurationPolicy:
     """Raises ConfigError for rule files that cannot be used."""
-    data, rules = load_policy(config.curation, time.time())
+    data, rules = load_policy(config.curation, now)
     for warning in rules.warnings:
         reload_log.warning("%s", warning)
-    return Curation(CurationPolicy.from_buffer(data), make_ledger(config), Freeze(documents))
+    return CurationPolicy.from_buffer(data)
 
 
 def make_ledger(config: Config) -> Ledger:
-    curation = config.curation
-    enabled = curation.ledger and curation.mode != "off"
-    return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
+    return Ledger(config.curation.ledger_path or config.storage.path / "ledger", config.curation.ledger_days)
 
 
-def make_logins(config: Config, storage: Storage, tokens: Tokens, access: Access, audit: Audit, metrics: NullMetrics) -> Authenticator:
+def make_logins(config: Config, storage: Storage, tokens: Tokens, audit: Audit, metrics: NullMetrics) -> Logins:
     users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
     users.start()
     signer.start()
-    oidc = make_oidc(config.auth, Documents(storage, f"{AUTH}/jwks/"), access)
-    return Authenticator(
-        config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
-    )
+    issuer_keys = Documents(storage, f"{AUTH}/jwks/")
+    return Logins(users, tokens, signer, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics, issuer_keys=issuer_keys)
+
+
+def make_authenticator(config: Config, access: Access, logins: Logins, before: Authenticator | None) -> Authenticator:
+    """With the issuers' keys of the one before, where its issuers are the same."""
+    auth = config.auth
+
+    def accepts(who: Principal) -> bool:
+        return accepts_claims(access.policy, who)
+
+    if before is not None and issuers_of(auth) == issuers_of(before.config):
+        return Authenticator(auth, before.oidc.by(accepts), logins)
+    providers, leeway, cache = issuers_of(auth)
+    return Authenticator(auth, Oidc(providers, leeway, cache, logins.issuer_keys, accepts=accepts), logins)
+
+
+def issuers_of(auth: AuthConfig) -> tuple[tuple[OidcProvider, ...], int, int]:
+    return auth.oidc_providers if auth.oidc_enabled else (), auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs
 
 
 def make_users(config: Config) -> Users:
@@ -156,12 +201,3 @@ def make_tokens(config: Config, storage: Storage) -> Tokens:
 
 def make_signer(config: Config, storage: Storage) -> Signer:
     return Signer(Documents(storage, f"{AUTH}/keys/"), max(config.auth.refresh_ttl_days * DAY, config.auth.bearer_ttl_secs))
-
-
-def make_oidc(auth: AuthConfig, documents: Documents | None, access: Access) -> Oidc:
-    providers = auth.oidc_providers if auth.oidc_enabled else ()
-    return Oidc(providers, auth.oidc_leeway_secs, auth.oidc_jwks_cache_secs, documents, accepts=lambda who: accepts_claims(access.policy, who))
-
-
-def formats_of_repositories() -> dict[str, str]:
-    return {format.default.name: format.default.format for format in FORMATS}

@@ -113,13 +113,14 @@ def _url(text: str) -> str:
 def explain(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from noraflask.assembly import formats_of_repositories
+    from noraflask.assembly import repositories_of
     from noraflask.errors import Unauthenticated
+    from noraflask.formats import FORMATS
     from noraflask.services.auth.rules import Policy
 
-    repositories = formats_of_repositories()
-    _check_use(options, sorted(repositories))
     config = configuration()
+    repositories = repositories_of(config, FORMATS)
+    _check_use(options, sorted(one.name for one in repositories))
     if not config.auth.enabled:
         tell("remark: what follows is for when authentication is switched on")
     policy = replace(Policy.of(config, repositories), enabled=True)

@@ -15,10 +15,10 @@ from flask import request
 
 from noraflask.errors import Denied, NotGated, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
-from noraflask.services.auth.rules import Decision, leaves_watched, without_bearer
+from noraflask.services.auth.rules import Access, Decision, leaves_watched, without_bearer
 from noraflask.services.curation.gate import Permit
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import NAME, format_challenge, note, principal, recognise, repository_name, services, surroundings
+from noraflask.web.context import NAME, STATE, format_challenge, note, principal, recognise, repository_name, services, state, surroundings
 from noraflask.web.gate import PERMIT
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
@@ -70,11 +70,11 @@ def demand(action: Action, name: str | None) -> None:
     """Raises Unauthenticated or Denied."""
     found, environ, repository = surroundings()
     try:
-        who = recognise(found, environ)
+        who = recognise(environ)
     except Unauthenticated as problem:
         problem.headers["WWW-Authenticate"] = challenge(action, name, "invalid_token")
         raise
-    here = found.access
+    here: Access = environ[STATE].access
     if not here.policy.enabled:
         return
     if action is LOGIN:
@@ -100,7 +100,7 @@ def _demand_listing(action: Action, who: Principal) -> None:
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, LISTING, "")})
     if who.bearer is not None and not any(LISTING in scope.names for scope in who.bearer):
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, LISTING, "insufficient_scope")})
-    decision = services().access.decide(without_bearer(who), action, repository_name(), None)
+    decision = state().access.decide(without_bearer(who), action, repository_name(), None)
     if not decision.allowed:
         _deny(action, None, who, decision)
 
@@ -111,7 +111,7 @@ def _refuse(action: Action, name: str | None, who: Principal, decision: Decision
         services().metrics.count(catalogue.DENIED, repository_name() or catalogue.OTHER, action.value, "401")
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, error)})
     if who.bearer is not None:
-        own = services().access.decide(without_bearer(who), action, repository_name(), name)
+        own = state().access.decide(without_bearer(who), action, repository_name(), name)
         if own.allowed:  # the client only has to ask for a token with that scope
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, "insufficient_scope")})
         decision = own
@@ -130,22 +130,22 @@ def _deny(action: Action, name: str | None, who: Principal, decision: Decision) 
 
 
 def _whom_to_ask() -> str:
-    contact = services().access.policy.contact
+    contact = state().access.policy.contact
     return f"To get the right, turn to {contact}." if contact else "To get the right, turn to the administrator of this registry."
 
 
 def may(action: Action, name: str) -> bool:
     """For what an address alone does not tell, such as the source of a mount."""
-    return services().access.allowed(principal(), action, repository_name(), name)
+    return state().access.allowed(principal(), action, repository_name(), name)
 
 
 def may_by_right(action: Action, name: str) -> bool:
     """As may(), whatever the bearer token in hand was issued for: to fill a listing that it was issued for."""
-    return services().access.allowed(without_bearer(principal()), action, repository_name(), name)
+    return state().access.allowed(without_bearer(principal()), action, repository_name(), name)
 
 
 def may_everywhere(action: Action) -> bool:
-    return services().access.everywhere(principal(), action, repository_name())
+    return state().access.everywhere(principal(), action, repository_name())
 
 
 def challenge(action: Action, name: str | None, error: str) -> str:
@@ -155,5 +155,5 @@ def challenge(action: Action, name: str | None, error: str) -> str:
 
 
 def basic_challenge() -> str:
-    realm = services().config.server.public_url or "Nora"
+    realm = state().config.server.public_url or "Nora"
     return f'Basic realm="{realm}", charset="UTF-8"'

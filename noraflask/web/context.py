@@ -10,6 +10,7 @@ from flask import Flask, Request, current_app, request
 
 from noraflask.services import Services
 from noraflask.services.auth.principal import ANONYMOUS, Action, Principal
+from noraflask.services.state import State
 from noraflask.web.peers import client_address
 
 EXTENSION = "noraflask"
@@ -17,8 +18,10 @@ CHALLENGES = f"{EXTENSION}-challenges"
 """In the application's extensions: by blueprint, the function that makes a format's own challenge."""
 LOOKS = f"{EXTENSION}-looks"
 """Likewise: by a rule's format, the function that looks a package up in storage (services/curation/explaining.py)."""
+STATE = "nora.state"
+"""In a request's environ, from its first moment on: the live state that it began with (services/state.py)."""
 PRINCIPAL = "nora.principal"
-"""In a request's environ, once it was asked for."""
+"""Likewise, once it was asked for."""
 NAME = "nora.name"
 """Likewise: the name of what the request is about, such as an image's."""
 SERVED = "nora.served"
@@ -48,6 +51,13 @@ def extensions() -> dict[str, Any]:
 
 def services() -> Services:
     found: Services = extensions()[EXTENSION]
+    return found
+
+
+def state() -> State:
+    """The one that this request began with, whatever is reloaded meanwhile."""
+    here: Request = request._get_current_object()  # type: ignore[attr-defined]
+    found: State = here.environ[STATE]
     return found
 
 
@@ -89,15 +99,16 @@ def repositories() -> list[Repository]:
 
 def principal() -> Principal:
     """Who asks. Raises Unauthenticated or TooManyLogins for credentials that are not valid, whatever the route would let anonymous clients do."""
-    here, environ, _ = surroundings()
-    return recognise(here, environ)
+    here: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return recognise(here.environ)
 
 
-def recognise(here: Services, environ: dict[str, Any]) -> Principal:
-    """As principal(), for whoever has these at hand."""
+def recognise(environ: dict[str, Any]) -> Principal:
+    """As principal(), for whoever has the environ at hand."""
     found: Principal | None = environ.get(PRINCIPAL)
     if found is None:
-        found = environ[PRINCIPAL] = ANONYMOUS if here.logins is None else here.logins.authenticate(environ)
+        authenticator = environ[STATE].authenticator
+        found = environ[PRINCIPAL] = ANONYMOUS if authenticator is None else authenticator.authenticate(environ)
     return found
 
 
@@ -112,6 +123,6 @@ def note(action: str, artifact: str = "", detail: str = "", outcome: str = "ok",
         detail=detail,
         outcome=outcome,
         source=who.source.value,
-        client=client_address(environ, here.config.server.trusted_proxies),
+        client=client_address(environ, state().config.server.trusted_proxies),
         request_id=environ.get("nora.request_id", ""),
     )

@@ -21,10 +21,10 @@ from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
 from noraflask.services.curation.rule_words import digests_of, seconds_of
-from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
+from noraflask.services.reloads import ReloadFigures, Reloads, WorkerState
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
-from noraflask.web.context import note, principal, services, storage_look
+from noraflask.web.context import note, principal, services, state, storage_look
 from noraflask.web.gate import policy
 from noraflask.web.responses import Answer
 
@@ -63,7 +63,7 @@ def show_policy() -> Response:
             "counts": found.counts,
             "has_allowlist": found.has_allowlist,
             "warnings": len(found.warnings),
-            "adopted": stamp(here.curation.adopted),
+            "adopted": stamp(state().policy_when),
             "workers": [worker_members(worker, figures, now) for worker in workers],
             "reloads": reload_members(figures),
             "freeze": freeze_members(frozen),
@@ -155,7 +155,7 @@ def lift_freeze() -> Response:
 
 def recognised() -> None:
     """Anybody with a credential of one's own. A bearer token that was issued to nobody in particular, for open images, is none."""
-    if services().access.policy.enabled and principal().source is Source.ANONYMOUS:
+    if state().access.policy.enabled and principal().source is Source.ANONYMOUS:
         raise Unauthenticated()
 
 
@@ -183,13 +183,13 @@ def look(package: Package, judge: Judge) -> Stored | None:
     """In storage, for whoever may pull it: tags and digests of others are nobody's business."""
     search = storage_look(package.format)
     found: Stored | None = search(services().content, package, judge) if search else None
-    if found is not None and not services().access.allowed(principal(), Action.PULL, package.repository, found.name):
+    if found is not None and not state().access.allowed(principal(), Action.PULL, package.repository, found.name):
         return None
     return found
 
 
 def ledger_folder() -> Path:
-    config = services().config
+    config = services().config  # the ledger is where it was at the start
     return config.curation.ledger_path or config.storage.path / "ledger"
 
 
@@ -229,9 +229,9 @@ def wait_for_reload(
         pause(PAUSE_SECONDS)
 
 
-def is_current(worker: WorkerPolicy, figures: ReloadFigures) -> bool:
-    """It has taken over what the master read last: also access rules, which are not in the fingerprint."""
-    return worker.fingerprint == figures.fingerprint and worker.since >= figures.last_success
+def is_current(worker: WorkerState, figures: ReloadFigures) -> bool:
+    """It has taken over all that the master read last, and not before."""
+    return worker.state == figures.state and worker.since >= figures.last_success
 
 
 def count_current(reloads: Reloads, figures: ReloadFigures) -> tuple[int, int]:
@@ -257,11 +257,12 @@ def health_members() -> dict[str, Any]:
     }
 
 
-def worker_members(worker: WorkerPolicy, figures: ReloadFigures, now: float) -> dict[str, Any]:
+def worker_members(worker: WorkerState, figures: ReloadFigures, now: float) -> dict[str, Any]:
     age = round(max(0.0, now - worker.since), 3)
     return {
         "pid": worker.pid,
         "fingerprint": worker.fingerprint,
+        "state": worker.state,
         "since": stamp(worker.since),
         "age_seconds": age,
         "current": is_current(worker, figures),
@@ -275,6 +276,7 @@ def reload_members(figures: ReloadFigures) -> dict[str, Any]:
         "last_success": stamp(figures.last_success),
         "last_failure": stamp(figures.last_failure or None),
         "fingerprint": figures.fingerprint,
+        "state": figures.state,
     }
 
 

@@ -17,7 +17,8 @@ from noraflask.log import REQUEST_ID as LOGGED_ID
 from noraflask.services.curation.gate import Permit, Refusal
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
-from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED
+from noraflask.services.state import State
+from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import STANDING
 from noraflask.web.peers import client_address
@@ -59,10 +60,16 @@ class Lines:
 
 class Envelope:
     def __init__(
-        self, application: Application, mounts: Sequence[Mount], trusted_proxies: tuple[str, ...], metrics: NullMetrics, lines: Lines | None
+        self,
+        application: Application,
+        current: Callable[[], State],
+        mounts: Sequence[Mount],
+        trusted_proxies: tuple[str, ...],
+        metrics: NullMetrics,
+        lines: Lines | None,
     ) -> None:
-        """`lines`: None: requests leave no lines."""
-        self._application = application
+        """`current`: the live state; `lines`: None: requests leave no lines."""
+        self._application, self._current = application, current
         self._mounts = [(mount.path + "/", mount) for mount in mounts]
         self._elsewhere = Mount("", catalogue.OTHER, ())
         self._trusted_proxies = trusted_proxies
@@ -79,6 +86,7 @@ class Envelope:
         return f"{self._process}{next(self._numbers):08x}"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ[STATE] = self._current()  # first of all, and once: from here on this request sees no other
         given = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _GIVEN_ID.match(given) else self._next_id()
         environ[REQUEST_ID] = request_id

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from flask import Flask, Request, request
 
 from noraflask.services import Services
-from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD
-from noraflask.web.context import EXTENSION
+from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, Limits
+from noraflask.web.context import EXTENSION, STATE
 from noraflask.web.peers import client_address
 
 STANDING = "nora.ratelimit"
@@ -29,11 +29,12 @@ def install(app: Flask, mounts: Iterable[str], trusted_proxies: tuple[str, ...])
     extensions = app.extensions
 
     def limit() -> None:
-        found: Services = extensions[EXTENSION]
-        if not found.limits.enabled:
-            return
         here: Request = request._get_current_object()  # type: ignore[attr-defined]
         environ = here.environ
+        limits: Limits = environ[STATE].limits
+        if not limits.enabled:
+            return
+        services: Services = extensions[EXTENSION]
         path = environ["PATH_INFO"]
         if path.startswith(below) or path in exact:
             tiers = _UPLOAD
@@ -42,6 +43,6 @@ def install(app: Flask, mounts: Iterable[str], trusted_proxies: tuple[str, ...])
         else:  # by the route, however its address is spelled
             is_token = here.url_rule is not None and here.url_rule.rule in TOKEN_RULES and environ["REQUEST_METHOD"] == "POST"
             tiers = _TOKENS if is_token else _GENERAL
-        environ[STANDING] = found.limits.check(tiers, client_address(environ, trusted_proxies))
+        environ[STANDING] = services.limits.check(limits, tiers, client_address(environ, trusted_proxies))
 
     app.before_request(limit)

@@ -14,6 +14,7 @@ from noraflask.services.auth.rules import Access, Decision, Policy
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors
 from noraflask.web.context import EXTENSION, PRINCIPAL, Repository, repository
+from tests.live import change
 from tests.protocol.oci import Registry, code
 from tests.storage import keys_in
 
@@ -54,7 +55,7 @@ ALICE = {PRINCIPAL: Principal("alice", Source.PASSWORD)}
 
 def guard(registry, monkeypatch, decide):
     """Logins are on from now on, and `decide` stands in for all rules."""
-    registry.client.application.services.access.adopt(Policy(enabled=True, default_role="none"))
+    change(registry.client.application.services.live, access=Access(Policy(enabled=True, default_role="none")))
     monkeypatch.setattr(Access, "decide", lambda self, *question: decide(*question))
 
 
@@ -160,7 +161,7 @@ def test_errors_and_links_of_a_second_repository(two):
 
 
 def test_an_address_asked_for_again_finds_the_same_route(app, monkeypatch):
-    monkeypatch.setattr("noraflask.app.MATCHES_KEPT", 3)
+    monkeypatch.setattr("noraflask.web.flask_app.MATCHES_KEPT", 3)
     client = app.test_client()
     for _ in range(3):
         assert client.get("/v2/").status_code == 200

@@ -6,16 +6,17 @@ import os
 
 import pytest
 
+from noraflask.app import FIGURES
 from noraflask.services.metrics import figures as module
 from noraflask.services.metrics.figures import Usage
 from noraflask.services.metrics.memory import memory_limit
-from noraflask.services.reloads import WorkerPolicy
+from noraflask.services.reloads import WorkerState
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_processes(make_app, monkeypatch):
-    figures = make_app(metrics={"enabled": True}).figures
+    figures = make_app(metrics={"enabled": True}).extensions[FIGURES]
     usages = {
         1: Usage(cpu_seconds=3, children_cpu_seconds=100, memory_bytes=10, descriptors=7),
         os.getpid(): Usage(cpu_seconds=5, children_cpu_seconds=1000, memory_bytes=20, descriptors=50),
@@ -23,7 +24,7 @@ def test_processes(make_app, monkeypatch):
     }
     monkeypatch.setattr(module.Usage, "of", usages.get)
     monkeypatch.setattr(figures.reloads, "master", 1)
-    monkeypatch.setattr(figures.reloads, "workers", lambda: [WorkerPolicy(os.getpid(), "", 0), WorkerPolicy(2, "", 0), WorkerPolicy(3, "", 0)])
+    monkeypatch.setattr(figures.reloads, "workers", lambda: [WorkerState(pid, "", "", 0) for pid in (os.getpid(), 2, 3)])
     found = {(sample.name, *sample.labels.values()): sample.value for metric in figures.collect() for sample in metric.samples}
     assert found["process_cpu_seconds_total", "master"] == 3
     assert found["process_cpu_seconds_total", "worker"] == 111, "workers that ended stay counted: the sum never falls"

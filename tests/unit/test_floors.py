@@ -16,7 +16,7 @@ FLOORS = (
     ("storage",),
     ("services",),
     ("web", "formats"),
-    ("app", "assembly", "serve", "cli", "__main__"),
+    ("app", "assembly", "reload", "serve", "cli", "__main__"),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts} | {"": 0}
 """The package itself ("") holds the version alone."""

@@ -17,7 +17,7 @@ from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.upload import read_body
 from noraflask.web.access import DELETE, PULL, PUSH
-from noraflask.web.context import note, repository, services
+from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
 
@@ -32,7 +32,7 @@ def get_manifest(name: str, reference: str) -> Response:
     if isinstance(wanted, str) and not media_types.accepts(accept, stored.media_type):
         stored = acceptable_child(name, stored, accept)
         granted = permit_manifest(name, stored.digest, stored.digest)
-    served(granted, str(stored.digest))
+    served(granted, stored.digest)
     headers = content_headers(stored.digest, {"Vary": "Accept"} if isinstance(wanted, str) else IMMUTABLE)
     return send(granted, stored.digest, stored.size, stored.media_type, ManifestUnknown, headers)
 
@@ -47,7 +47,7 @@ def put_manifest(name: str, reference: str) -> Response:
         tags.insert(0, target)
     else:
         wanted = target
-    limit = min(protocol.MANIFEST_BYTES, services().config.server.body_limit_mb << 20)
+    limit = min(protocol.MANIFEST_BYTES, state().config.server.body_limit_mb << 20)
     data = read_body(request.stream, limit, request.content_length)
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:

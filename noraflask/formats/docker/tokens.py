@@ -14,7 +14,7 @@ from noraflask.formats.docker.protocol.scopes import Wanted
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, may
 from noraflask.web.addresses import absolute, own_host
-from noraflask.web.context import PRINCIPAL, principal, repository, services
+from noraflask.web.context import PRINCIPAL, principal, repository, state
 from noraflask.web.forms import read_form_lists
 from noraflask.web.responses import Answer
 
@@ -36,7 +36,7 @@ def get_token() -> Response:
 @bp.post("/token")
 @access(PUBLIC)
 def post_token() -> Response:
-    logins = services().logins
+    logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
     fields = read_form_lists()
@@ -54,10 +54,10 @@ def post_token() -> Response:
 
 def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
     """A token for what of the wanted scopes the principal may do. RFC 6749, 5.1: never cached."""
-    logins = services().logins
+    logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
-    if who.source is Source.ANONYMOUS and not services().access.rights(who).grants:
+    if who.source is Source.ANONYMOUS and not state().access.rights(who).grants:
         raise Unauthenticated()
     if who.bearer is not None:  # it would live for ever, and get a refresh token that is cut to nothing
         raise Unauthenticated("a bearer token is no login; ask with what it was issued for")

@@ -14,7 +14,7 @@ from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.upload import Upload
 from noraflask.web.access import PULL, PUSH, may, may_by_right, may_everywhere
-from noraflask.web.context import note, principal, repository, services
+from noraflask.web.context import note, principal, repository, services, state
 from noraflask.web.gate import is_open
 from noraflask.web.responses import Answer
 
@@ -77,7 +77,7 @@ def receive(name: str, upload: Upload) -> None:
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, expected_bytes)
+    upload.receive(request.stream, state().config.docker.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
@@ -132,7 +132,7 @@ def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
         "Range": ranges.upload_range(offset),
         "Docker-Upload-UUID": session,
     }
-    minimum = services().config.docker.chunk_min_bytes
+    minimum = state().config.docker.chunk_min_bytes
     if minimum and not offset:
         headers["OCI-Chunk-Min-Length"] = str(minimum)
     return headers

@@ -6,6 +6,7 @@ and limits come from the configuration and the issuer. Keys: jwks.py.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import time
@@ -81,6 +82,15 @@ class Oidc:
         self._leeway_secs = leeway_secs
         self._clock = clock
         self._accepts = accepts
+
+    def by(self, accepts: Callable[[Principal], bool]) -> Oidc:
+        """The same issuers, with the keys that they have been asked for, by other access rules."""
+        other = copy.copy(self)
+        other._accepts = accepts
+        return other
+
+    def shares_keys(self, other: Oidc) -> bool:
+        return self._keys is other._keys
 
     def start(self) -> None:
         """Fetch all issuers' keys in the background; called once in each worker, after the fork. Failures are logged and tried again at need."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
 from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
+from noraflask.services.repositories import Repository
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class Rights:
 
 @dataclass(frozen=True)
 class Policy:
-    """What of the configuration decides over rights; replaced as a whole on a reload."""
+    """What of the configuration decides over rights."""
 
     enabled: bool = False
     rules: tuple[AccessRule, ...] = ()
@@ -69,15 +70,14 @@ class Policy:
     fingerprint: str = ""
 
     @classmethod
-    def of(cls, config: Config, formats: Mapping[str, str]) -> Policy:
-        """`formats`: the format of each repository."""
+    def of(cls, config: Config, repositories: Iterable[Repository]) -> Policy:
         auth, access = config.auth, config.access
-        is_open = {"oci": auth.docker_anon_pull}
+        is_open = {"docker": auth.docker_anon_pull}
         policy = cls(
             enabled=auth.enabled,
             rules=access.rules,
             default_role=access.default_role or ("none" if access.rules else "write"),
-            open_repositories=tuple(name for name, format in formats.items() if is_open.get(format, auth.anonymous_read)),
+            open_repositories=tuple(one.name for one in repositories if is_open.get(one.format, auth.anonymous_read)),
             admin_users=auth.admin_users,
             contact=access.contact,
         )
@@ -286,19 +286,12 @@ def without_bearer(principal: Principal) -> Principal:
 
 
 class Access:
-    """The question every route asks. Holds the current policy; what it worked out before is kept until the policy changes."""
+    """The question every route asks, of one policy. What it worked out before is kept, and dies with it."""
 
     def __init__(self, policy: Policy) -> None:
-        self._state: tuple[Policy, dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = (policy, {}, {})
+        self.policy = policy
+        self._memory: tuple[dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = ({}, {})
         self._decisions = 0  # that are remembered, of all principals
-
-    @property
-    def policy(self) -> Policy:
-        return self._state[0]
-
-    def adopt(self, policy: Policy) -> None:
-        """One assignment: a request sees the old policy with its answers or the new one with its own."""
-        self._state = (policy, {}, {})
 
     def decide(self, principal: Principal, action: Action, repository: str, name: str | None) -> Decision:
         known = self._of(principal)
@@ -309,7 +302,7 @@ class Access:
             self._decisions += 1
             if self._decisions > DECISIONS_KEPT:
                 self._decisions = 0
-                self._state = (self._state[0], {}, {})
+                self._memory = ({}, {})
             known.decisions[key] = decision
         return decision
 
@@ -323,10 +316,11 @@ class Access:
         return self._of(principal).rights
 
     def _of(self, principal: Principal) -> _Known:
-        policy, known, granted = self._state
+        known, granted = self._memory
         found = known.get(principal)
         if found is None:
-            rights = Rights(_kept(granted, uncut(principal), lambda who: grants_of(policy, who)), limits_of(policy, principal))
+            grants = _kept(granted, uncut(principal), lambda who: grants_of(self.policy, who))
+            rights = Rights(grants, limits_of(self.policy, principal))
             found = _kept(known, principal, lambda _: _Known(rights, {}))
         return found
 

@@ -6,7 +6,7 @@ patterns.py    globs over names and versions, in linear time
 files.py       rule files to a RuleSet, every problem with file and line: nora_files.py (JSON), toml_rules.py (TOML), rule_words.py (single values)
 policy.py      a RuleSet compiled to a Policy: decide(), explain(); its bytes are shared by the workers
 loading.py     from the configuration to a policy that has passed its own tests
-gate.py        Curation: the current policy, and check(), which alone gives the permit that serving demands
+gate.py        Curation: check(), which alone gives the permit that serving demands
 explaining.py  what every filter says, and what could be had instead
 freeze.py      nothing new from upstream, at once
 ledger.py      what was served, to whom

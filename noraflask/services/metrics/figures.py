@@ -16,12 +16,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from noraflask import __version__
 from noraflask.services.auth.lockout import Lockout
-from noraflask.services.curation.gate import Curation
+from noraflask.services.curation.freeze import Freeze
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
 from noraflask.services.metrics.memory import memory_limit
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
+from noraflask.services.state import Live
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -38,7 +39,8 @@ class Figures:
     """storage and staging: folders."""
     health: Health
     staging: Staging
-    curation: Curation
+    live: Live
+    freeze: Freeze
     reloads: Reloads
     inventory: Inventory
     lockout: Lockout | None
@@ -111,7 +113,7 @@ class Figures:
         yield gauge("nora_staging_budget_bytes", "staging.budget_bytes.", (), [((), staging.budget_bytes)])
 
     def _policy(self) -> Iterator[Metric]:
-        figures, policy = self.reloads.figures(), self.curation.policy
+        figures, policy = self.reloads.figures(), self.live.state.policy
         yield counter("nora_reloads_total", "Reloads by SIGHUP or API.", ("result",), [(("ok",), figures.succeeded), (("failed",), figures.failed)])
         yield gauge("nora_reload_last_success_timestamp_seconds", "The last good one, or the start.", (), [((), figures.last_success)])
         yield gauge("nora_reload_last_failure_timestamp_seconds", "The last refused one; 0: there was none.", (), [((), figures.last_failure)])
@@ -125,7 +127,7 @@ class Figures:
             "nora_curation_frozen",
             "Whether nothing new is fetched by order of an administrator.",
             (),
-            [((), self.curation.freeze.current() is not None)],
+            [((), self.freeze.current() is not None)],
         )
 
     def _logins(self) -> Iterator[Metric]:
