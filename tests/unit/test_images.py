@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -341,7 +342,7 @@ def index(*children: str) -> dict[str, Any]:
 
 @pytest.fixture(params=["memory", "disk"])
 def content(request, tmp_path):
-    return Content(MemoryStorage() if request.param == "memory" else DiskStorage(tmp_path))
+    return Content(MemoryStorage() if request.param == "memory" else DiskStorage(tmp_path), clock=lambda: NOW)
 
 
 def test_a_graph_is_what_storage_holds(content):
@@ -351,7 +352,8 @@ def test_a_graph_is_what_storage_holds(content):
     assert {to: sorted(tags) for to, tags in found.tags.items()} == {both: ["1", "1.0"]}
     assert found.parents == {amd: [both], arm: [both]}
     assert {blob: set(holders) for blob, holders in found.holders.items()} == {BASE: {amd, arm}, TOP: {amd}, CONFIG: {amd, arm}}
-    assert found.digests == {amd, arm, both}
+    assert found.digests == set(found.created) == {amd, arm, both}
+    assert set(found.created.values()) == {NOW}
 
 
 def test_what_was_pushed_counts_at_once(content):
@@ -363,7 +365,7 @@ def test_what_was_pushed_counts_at_once(content):
     with content.changing("docker/app"):
         content.remove(keys.tag_pointer("docker", "app", "1"))
         content.remove(keys.manifest_pointer("docker", "app", Digest.parse(two)))
-    assert known.of(content, "docker", "app") == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
+    assert replace(known.of(content, "docker", "app"), created={}) == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
 
 
 def test_a_graph_is_kept_until_somebody_changes_the_name(content):
@@ -396,6 +398,9 @@ def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(conten
     found = images(graph=graph)
     assert [found.tag("1", SOLO), found.manifest(SOLO), found.blob(TOP, is_read=True)] == [TOO_LARGE] * 3
     assert not Graphs(limit_bytes=5000).of(content, "docker", "app").is_too_large
+    for number in range(20):
+        content.repoint(keys.tag_pointer("docker", "tags", str(number)), Pointer(Digest.of(b"gone"), 1, OCI_MANIFEST, NOW))
+    assert Graphs(limit_bytes=5000).of(content, "docker", "tags").is_too_large
 
 
 def test_parsed_manifests_are_kept_within_their_share(content, monkeypatch):

@@ -47,17 +47,12 @@ class ImageStock:
             if graph.is_too_large:
                 return Stored(name, package(asked.repository, name, asked.version), TOO_LARGE, ())
             if graph.digests:
-                return _stored(content, asked, name, graph, judge)
+                return _stored(asked, name, graph, judge)
         return None
 
 
-def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
-    repository = asked.repository
-
-    def pushed(digest: str) -> float | None:
-        pointer = content.pointer(keys.manifest_pointer(repository, name, Digest.parse(digest)))
-        return pointer.created if pointer else None
-
+def _stored(asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
+    repository, pushed = asked.repository, graph.created.get
     images = Images(repository, name, graph, judge, pushed)
     leads = {tag: digest for digest, tags in graph.tags.items() for tag in tags}
     allowed = tuple(tag for tag, digest in sorted(leads.items()) if images.tag(tag, digest).allowed)

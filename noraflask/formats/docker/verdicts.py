@@ -85,7 +85,8 @@ def judged(package: Package, name: str, verdict: Callable[[Images], Decision]) -
 
 
 def images_of(name: str) -> Images:
-    return Images(repository().name, name, graph_of(name), gate.decide, pushed_at(name))
+    graph, pushed = graph_of(name), pushed_at(name)
+    return Images(repository().name, name, graph, gate.decide, lambda digest: graph.created.get(digest) or pushed(digest))
 
 
 def graph_of(name: str) -> graphs.Graph:
