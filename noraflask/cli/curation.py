@@ -336,8 +336,8 @@ def _look(images: Look, package: Package, judge: Callable[[Package], Decision]) 
 
 def _freeze_of(storage: Any) -> Freeze:
     from noraflask.assembly import CURATION
-    from noraflask.services.auth.documents import Documents
     from noraflask.services.curation.freeze import Freeze
+    from noraflask.services.documents import Documents
 
     return Freeze(Documents(storage, f"{CURATION}/"))
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from flask import request
 
+from noraflask.digest import Digest
 from noraflask.errors import CurationDenied
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.curation.gate import Permit, Refusal, refusal
@@ -56,7 +57,7 @@ def once(key: Hashable, revision: Callable[[], object | None] | None, work: Call
     """
     services, environ, repository = surroundings()
     curation, permits = services.curation, environ[STATE].permits
-    granted = permits.open
+    granted: Permit | None = permits.open
     if granted is None and key is not None:
         granted = curation.recall(permits, (repository, key), revision)
     if granted is not None:
@@ -126,12 +127,12 @@ def bypass_token() -> str | None:
     return None
 
 
-def served(granted: Permit, digest: str) -> None:
-    """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD, and an open gate keeps no ledger."""
-    if request.method != "GET" or not granted.package.format or not state().keeps_ledger:
+def served(granted: Permit, digest: Digest) -> None:
+    """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD."""
+    if request.method != "GET" or not state().keeps_ledger:
         return
     who = principal()
-    services().curation.ledger.served(granted.package, digest, who.name, who.source.value, ci_of(who))
+    services().curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
 
 
 def ci_of(who: Principal) -> str:

@@ -57,7 +57,7 @@ class Curated(Registry):
         self.services = self.app.services  # type: ignore[attr-defined]
         self.curation: Curation = self.services.curation
         self.curation._clock = self.curation.ledger._clock = self.clock
-        self.curation.freeze._clock = self.clock
+        self.curation.freeze._clock = self.services.content.now = self.clock
 
     def fill(self) -> Curated:
         self.amd, self.arm = (self.push_image("app", layers=(b"base", layer)) for layer in (b"amd", b"arm"))
@@ -364,8 +364,7 @@ def test_integrity(curated):
 # Ages, pins, exceptions.
 
 
-def test_images_ripen_only_when_hosted_ones_are_meant(curated, monkeypatch):
-    monkeypatch.setattr(curated.services.content, "modified", lambda key: NOW if curated.services.content.exists(key) else None)
+def test_images_ripen_only_when_hosted_ones_are_meant(curated):
     curated.rules(min_release_age=7 * DAY)
     assert curated.readable() == ALL
     curated.rules(min_release_age=7 * DAY, hosted=True)
@@ -379,8 +378,7 @@ def test_images_ripen_only_when_hosted_ones_are_meant(curated, monkeypatch):
     assert curated.readable() == ALL
 
 
-def test_an_age_rule_for_one_name(curated, monkeypatch):
-    monkeypatch.setattr(curated.services.content, "modified", lambda key: NOW if curated.services.content.exists(key) else None)
+def test_an_age_rule_for_one_name(curated):
     curated.rules(table("age", name="other", min_release_age="1d"), hosted=True)
     assert curated.readable() == ALL
     assert curated.status("other/manifests/1", "GET") == 403

@@ -159,6 +159,18 @@ def test_if_match(registry, blob, method, header, status):
     assert registry.ask(method, blob, headers=headers | {"If-None-Match": etag}).status_code == (412 if status == 412 else 304)
 
 
+@pytest.mark.parametrize(("method", "held"), [("HEAD", [DIGEST]), ("GET", [])])
+def test_who_may_push_can_rely_on_a_blob_that_is_there(registry, monkeypatch, method, held):
+    """It is leased before it is looked for: the manifest that needs it comes in a later request."""
+    registry.push_blob("app", DATA)
+    content, touched = registry.client.application.services.content, []
+    stat = content.stat
+    monkeypatch.setattr(content, "touch", lambda *digests: touched.extend(digests))
+    monkeypatch.setattr(content, "stat", lambda digest: stat(digest) if touched == held else pytest.fail("looked before it was leased"))
+    assert registry.status(f"app/blobs/{DIGEST}", method) == 200
+    assert touched == held
+
+
 def test_delete(registry):
     for name in ("app", "other"):
         registry.push_blob(name, DATA)

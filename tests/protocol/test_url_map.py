@@ -16,6 +16,7 @@ from noraflask.web import errors
 from noraflask.web.context import EXTENSION, PRINCIPAL, Repository, repository
 from tests.live import change
 from tests.protocol.oci import Registry, code
+from tests.storage import keys_in
 
 SECOND = Repository("second", "oci", "/named/v2")
 
@@ -143,7 +144,7 @@ def test_a_second_repository_works_and_lives_apart(two, storage):
     assert first.status(f"app/blobs/{Digest.of(b'only here')}") == 404
     assert second.ask("GET", f"app/blobs/{Digest.of(b'only here')}").data == b"only here"
     assert first.ask("GET", "_catalog").json == second.ask("GET", "_catalog").json == {"repositories": ["app"]}
-    fronts = {key.partition("/")[0] for key in storage.list("")}
+    fronts = {key.partition("/")[0] for key in keys_in(storage)}
     assert fronts == {"blobs", "docker", "second"}
     second.ask("DELETE", "app/manifests/1")
     assert (first.tags("app"), second.tags("app")) == (["2"], [])

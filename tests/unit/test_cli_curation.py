@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
 from noraflask.config import ServerConfig, load
 from noraflask.digest import Digest
-from noraflask.formats.docker.protocol import keys, manifests, media_types
+from noraflask.formats.docker.protocol import keys, media_types
+from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
 from noraflask.services.curation.compiling import compile
@@ -311,7 +313,7 @@ def keep_images(folder: Path, images: dict[str, int], name: str = "library/nginx
         body = json.dumps({"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": config, "layers": []}).encode()
         digest = Digest.of(body)
         content.keep_bytes(body, digest)
-        pointer = manifests.render_pointer(manifests.StoredManifest(digest, media_types.OCI_MANIFEST, len(body)))
+        pointer = Pointer(digest, len(body), media_types.OCI_MANIFEST, time.time())
         for key in (keys.manifest_pointer("docker", name, digest), keys.tag_pointer("docker", name, tag)):
             content.repoint(key, pointer)
         found[tag] = str(digest)

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noraflask.errors import CurationDenied, Denied, Unavailable
-from noraflask.services.auth.documents import Documents
 from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.freeze import LOOK_SECONDS, Freeze
 from noraflask.services.curation.gate import ID_CHARACTERS, Curation, Permit, Permits, decision_id, is_off, read_decision_id, refusal
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.model import FORMATS, Decision, Kind, Namespace, Package, Rule, RuleSet
 from noraflask.services.curation.policy import Policy, Settings
+from noraflask.services.documents import Documents
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.access import Clock
 

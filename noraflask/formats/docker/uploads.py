@@ -10,8 +10,9 @@ from noraflask.formats.docker.blueprint import access, address, bp
 from noraflask.formats.docker.protocol import keys, names, ranges
 from noraflask.formats.docker.tokens import challenge
 from noraflask.formats.docker.verdicts import is_free
+from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
-from noraflask.services.staging import Upload
+from noraflask.services.upload import Upload
 from noraflask.web.access import PULL, PUSH, may, may_by_right, may_everywhere
 from noraflask.web.context import note, principal, repository, services, state
 from noraflask.web.gate import is_open
@@ -81,9 +82,9 @@ def receive(name: str, upload: Upload) -> None:
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
     content = services().content
-    with content.together():
+    with content.together(expected):
         content.keep(upload, expected)
-        content.point(keys.blob_pointer(repository().name, name, expected))
+        content.point(keys.blob_pointer(repository().name, name, expected), pointer_to(expected, upload.offset))
     note("push", f"{name}@{expected}", "blob")
     services().metrics.count(catalogue.UPLOADS, repository().name)
     return blob_created(name, expected)
@@ -96,20 +97,29 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
     """
     content = services().content
     if source is None:
-        found = may_everywhere(PULL) and is_open() and content.stat(digest) is not None
+        allowed = may_everywhere(PULL) and is_open()
     else:
         pointer = keys.blob_pointer(repository().name, names.parse_name(source), digest)
         if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
-        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None and is_free(source, digest)
-    if found:
-        content.point(keys.blob_pointer(repository().name, name, digest))
-        note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
-    return found
+        allowed = may(PULL, source) and content.exists(pointer) and is_free(source, digest)
+    if not allowed:
+        return False
+    with content.lease(digest):
+        found = content.stat(digest)
+        if found is None:
+            return False
+        content.point(keys.blob_pointer(repository().name, name, digest), pointer_to(digest, found.size))
+    note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
+    return True
+
+
+def pointer_to(digest: Digest, size: int) -> Pointer:
+    return Pointer(digest, size, "application/octet-stream", services().content.now())
 
 
 def scope_of(name: str) -> str:
-    return f"{repository().name}/{name}"
+    return keys.name_folder(repository().name, name)
 
 
 def upload_state(status: int, name: str, session: str, offset: int) -> Response:
