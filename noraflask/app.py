@@ -57,7 +57,7 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.register_blueprint(curation_routes.bp)
     app.register_blueprint(setup.bp)
     app.extensions[LOOKS] = {"docker": stored.find}
-    formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
+    formats = [format for format in FORMATS if config.formats[format.default.name].enabled]
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default

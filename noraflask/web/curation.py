@@ -12,7 +12,6 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from noraflask.config.kinds import read_duration
 from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessable
 from noraflask.services.auth.principal import Action, Source
 from noraflask.services.curation import replay
@@ -22,6 +21,7 @@ from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
 from noraflask.services.curation.rule_words import digests_of, seconds_of
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
+from noraflask.settings.texts import read_duration
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
 from noraflask.web.context import note, principal, services, storage_look

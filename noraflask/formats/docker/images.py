@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from noraflask.digest import Digest
+from noraflask.ecosystems.docker import ECOSYSTEM
 from noraflask.errors import InvalidDigest, ManifestInvalid, NotFound
 from noraflask.formats.docker import protocol
 from noraflask.services.content import Content
-from noraflask.services.curation.ecosystems import canonical_name, canonical_version
 from noraflask.services.curation.model import Decision, Package
 
 GRAPHS_KEPT = 64
@@ -207,6 +207,6 @@ def is_block(decision: Decision, strict: bool = False) -> bool:
 
 def package(here: str, name: str, version: str | None = None, digest: str | None = None, published: float | None = None) -> Package:
     """In the form that rules know."""
-    shown = canonical_version("docker", version) if version else None
+    shown = ECOSYSTEM.same_version(version) if version else None
     digests = (digest,) if digest else ()
-    return Package("docker", canonical_name("docker", name), shown, here, version is None, digests, published, None, True)
+    return Package("docker", ECOSYSTEM.same_name(name), shown, here, version is None, digests, published, None, True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from noraflask.config.model import OidcProvider
+from noraflask.config import OidcProvider
 from noraflask.keys import Key
 from noraflask.services.content import Content
 

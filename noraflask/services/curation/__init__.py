@@ -1,7 +1,6 @@
 """Curation: what may be served. One gate, asked on indexes and on bytes; pure decisions; a policy that is replaced as a whole.
 
 model.py       Package, Rule, RuleSet, Decision: the words
-ecosystems.py  canonical names and versions, and the range language, of each format
 patterns.py    globs over names and versions, in linear time
 files.py       rule files to a RuleSet, every problem with file and line: nora_files.py (JSON), toml_rules.py (TOML), rule_words.py (single values)
 policy.py      a RuleSet compiled to a Policy: decide(), explain(); its bytes are shared by the workers

@@ -8,7 +8,7 @@ What a record says, and the rule that it becomes:
   a range with bounds           one rule for each interval, in the format's own range language; type GIT is not read
   neither, and malicious        the whole package; not malicious: undecided
 
-Undecided are also names, versions and bounds that no rule can say (stars, spaces, brackets) and ranges that ecosystems.parse_range() refuses: one
+Undecided are also names, versions and bounds that no rule can say (stars, spaces, brackets) and ranges that Ecosystem.parse_range() refuses: one
 of them in the file would make the server refuse the file. They are counted and listed, never dropped in silence.
 
 Malicious is a record with an id or alias `MAL-…`, with `database_specific.malicious-packages-origins`, or with CWE-506 (embedded malicious code) in
@@ -38,7 +38,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from noraflask.services.curation import ecosystems, patterns
+from noraflask.ecosystems import ECOSYSTEMS, FLAT, ecosystem_of, find
+from noraflask.services.curation import patterns
 from noraflask.services.replacing import replace_file
 
 MAX_RECORD_BYTES = 8 << 20
@@ -57,20 +58,7 @@ MAX_LISTED = 10_000
 MAX_COMMENTED = 100
 """Of these, in the comment of a TOML file."""
 
-_ECOSYSTEMS = {
-    **{name: name for name in ("npm", "pypi", "go", "nuget", "maven", "pub", "cpan", "docker", "terraform")},
-    **dict.fromkeys(("debian", "ubuntu", "echo"), "deb"),
-    **dict.fromkeys(("red hat", "rocky linux", "almalinux", "fedora", "suse", "opensuse"), "rpm"),
-    **dict.fromkeys(("openeuler", "mageia", "azure linux", "photon os"), "rpm"),
-    "crates.io": "cargo",
-    "rubygems": "gems",
-    "conancenter": "conan",
-    "hugging face": "hf",
-    "oci": "docker",
-    "ansible galaxy": "ansible",
-    "powershell gallery": "nuget",
-    "chocolatey": "nuget",
-}
+_ECOSYSTEMS = {name: ecosystem.id for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv}
 """OSV's ecosystem, without the suffix after ":", in lower case, to our format."""
 
 _WORDS = {"LOW": 3.9, "MODERATE": 6.9, "MEDIUM": 6.9, "HIGH": 8.9, "CRITICAL": 10.0}
@@ -256,10 +244,15 @@ def _zipped(source: Path, reading: _Reading) -> Iterator[tuple[str, int, bytes]]
             yield member.filename, member.file_size, body
 
 
+def _id_of(word: str) -> str | None:
+    ecosystem = find(word)
+    return ecosystem.id if ecosystem else None
+
+
 def _formats(names: Collection[str] | None) -> frozenset[str] | None:
     if names is None:
         return None
-    found = {name: _ECOSYSTEMS.get(name.casefold()) or ecosystems.canonical_format(name) for name in names}
+    found = {name: _ECOSYSTEMS.get(name.casefold()) or _id_of(name) for name in names}
     unknown = sorted(name for name, format in found.items() if format is None)
     if unknown:
         raise OsvProblem(f"no such ecosystem: {', '.join(unknown)}; known are our formats and {', '.join(sorted(_ECOSYSTEMS))}")
@@ -360,7 +353,7 @@ class _Reading:
                 told, doubts = self._affected(format, package, malicious, each)
                 undecided += [f"{name} {format}:{_clean(package, MAX_REASON)} {doubt}" for doubt in doubts]
                 for versions, span in told:
-                    key = (format, ecosystems.canonical_name(format, package))
+                    key = (format, ecosystem_of(format).same_name(package))
                     blocks[(*key, span, *versions)] = Block(*key, versions, span, name, reason)
         return _Found(modified, "rules" if blocks or undecided or unknown else state, tuple(blocks.values()), tuple(undecided), tuple(unknown))
 
@@ -391,7 +384,7 @@ class _Reading:
     def _is_excepted(self, format: str, package: str) -> bool:
         if not self.exceptions:
             return False
-        names = {f"{format}:{package}", f"{format}:{ecosystems.canonical_name(format, package)}"} & self.exceptions
+        names = {f"{format}:{package}", f"{format}:{ecosystem_of(format).same_name(package)}"} & self.exceptions
         self.used |= names
         return bool(names)
 
@@ -415,7 +408,7 @@ class _Reading:
         key = (format, text)
         if key not in self.ranges:
             try:
-                self.ranges[key] = not ecosystems.parse_range(format, text).is_empty
+                self.ranges[key] = not ecosystem_of(format).parse_range(text).is_empty
             except ValueError:
                 self.ranges[key] = False
         return self.ranges[key]
@@ -578,7 +571,7 @@ def _compare(format: str, a: str, b: str) -> int:
     """What cannot be compared stays where it is; the file is in order, as the schema asks."""
     if a == b or _is_zero(a) or _is_zero(b):
         return _is_zero(b) - _is_zero(a)
-    return ecosystems.compare(format, _version(format, a), _version(format, b)) or 0
+    return ecosystem_of(format).compare(_version(format, a), _version(format, b)) or 0
 
 
 def _is_zero(version: str) -> bool:
@@ -610,7 +603,7 @@ def _fits(version: Any) -> bool:
 
 def _is_literal(text: str) -> bool:
     """A rule file may name it, and means just this by it."""
-    return _plain(text, MAX_NAME) and "*" not in text and not text.startswith(patterns.FLAT) and patterns.problem(text) is None
+    return _plain(text, MAX_NAME) and "*" not in text and not text.startswith(FLAT) and patterns.problem(text) is None
 
 
 def _plain(text: str, most: int) -> bool:

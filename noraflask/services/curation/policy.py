@@ -29,9 +29,9 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from noraflask.services.curation.ecosystems import Range, canonical_pattern, parse_range
-from noraflask.services.curation.model import FORMATS, Bypass, Decision, Kind, Package, Rule, RuleSet
-from noraflask.services.curation.patterns import FLAT, Pattern
+from noraflask.ecosystems import ECOSYSTEMS, FLAT, Range, ecosystem_of
+from noraflask.services.curation.model import Bypass, Decision, Kind, Package, Rule, RuleSet
+from noraflask.services.curation.patterns import Pattern
 
 MAGIC = b"noracur1"
 ANY = "*"
@@ -189,7 +189,7 @@ def _spread(name: str) -> Sequence[tuple[str, str]]:
     """A name for all formats, as written: in the form of each of them, or in one place when they agree."""
     if name == ANY:
         return ((ANY, name),)
-    forms = [(format, canonical_pattern(format, name, "name")) for format in FORMATS]
+    forms = [(format, ecosystem.name_pattern(name)) for format, ecosystem in ECOSYSTEMS.items()]
     return ((ANY, name),) if all(form == name for _, form in forms) else forms
 
 
@@ -280,11 +280,12 @@ class Policy:
         self.rule = lru_cache(REMEMBERED)(partial(_record, parts["records"], parts["offsets"].cast("Q")))
         """The rule of a number from 0; the namespaces follow the rules."""
         self.pattern = lru_cache(REMEMBERED)(Pattern.parse)
-        self.spelling = lru_cache(REMEMBERED)(canonical_pattern)
+        self.name_spelling = lru_cache(REMEMBERED)(lambda format, text: ecosystem_of(format).name_pattern(text))
+        self.version_spelling = lru_cache(REMEMBERED)(lambda format, text: ecosystem_of(format).version_pattern(text))
         self.range = lru_cache(REMEMBERED)(_range)
         self._length = len(parts["offsets"]) // 8 - 1 - self.counts["namespace"]
-        self._own_age = {format: self.settings.min_age_of(format) for format in FORMATS}
-        self._own_quarantine = {format: self.settings.quarantine_of(format) for format in FORMATS}
+        self._own_age = {format: self.settings.min_age_of(format) for format in ECOSYSTEMS}
+        self._own_quarantine = {format: self.settings.quarantine_of(format) for format in ECOSYSTEMS}
 
     @classmethod
     def from_buffer(cls, buffer: bytes | memoryview | mmap.mmap) -> Policy:
@@ -339,7 +340,7 @@ class Policy:
     def _is_about(self, rule: Rule, format: str, name: str, repository: str) -> bool:
         if rule.format != format and rule.format != ANY:
             return False
-        own = rule.name if rule.format != ANY else self.spelling(format, rule.name, "name")
+        own = rule.name if rule.format != ANY else self.name_spelling(format, rule.name)
         if own != ANY and own != name and not self.pattern(own).matches(name):
             return False
         return rule.repository == ANY or self.pattern(rule.repository).matches(repository)
@@ -363,7 +364,7 @@ def _record(records: memoryview, offsets: memoryview, number: int) -> Rule:
 def _range(format: str, text: str) -> Range | None:
     """None when this ecosystem cannot read it: a rule for all formats reaches some that have no ranges."""
     try:
-        return parse_range(format, text)
+        return ecosystem_of(format).parse_range(text)
     except ValueError:
         return None
 
@@ -426,7 +427,7 @@ def covers(policy: Policy, rule: Rule, package: Package) -> bool | None:
         return known.contains(package.version) if known else None
     if rule.version == package.version or policy.pattern(rule.version).matches(package.version):
         return True
-    return rule.format == ANY and policy.pattern(policy.spelling(package.format, rule.version, "version")).matches(package.version)
+    return rule.format == ANY and policy.pattern(policy.version_spelling(package.format, rule.version)).matches(package.version)
 
 
 def blocklist(ask: Ask) -> Step:
