@@ -25,7 +25,7 @@ DOCS = Path("docs/configuration.md")
 _EXAMPLES = {
     "server.public_url": "https://registry.example.com",
     "server.accel_redirect": "/_nora/",
-    "registries.enable": "docker",
+    "registries.enable": SERVED[0].id,
     "auth.groups_file": "/etc/nora/groups",
     "auth.token_storage": "/var/lib/nora/tokens",
     "access.default_role": "read",
@@ -54,10 +54,10 @@ _EXAMPLE_TABLES = {
     "repositories": RepositoryConfig(
         "",
         "team-images",
-        "docker",
+        SERVED[0].id,
         title="Images of the team",
         hosts=("images.example.com",),
-        own=(("max_upload_session_size_mb", 2048),),
+        own=tuple((field.key, field.default) for field in own_settings(SERVED[0].id)[:1]),
     ),
 }
 

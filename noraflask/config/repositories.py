@@ -9,7 +9,6 @@ from typing import Any
 
 from noraflask.config.tables import TableArray
 from noraflask.ecosystems import ECOSYSTEMS, find
-from noraflask.ecosystems.docker import HUB_HOSTS
 from noraflask.settings import Bad, Listed, Setting, Text, setting, settings_of
 from noraflask.settings.texts import read_authority, read_text
 
@@ -24,17 +23,21 @@ RESERVED = frozenset(
     (
         *("api", "api-docs", "health", "ready", "metrics", "setup", "ui", "static", "favicon.ico", "robots.txt", "repository", "repositories"),
         *("v1", "v2", "v3", "simple", "packages", "artifacts", "catalog", "token", "tokens", "auth", "login", "logout", "user", "users", "admin"),
-        *("blobs", "manifests", "tags", "referrers", "uploads", "library", "docker-hub"),
-        *("all", "default", "none", "nora", "server", "state", "storage", "staging", "ledger", "audit", "keys", "policy", "curation", "cache", "tmp"),
+        *("blobs", "keys", "policy", "curation", "ledger", "audit", "state", "storage", "staging", "cache", "tmp"),
+        *("all", "default", "none", "nora", "server"),
     )
 )
 """Words with which the server's own addresses and keys begin, or which would be misread in a rule or a label."""
 
 
+def is_reserved(name: str) -> bool:
+    return name in RESERVED or find(name) is not None or any(name in ecosystem.reserved for ecosystem in ECOSYSTEMS.values())
+
+
 def _read_name(text: str) -> str:
     if not _NAME.fullmatch(text) or not _SEPARATED.fullmatch(text):
         raise ValueError(text)
-    if text in RESERVED or text in HUB_HOSTS or find(text) is not None:
+    if is_reserved(text):
         raise Bad("is a word of the server's own; take another name, such as the team's in front: team-…")
     return text
 

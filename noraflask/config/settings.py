@@ -9,18 +9,13 @@ from typing import Any
 from noraflask.config.curation import FormatCuration
 from noraflask.config.model import Config
 from noraflask.config.repositories import REPOSITORIES
-from noraflask.ecosystems import ECOSYSTEMS, Ecosystem, find
+from noraflask.ecosystems import ECOSYSTEMS, find
 from noraflask.settings import FormatList, Off, RustLog, Setting, Switch, Text, settings_of
 
 SERVED = tuple(ecosystem for ecosystem in ECOSYSTEMS.values() if ecosystem.section)
 NOT_SERVED = tuple(ecosystem for ecosystem in ECOSYSTEMS.values() if not ecosystem.section)
 CURATED = tuple(ecosystem for ecosystem in ECOSYSTEMS.values() if ecosystem.has_ages)
 """Those that may have ages and quarantine of their own."""
-
-
-def section_name(ecosystem: Ecosystem) -> str:
-    """In the file."""
-    return ecosystem.config_name or ecosystem.id
 
 
 def _id_of(word: str) -> str | None:
@@ -43,7 +38,7 @@ def _settings() -> Iterator[Setting]:
     for name, section in SECTIONS_OF_CONFIG.items():
         yield from settings_of(section, name)
     for ecosystem in SERVED:
-        yield from settings_of(ecosystem.section, ecosystem.id, section_name(ecosystem))  # type: ignore[arg-type]
+        yield from settings_of(ecosystem.section, ecosystem.id, ecosystem.section_name)  # type: ignore[arg-type]
     yield Setting(
         REPOSITORIES.header, (), REPOSITORIES, "Repositories beside the default ones; see Repositories.", "repositories", is_live=True, default=()
     )
@@ -77,8 +72,8 @@ FORMAT_SETTINGS = tuple(
 
 def _formats_not_yet() -> Iterator[Setting]:
     for ecosystem in NOT_SERVED:
-        name, variable = section_name(ecosystem), ecosystem.variable or ecosystem.id.upper()
-        yield Setting(f"{name}.enabled", (f"NORA_{variable}_ENABLED",), Off(f"the format {name}"), "")
+        name = ecosystem.section_name
+        yield Setting(f"{name}.enabled", (f"{ecosystem.variables}ENABLED",), Off(f"the format {name}"), "")
 
 
 NOT_YET: tuple[Setting, ...] = (
@@ -86,8 +81,7 @@ NOT_YET: tuple[Setting, ...] = (
     Setting("retention.enabled", ("NORA_RETENTION_ENABLED",), Off("retention"), ""),
     Setting("circuit_breaker.enabled", ("NORA_CB_ENABLED",), Off("the circuit breaker"), ""),
     Setting("signing.enabled", ("NORA_SIGNING_ENABLED",), Off("signing of package indexes"), ""),
-    Setting("docker.upstreams", ("NORA_DOCKER_PROXIES", "NORA_DOCKER_UPSTREAMS"), Off("fetching from an upstream", ("",)), ""),
-    Setting("docker.default_action", ("NORA_DOCKER_DEFAULT_ACTION",), Off("refusing names by default", ("allow",)), ""),
+    *(setting for ecosystem in SERVED for setting in ecosystem.not_yet),
     Setting("", ("NORA_LOG_FILE",), Off("a log file (all lines go to stdout; send that where you want them)", ("",)), ""),
     *_formats_not_yet(),
 )
@@ -98,14 +92,14 @@ _OWNERS = [setting for setting in NOT_YET if setting.key.endswith((".enabled", "
 KEYS_NOT_YET = (
     *(setting.key[: setting.key.rindex(".") + 1] for setting in _OWNERS),
     *("tls.", "secrets.", "storage.s3_", "storage.gcs_", "storage.bucket", "server.proxy_coalesce"),
-    *("docker.proxy_timeout", "docker.read_timeout", "docker.metadata_ttl", "docker.serve_stale"),
+    *(f"{ecosystem.section_name}.{key}" for ecosystem in SERVED for key in ecosystem.keys_not_yet),
 )
 """Beginnings of keys of NORA that belong to features this version lacks."""
 
 VARIABLES_NOT_YET = (
     *(setting.env[0][: setting.env[0].rindex("_") + 1] for setting in _OWNERS),
     *("NORA_TLS_", "NORA_SECRETS_", "NORA_STORAGE_S3_", "NORA_STORAGE_GCS_", "NORA_STORAGE_BUCKET", "NORA_IMPORT_AUTH"),
-    *("NORA_DOCKER_PROXY_TIMEOUT", "NORA_DOCKER_READ_TIMEOUT", "NORA_DOCKER_METADATA_TTL", "NORA_DOCKER_SERVE_STALE"),
+    *(f"{ecosystem.variables}{key.upper()}" for ecosystem in SERVED for key in ecosystem.keys_not_yet),
 )
 """Beginnings of such variables."""
 

@@ -16,7 +16,7 @@ from noraflask.ecosystems.names import FLAT, Names
 from noraflask.ecosystems.ranges import ORDER, Language
 from noraflask.ecosystems.versions import RELEASE, Key, numbers_of, without_zeros
 from noraflask.errors import InvalidName, RepositoryUnknown
-from noraflask.settings import MIB, Switch, WholeNumber, setting
+from noraflask.settings import MIB, Off, Setting, Switch, WholeNumber, setting
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,10 @@ def _name_pattern(text: str) -> str:
 
 def _access_patterns(text: str) -> tuple[str, ...]:
     """As names; `library/*` is any one segment. A star in place of `library` or of a host stands for a part that the canonical name has."""
-    text = _without_hub(text.lower())
+    whole, text = text, _without_hub(text.lower())
     first, _, rest = text.partition("/")
+    if text == "*" != whole:
+        return (_ONE_SEGMENT,)
     if first != "library" or not rest:
         return (text,)
     if rest == "*":
@@ -135,6 +137,12 @@ ECOSYSTEM = Ecosystem(
     title="Docker and OCI",
     aliases=("oci",),
     section=DockerConfig,
+    not_yet=(
+        Setting("docker.upstreams", ("NORA_DOCKER_PROXIES", "NORA_DOCKER_UPSTREAMS"), Off("fetching from an upstream", ("",)), ""),
+        Setting("docker.default_action", ("NORA_DOCKER_DEFAULT_ACTION",), Off("refusing names by default", ("allow",)), ""),
+    ),
+    keys_not_yet=("proxy_timeout", "read_timeout", "metadata_ttl", "serve_stale"),
+    reserved=(*HUB_HOSTS, "library", "blobs", "manifests", "tags", "referrers", "uploads"),
     osv=("docker", "oci"),
     names=Names(
         "names of images have small letters, digits and . _ - / alone",

@@ -9,6 +9,7 @@ from typing import Any
 from noraflask.ecosystems.names import Names
 from noraflask.ecosystems.ranges import Language, Range, parse_range
 from noraflask.ecosystems.versions import MAX_VERSION, Key, as_written, cached_key, is_readable
+from noraflask.settings import Setting
 
 
 def _no_key(version: str) -> Key | None:
@@ -45,12 +46,28 @@ class Ecosystem:
     """Of that section, and as NORA's list of formats has it; empty: the id."""
     variable: str = ""
     """In NORA_<variable>_ENABLED; empty: the id in capitals."""
+    not_yet: tuple[Setting, ...] = ()
+    """Of NORA's section, what this version takes only switched off."""
+    keys_not_yet: tuple[str, ...] = ()
+    """Beginnings of keys of NORA's section that belong to features this version lacks, without the section."""
+    reserved: tuple[str, ...] = ()
+    """Words that name no repository, beside the id and the aliases: in the addresses of its clients they mean something else."""
     has_ages: bool = True
     """Ages and quarantine of its own may be set for it."""
     osv: tuple[str, ...] = ()
     """Its names in the OSV format, in small letters, without the suffix after ":"."""
     names: Names = field(default_factory=Names)
     versions: Versions = field(default_factory=Versions)
+
+    @property
+    def section_name(self) -> str:
+        """Of its section in the file."""
+        return self.config_name or self.id
+
+    @property
+    def variables(self) -> str:
+        """What the variables of its section begin with."""
+        return f"NORA_{self.variable or self.id.upper()}_"
 
     def parse_name(self, text: str) -> str:
         """What a client sent, as the canonical name. Raises InvalidName."""
