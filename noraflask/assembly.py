@@ -64,7 +64,7 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
     found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
-    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
+    staging = Staging(config.staging, incoming, config.formats["docker"].max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
@@ -94,7 +94,7 @@ def make_metrics(config: Config) -> NullMetrics:
 
 
 def enabled_repositories(config: Config) -> tuple[str, ...]:
-    return tuple(format.default.name for format in FORMATS if getattr(config, format.default.name).enabled)
+    return tuple(format.default.name for format in FORMATS if config.formats[format.default.name].enabled)
 
 
 def make_inventory(config: Config, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:

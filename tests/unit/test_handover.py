@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from noraflask.app import Snapshot
-from noraflask.config import AccessConfig, AccessRule, AuthConfig, RateLimitConfig
-from noraflask.config.model import OidcProvider, RoleRule
+from noraflask.config import AccessConfig, AccessRule, AuthConfig, OidcProvider, RateLimitConfig, RoleRule
 from noraflask.serve import handover as module
 from noraflask.serve.handover import Handover
 

@@ -114,7 +114,7 @@ def _add_freeze(parser: argparse.ArgumentParser) -> None:
 
 
 def _duration(text: str) -> float:
-    from noraflask.config.kinds import read_duration
+    from noraflask.settings.texts import read_duration
 
     try:
         return read_duration(text)

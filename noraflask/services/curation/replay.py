@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from noraflask.services.curation.ecosystems import canonical_format, canonical_pattern, parse_range
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation.explaining import stamp
 from noraflask.services.curation.ledger import Entry
-from noraflask.services.curation.model import FORMATS, Decision, Package
+from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.patterns import Pattern
 
 MOST_NAMED = 20
@@ -179,9 +179,10 @@ def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*")
 
     Names and versions may be spelled as the format allows. Raises ValueError for a format or a range that makes no sense.
     """
-    wanted = ANY if format == ANY else canonical_format(format)
+    ecosystem = find(format)
+    wanted = ANY if format == ANY else ecosystem.id if ecosystem else None
     if wanted is None:
-        raise ValueError(f"{format!r} is no format; say one of {', '.join(FORMATS)}, or * for all")
+        raise ValueError(f"{format!r} is no format; say one of {', '.join(ECOSYSTEMS)}, or * for all")
     if wanted == ANY and is_range(version):
         raise ValueError(f"{version!r} is a range, and each format has a range language of its own: name the format instead of *")
     queries = {} if wanted == ANY else {wanted: _Query(wanted, name, version)}
@@ -210,12 +211,13 @@ class _Query:
     """What is looked for, in the words of one format."""
 
     def __init__(self, format: str, name: str, version: str) -> None:
-        self.names = Pattern.parse(canonical_pattern(format, name, "name"))
+        ecosystem = ecosystem_of(format)
+        self.names = Pattern.parse(ecosystem.name_pattern(name))
         self._all = version in (ANY, "**")
-        self._range = parse_range(format, version) if is_range(version) else None
+        self._range = ecosystem.parse_range(version) if is_range(version) else None
         self._digest = version.lower() if version.lower().startswith(("sha256:", "sha512:")) else ""
         self._spelled = Pattern.parse(version)
-        self._canonical = Pattern.parse(canonical_pattern(format, version, "version"))
+        self._canonical = Pattern.parse(ecosystem.version_pattern(version))
 
     def means(self, entry: Entry) -> bool | None:
         """Whether this version is meant; None: it cannot be told, because the version is not known or cannot be compared."""
