@@ -41,7 +41,7 @@ def create_app(config: Config, storage: Storage | None = None) -> RegistryFlask:
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
     app.extensions[LOOKS] = {"docker": STOCK.look}
-    formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
+    formats = [format for format in FORMATS if config.formats[format.default.name].enabled]
     app.register_blueprint(setup.make_blueprint(page for format in formats for page in format.setup))
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)

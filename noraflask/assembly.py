@@ -69,7 +69,7 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     first = repositories_of(config, FORMATS)
     metrics = make_metrics(config, lambda: (live.state.repositories if live else first).names)
     found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
-    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
+    staging = Staging(config.staging, incoming, config.formats["docker"].max_upload_sessions, metrics=metrics)
     content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
     logins = make_logins(config, found, tokens, audit, metrics) if config.auth.enabled else None
@@ -109,7 +109,7 @@ def make_state(config: Config, policy: CurationPolicy, when: float, logins: Logi
 
 def repositories_of(config: Config, formats: Iterable[Format]) -> Repositories:
     """The default repository of each format that is switched on. Its name is the format's."""
-    sections = {format.default.name: getattr(config, format.default.name) for format in formats}
+    sections = {format.default.name: config.formats[format.default.name] for format in formats}
     return Repositories(Repository(id, id, settings=section, is_default=True) for id, section in sections.items() if section.enabled)
 
 

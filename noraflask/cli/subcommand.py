@@ -230,7 +230,16 @@ def _checked(password: str) -> str:
     return password
 
 
-# Tables for people.
+# What others wrote, for people.
+
+
+def print_line(text: str) -> None:
+    print(printable(text))
+
+
+def printable(text: str) -> str:
+    """Names and reasons come from outside: nothing in them may steer a terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from noraflask.config.kinds import read_duration
 from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessable
 from noraflask.services import state_folder
 from noraflask.services.auth.principal import Action, Source
@@ -24,6 +23,7 @@ from noraflask.services.curation.model import Package
 from noraflask.services.curation.rule_words import digests_of, seconds_of
 from noraflask.services.master_process import is_master
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerState
+from noraflask.settings.texts import read_duration
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
 from noraflask.web.context import note, principal, services, state, storage_look

@@ -13,7 +13,7 @@ import pytest
 
 from noraflask.cli import main
 from noraflask.cli import reload as reloading
-from noraflask.cli.curation import ALLOWLIST, BLOCKLIST, RULES, kind_of
+from noraflask.cli.curation.sources import ALLOWLIST, BLOCKLIST, RULES, kind_of
 from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
 from noraflask.config import ServerConfig, load

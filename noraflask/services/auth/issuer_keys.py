@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from noraflask.config.model import OidcProvider
+from noraflask.config import OidcProvider
 from noraflask.services.auth.discovery import FetchFailed, fetch_jwks
 from noraflask.services.auth.key_sets import KeySet, PublicKey, parse_object
 from noraflask.services.documents import Documents

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from noraflask.config.model import OidcProvider
+from noraflask.config import OidcProvider
 from noraflask.errors import Unauthenticated
 from noraflask.services.auth.issuer_keys import IssuerKeys, KeysUnavailable
 from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url, parse_object

@@ -1,7 +1,6 @@
 """Curation: what may be served. One gate, asked on indexes and on bytes; pure decisions; a policy that is replaced as a whole.
 
 model.py       Package, Rule, RuleSet, Decision: the words
-ecosystems.py  canonical names and versions, and the range language, of each format
 patterns.py    globs over names and versions, in linear time
 files.py       rule files to a RuleSet, every problem with file and line: nora_files.py reads the JSON, toml_tables.py and toml_rules.py the TOML,
                rule_words.py the single values

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from functools import cmp_to_key, partial
 from typing import Any
 
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation import deciding
-from noraflask.services.curation.ecosystems import canonical_format, canonical_name, canonical_version, compare
 from noraflask.services.curation.filters import Step
 from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.gate import ID_START, read_decision_id
-from noraflask.services.curation.model import FORMATS, Decision, Package
+from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 
 MOST_INSTEAD = 50
@@ -76,10 +76,10 @@ def parse_name(format: str, text: str) -> tuple[str, str | None]:
 
 
 def format_of(text: str) -> str:
-    found = canonical_format(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no format; say one of {', '.join(FORMATS)}")
-    return found
+    ecosystem = find(text)
+    if ecosystem is None:
+        raise ValueError(f"{text!r} is no format; say one of {', '.join(ECOSYSTEMS)}")
+    return ecosystem.id
 
 
 def question_of(
@@ -104,12 +104,13 @@ def question_of(
     else:
         format, name, told = parse_coordinate(words[0]) if len(words) == 1 else (format_of(words[0]), *parse_name(format_of(words[0]), words[1]))
         version = version or told
-        known = canonical_version(format, version) if version else None
-        question = Question(Package(format, canonical_name(format, name), known, repository or format), now if at is None else at)
+        ecosystem = ecosystem_of(format)
+        known = ecosystem.same_version(version) if version else None
+        question = Question(Package(format, ecosystem.same_name(name), known, repository or format), now if at is None else at)
     if age is not None:
         published = question.at - age
     package = replace(question.package, is_index=question.package.version is None, hosted=hosted, published=published, digests=digests)
-    return replace(question, package=package, among=tuple(canonical_version(package.format, other) for other in among))
+    return replace(question, package=package, among=tuple(map(ecosystem_of(package.format).same_version, among)))
 
 
 def explain(policy: Policy, question: Question, look: Look | None = None, frozen: Frozen | None = None) -> dict[str, Any]:
@@ -199,10 +200,11 @@ def _instead(policy: Policy, package: Package, question: Question, stored: Store
 
 def _order(format: str, a: str, b: str) -> int:
     """What cannot be compared, such as the tag `latest`, stands at the end."""
-    known = compare(format, a, b)
+    ecosystem = ecosystem_of(format)
+    known = ecosystem.compare(a, b)
     if known is not None:
         return known or (a > b) - (a < b)
-    ranks = [(compare(format, text, text) is not None, text) for text in (a, b)]
+    ranks = [(ecosystem.compare(text, text) is not None, text) for text in (a, b)]
     return (ranks[0] > ranks[1]) - (ranks[0] < ranks[1])
 
 

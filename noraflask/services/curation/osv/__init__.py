@@ -9,7 +9,7 @@ What a record says, and the rule that it becomes:
   a range with bounds           one rule for each interval, in the format's own range language; type GIT is not read
   neither, and malicious        the whole package; not malicious: undecided
 
-Undecided are also names, versions and bounds that no rule can say (stars, spaces, brackets) and ranges that ecosystems.parse_range() refuses: one
+Undecided are also names, versions and bounds that no rule can say (stars, spaces, brackets) and ranges that Ecosystem.parse_range() refuses: one
 of them in the file would make the server refuse the file. They are counted and listed, never dropped in silence.
 
 Malicious is a record with an id or alias `MAL-…`, with `database_specific.malicious-packages-origins`, or with CWE-506 (embedded malicious code) in

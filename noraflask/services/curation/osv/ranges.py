@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cmp_to_key
 from typing import Any, NamedTuple
 
-from noraflask.services.curation import ecosystems
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.osv.values import Malformed, list_in
 
 _BRACKETS = frozenset({"maven", "nuget"})
@@ -60,7 +60,7 @@ def _compare(format: str, a: str, b: str) -> int:
     """What cannot be compared stays where it is; the file is in order, as the schema asks."""
     if a == b or _is_zero(a) or _is_zero(b):
         return _is_zero(b) - _is_zero(a)
-    return ecosystems.compare(format, version_of(format, a), version_of(format, b)) or 0
+    return ecosystem_of(format).compare(version_of(format, a), version_of(format, b)) or 0
 
 
 def _is_zero(version: str) -> bool:
