@@ -20,6 +20,7 @@ from noraflask.formats import FORMATS
 from noraflask.formats.docker.stock import STOCK
 from noraflask.log import write_event
 from noraflask.services import Services
+from noraflask.services.audit import Record
 from noraflask.services.auth.rules import Policy
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
@@ -177,7 +178,7 @@ class SyncFlask(Flask):
             )
         except ConfigError as error:
             self.services.reloads.failed()
-            self.services.audit.record("reload", "operator", detail=error.problems[0], outcome="failed")
+            self.services.audit.record(Record("reload", "operator", detail=error.problems[0], outcome="failed"))
             raise
         for warning in (*config.warnings, *rules.warnings):
             reload_log.warning("%s", warning)
@@ -203,7 +204,7 @@ class SyncFlask(Flask):
         policy = Policy.of(replace(found.config, auth=auth, access=snapshot.access), formats_of_repositories())
         found.access.adopt(policy)
         if not self.in_worker:
-            found.audit.record("reload", "operator", detail=f"access {policy.fingerprint} curation {curation.fingerprint}")
+            found.audit.record(Record("reload", "operator", detail=f"access {policy.fingerprint} curation {curation.fingerprint}"))
         logins = found.logins
         if logins is None:
             return

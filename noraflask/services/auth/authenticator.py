@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from noraflask.config import AuthConfig
 from noraflask.errors import TooManyLogins, Unauthenticated
-from noraflask.services.audit import Audit
+from noraflask.services.audit import Audit, Record
 from noraflask.services.auth import signing
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.oidc import Oidc, OidcRefused, looks_like_jwt
@@ -289,7 +289,7 @@ class Authenticator:
         if reason == "locked_out" and not self._is_news(client, account):
             return
         log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
-        self._audit.record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id)
+        self._audit.record(Record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id))
 
     def _is_news(self, client: str, account: str) -> bool:
         """Whoever waits and tries on is not told of each time: that would fill disks."""
@@ -314,7 +314,7 @@ class Authenticator:
                 self._seen.clear()
             self._seen[place] = self._clock()
         client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
-        self._audit.record("login", principal.name, source=principal.source.value, client=client, request_id=request_id)
+        self._audit.record(Record("login", principal.name, source=principal.source.value, client=client, request_id=request_id))
         method = "bearer" if principal.bearer is not None else principal.source.value
         self._metrics.count(catalogue.LOGINS, method if method in METHODS else "other", "ok")
 

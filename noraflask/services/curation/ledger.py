@@ -24,6 +24,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from noraflask.services.append_file import AppendFile
 from noraflask.services.curation.model import Package
 
 AGAIN_SECONDS = 600
@@ -81,7 +82,8 @@ class Ledger:
         self._folder = folder
         self._days = days
         self._clock = clock
-        self._file = _File(folder)
+        self._file = AppendFile()
+        self._file_name, self._named_by = "", 0  # process id
         self._pid = os.getpid()
         self._recent: dict[tuple[str | None, ...], float] = {}
         self._waiting: list[tuple[Any, ...]] = []
@@ -151,13 +153,19 @@ class Ledger:
             if lost:
                 self._failed(lost, ValueError("it cannot be put in words"))
             lost = len(good)
-            self._file.append(day, b"".join(good), int(self._clock() * 1000))
+            self._file.append(self._path(day), b"".join(good), self._clock())
         except Exception as error:
             self._recent = {}  # what was lost is noted when it is served again
             self._failed(lost - self._file.whole_lines, error)
         else:
             if self._unreported and good:
                 self._report("is written again", logging.INFO)
+
+    def _path(self, day: int) -> Path:
+        """This process's file of that day."""
+        if self._named_by != os.getpid():
+            self._file_name, self._named_by = f"{_host()}-{os.getpid()}-{int(self._clock() * 1000)}{SUFFIX}", os.getpid()
+        return self._folder / _day_name(day) / self._file_name
 
     def _failed(self, lines: int, error: Exception) -> None:
         self.lost += lines
@@ -218,58 +226,6 @@ class Ledger:
         except OSError as error:
             log.warning("the ledger (%s) cannot be looked through for old days: %s; look to the rights there", self._folder, error.strerror or error)
         return gone
-
-
-class _File:
-    """This process's file of one day, opened when the first line comes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.whole_lines = 0
-        """How many lines of the last append were written to their ends."""
-        self._folder = folder
-        self._name = ""
-        self._descriptor = -1
-        self._opened_for = (0, -1)  # process id, day
-        self._torn = False
-
-    def __del__(self) -> None:
-        self.close()
-
-    def append(self, day: int, data: bytes, now_ms: int) -> None:
-        self.whole_lines = 0
-        if self._opened_for != (os.getpid(), day) or self._was_removed():
-            self._open(day, now_ms)
-        if self._torn:
-            _write_all(self._descriptor, b"\n")  # ends what a full disk cut off, so that it takes no other line with it
-            self._torn = False
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError:
-            written = data[: len(data) - len(rest)]
-            self.whole_lines = written.count(b"\n")
-            self._torn = bool(written) and not written.endswith(b"\n")
-            raise
-
-    def _open(self, day: int, now_ms: int) -> None:
-        if self._opened_for[0] != os.getpid():
-            self._name = f"{_host()}-{os.getpid()}-{now_ms}{SUFFIX}"
-        self.close()
-        path = self._folder / _day_name(day) / self._name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._opened_for = (os.getpid(), day)
-        size = os.fstat(self._descriptor).st_size
-        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
-
-    def _was_removed(self) -> bool:
-        return self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
 
 
 def read(folder: Path, since: float, until: float | None = None) -> Iterator[Entry]:
@@ -361,8 +317,3 @@ def _day_name(day: int) -> str:
 def _host() -> str:
     name = "".join(character if character.isascii() and (character.isalnum() or character in ".-") else "_" for character in socket.gethostname())
     return name[:64].lstrip(".") or "host"
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
