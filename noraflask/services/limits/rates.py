@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from noraflask.config import RateLimitConfig
 from noraflask.errors import NoraError, RateLimited, RateLimiterAway
-from noraflask.services.clients import network_of
+from noraflask.services.client_network import network_of
 from noraflask.services.limits.bucket import Bucket, Taken
 from noraflask.services.limits.strategy import TokenBucket
 from noraflask.services.metrics import catalogue

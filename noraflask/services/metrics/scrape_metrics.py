@@ -19,7 +19,7 @@ from noraflask.services.auth.lockout import Lockout
 from noraflask.services.curation.gate import Curation
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
-from noraflask.services.metrics.memory import memory_limit
+from noraflask.services.memory_limit import memory_limit
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 
