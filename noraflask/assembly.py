@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 
 from flask import Flask
@@ -100,9 +101,10 @@ def enabled_repositories(config: Config) -> tuple[str, ...]:
 def make_inventory(config: Config, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
     enabled = enabled_repositories(config)
 
-    def names() -> dict[str, int]:
-        found = ((format.stock, format.default.name) for format in FORMATS if format.default.name in enabled)
-        return {name: sum(1 for _ in stock.names(content, name)) for stock, name in found}
+    def names() -> Iterator[tuple[str, Iterable[str]]]:
+        for format in FORMATS:
+            if format.default.name in enabled:
+                yield format.default.name, format.stock.names(content, format.default.name)
 
     return Inventory(storage, metrics.files.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 

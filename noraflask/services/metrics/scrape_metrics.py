@@ -136,17 +136,17 @@ class ScrapeMetrics:
         yield counter("nora_auth_lockouts_total", "Logins refused unseen, because of wrong ones before.", (), [((), counts["refused"])])
 
     def _stock(self) -> Iterator[Metric]:
-        stock = self.inventory.current()
-        artifacts, names = stock.artifacts or {}, self.repositories()
+        totals = self.inventory.current()
+        artifacts, names = totals.artifacts or {}, self.repositories()
         yield gauge("nora_artifacts_total", "Names that hold artifacts.", ("registry",), [((name,), artifacts.get(name, 0)) for name in names])
         places = (*names, "total") if len(names) == 1 else ("total",)
         yield gauge(
-            "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), stock.bytes) for place in places]
+            "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), totals.bytes) for place in places]
         )
-        yield gauge("nora_storage_objects", "Stored contents.", (), [((), stock.objects)])
-        tokens = [(("valid",), float(stock.tokens)), (("expiring",), float(stock.tokens_expiring))]
+        yield gauge("nora_storage_objects", "Stored contents.", (), [((), totals.objects)])
+        tokens = [(("valid",), float(totals.tokens)), (("expiring",), float(totals.tokens_expiring))]
         yield gauge("nora_auth_tokens", "API tokens that have not expired; expiring: within 7 days.", ("state",), tokens)
-        yield gauge("nora_inventory_timestamp_seconds", "When these were counted; 0: not yet.", (), [((), stock.counted_at)])
+        yield gauge("nora_inventory_timestamp_seconds", "When these were counted; 0: not yet.", (), [((), totals.counted_at)])
 
     def _of_nora(self) -> Iterator[Metric]:
         """Of what this version does not do yet; see catalogue.py."""
