@@ -1,4 +1,4 @@
-"""Failed logins, counted for all workers of a server, and who has to wait before another password is looked at.
+"""Failed logins, counted for all workers of a server, and who has to wait before another password is checked.
 
 pair     client and account: from the 5th different wrong password on it waits 2^(n-5) seconds
 client   whatever the account: from the 50th within half an hour on it waits 2^(n-50) seconds
@@ -73,7 +73,7 @@ class Lockout:
         return {"failures": failures, "repeated": repeated, "refused": refused}
 
     def check(self, client: str, account: str) -> None:
-        """Raises LockedOut when no password of this client for this account may be looked at now."""
+        """Raises LockedOut when no password of this client for this account may be checked now."""
         if not self.active:
             return
         keys = self._keys(client, account)

@@ -107,7 +107,7 @@ class ScrapeMetrics:
     def _uploads(self) -> Iterator[Metric]:
         staging = self.staging
         yield gauge("nora_upload_sessions", "Unfinished uploads.", (), [((), staging.open_sessions())])
-        yield gauge("nora_upload_sessions_max", "docker.max_upload_sessions.", (), [((), staging.max_sessions)])
+        yield gauge("nora_upload_sessions_max", "How many there may be.", (), [((), staging.max_sessions)])
         yield gauge("nora_staging_bytes", "What unfinished uploads take of the temporary folder.", (), [((), staging.taken_bytes())])
         yield gauge("nora_staging_budget_bytes", "staging.budget_bytes.", (), [((), staging.budget_bytes)])
 
@@ -174,7 +174,7 @@ class Usage:
 
     @staticmethod
     def of(pid: int) -> Usage | None:
-        """None when it is gone."""
+        """None when the process has ended."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
