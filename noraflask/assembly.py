@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import import_module
 
 from flask import Flask
@@ -127,8 +127,9 @@ def make_metrics(config: Config, names: Callable[[], Collection[str]]) -> NullMe
 def make_inventory(live: Live, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
     stocks = {format.default.name: format.stock for format in FORMATS}
 
-    def names() -> dict[str, int]:
-        return {one.name: sum(1 for _ in stocks[one.format].names(content, one.name)) for one in live.state.repositories}
+    def names() -> Iterator[tuple[str, Iterable[str]]]:
+        for one in live.state.repositories:
+            yield one.name, stocks[one.format].names(content, one.name)
 
     return Inventory(storage, metrics.files.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 

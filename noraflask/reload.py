@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from noraflask.assembly import make_state
 from noraflask.config import Config, ConfigError, reload, restart_only
 from noraflask.services import Services
+from noraflask.services.audit import Record
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
 from noraflask.services.curation.policy import Policy
@@ -44,7 +45,7 @@ def read_again(services: Services) -> tuple[Snapshot, bytes]:
         check_flips(config.curation, rules, before.policy, Policy.from_buffer(data), served, now)
     except ConfigError as error:
         services.reloads.failed()
-        services.audit.record("reload", "operator", detail=error.problems[0], outcome="failed")
+        services.audit.record(Record("reload", "operator", detail=error.problems[0], outcome="failed"))
         raise
     for warning in (*config.warnings, *rules.warnings):
         log.warning("%s", warning)
@@ -80,4 +81,4 @@ def succeeded(services: Services, before: State) -> None:
     if state.limits != before.limits:
         limits_log.info("%s", services.limits.describe(state.limits))
     detail = f"access {state.access.policy.fingerprint} curation {state.policy.fingerprint}"
-    services.audit.record("reload", "operator", detail=detail)
+    services.audit.record(Record("reload", "operator", detail=detail))

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Request, current_app, request
 
 from noraflask.services import Services
+from noraflask.services.audit import Record
 from noraflask.services.auth.principal import ANONYMOUS, Action, Principal
 from noraflask.services.state import State
 from noraflask.web.peers import client_address
@@ -116,13 +117,15 @@ def note(action: str, artifact: str = "", detail: str = "", outcome: str = "ok",
     """A record in the audit log, with what every record has: who, in which repository, from where."""
     who, environ, here = actor or principal(), request.environ, services()
     here.audit.record(
-        action,
-        who.name,
-        artifact=artifact,
-        registry=repository_name() if registry is None else registry,
-        detail=detail,
-        outcome=outcome,
-        source=who.source.value,
-        client=client_address(environ, state().config.server.trusted_proxies),
-        request_id=environ.get("nora.request_id", ""),
+        Record(
+            action,
+            who.name,
+            artifact=artifact,
+            registry=repository_name() if registry is None else registry,
+            detail=detail,
+            outcome=outcome,
+            source=who.source.value,
+            client=client_address(environ, state().config.server.trusted_proxies),
+            request_id=environ.get("nora.request_id", ""),
+        )
     )

@@ -243,20 +243,6 @@ def test_open_files_that_cannot_be_read():
     assert only(machine.descriptors(ServerConfig(), "", "this shell")).verdict == WARNING
 
 
-def test_the_memory_limit_of_a_cgroup_and_those_above(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "memory" / "docker").mkdir(parents=True)
-    (tmp_path / "a" / "memory.max").write_text(f"{512 * MIB}\n")
-    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
-    (tmp_path / "memory" / "docker" / "memory.limit_in_bytes").write_text(f"{256 * MIB}\n")
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert machine.memory_limit("0::/a/b\n", tmp_path) == 512 * MIB
-    assert machine.memory_limit("0::/\n", tmp_path) is None
-    assert machine.memory_limit("4:memory:/docker\n0::/\n", tmp_path) == 256 * MIB
-    assert machine.memory_limit("4:memory:/other\n", tmp_path) is None
-    assert machine.memory_limit("", tmp_path) is None
-
-
 @pytest.mark.parametrize(
     ("limit", "in_memory", "verdict"), [(None, True, OK), (512 * MIB, True, OK), (256 * MIB, True, WRONG), (256 * MIB, False, OK)]
 )

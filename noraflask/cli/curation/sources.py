@@ -36,8 +36,8 @@ def policy_of(curation: CurationConfig) -> Policy:
 
 def freeze_of(storage: Any) -> Freeze:
     from noraflask.assembly import CURATION
-    from noraflask.services.documents import Documents
     from noraflask.services.curation.freeze import Freeze
+    from noraflask.services.documents import Documents
 
     return Freeze(Documents(storage, f"{CURATION}/"))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noraflask.services.audit import Audit
+from noraflask.services.audit import Audit, Record
 from noraflask.services.auth.credentials import is_secret
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.principal import Principal, Source
@@ -65,7 +65,7 @@ class Logins:
         if reason == "locked_out" and not self.is_news(client, account):
             return
         log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
-        self.audit.record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id)
+        self.audit.record(Record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id))
 
     def is_news(self, client: str, account: str) -> bool:
         """Whoever waits and tries on is not told of each time: that would fill disks."""
@@ -90,7 +90,7 @@ class Logins:
                 self.seen.clear()
             self.seen[place] = self.clock()
         client, request_id = self.client_of(environ), environ.get("nora.request_id", "")
-        self.audit.record("login", principal.name, source=principal.source.value, client=client, request_id=request_id)
+        self.audit.record(Record("login", principal.name, source=principal.source.value, client=client, request_id=request_id))
         method = "bearer" if principal.bearer is not None else principal.source.value
         self.metrics.count(catalogue.LOGINS, method if method in METHODS else "other", "ok")
 

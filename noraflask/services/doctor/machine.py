@@ -15,6 +15,7 @@ from noraflask.errors import NoraError
 from noraflask.keys import Key
 from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.services.master_process import PROC, count_workers, find_masters
+from noraflask.services.memory_limit import cgroup_limit
 from noraflask.storage import Storage
 
 MIB = 1024 * 1024
@@ -248,24 +249,6 @@ def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Findi
         yield warning("open files", "the limit cannot be read")
 
 
-def memory_limit(cgroup: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The least limit of a cgroup and those above it, in bytes; `cgroup`: the text of /proc/<pid>/cgroup. None: no limit."""
-    found = []
-    for line in cgroup.splitlines():
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        folder = top / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            if not place.is_relative_to(top):
-                break
-            with contextlib.suppress(OSError, ValueError):
-                found.append(int((place / name).read_text()))
-    least = min(found, default=1 << 62)
-    return least if least < 1 << 60 else None  # version 1 writes "no limit" as a number
-
-
 def memory(config: Config, limit: int | None, staging_in_memory: bool) -> Iterator[Finding]:
     staged = config.staging.budget_bytes if staging_in_memory else 0
     needed = MASTER_BYTES + config.server.workers * WORKER_BYTES + staged
@@ -290,7 +273,7 @@ def process_limits(config: Config) -> Iterator[Finding]:
     whose = f"the server, pid {running.pid}" if running else "this shell"
     yield from descriptors(config.server, Path(place, "limits").read_text(), whose)
     in_memory = config.staging.path.is_dir() and mount_here(config.staging.path).kind in MEMORY_FILE_SYSTEMS
-    yield from memory(config, memory_limit(Path(place, "cgroup").read_text()), in_memory)
+    yield from memory(config, cgroup_limit(Path(place, "cgroup").read_text()), in_memory)
     if running and running.workers != config.server.workers:
         yield warning("workers", f"{running.workers} are running, server.workers is {config.server.workers}", "restart the server")
     elif running:

@@ -1,4 +1,4 @@
-"""May this client ask once more? What is asked for each request, by tier, and what is told of refusals."""
+"""May this client ask once more? The question for each request, by tier, and the answer, headers and log line of a refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from noraflask.config import RateLimitConfig
 from noraflask.errors import NoraError, RateLimited, RateLimiterAway
-from noraflask.services.clients import network_of
+from noraflask.services.client_network import network_of
 from noraflask.services.limits.bucket import Bucket, Taken
 from noraflask.services.limits.strategy import TokenBucket
 from noraflask.services.metrics import catalogue
@@ -76,7 +76,7 @@ class RateLimits:
         self._here, self._redis, self._clock = here, redis, clock
         self._metrics = metrics or NullMetrics()
         shared = memoryview(mmap.mmap(-1, 16)).cast("d")
-        self._away, self._warned = shared[:1], shared[1:]  # whether Redis did not answer the last time; when a failure was told last
+        self._away, self._warned = shared[:1], shared[1:]  # whether Redis did not answer the last time; when a failure was logged last
         self._warned[0] = -math.inf
 
     def describe(self, limits: Limits) -> str:
@@ -108,7 +108,7 @@ class RateLimits:
 
     def _patiently(self, limits: Limits, bucket: Bucket, network: str, taken: Taken | None) -> Taken | None:
         """Wait for the next token, where that is soon and a seat is free. So a client that asks one thing after another, however fast, is slowed
-        down and not refused: the Docker engine, for one, gives up at its first 429. No more requests pass than without it.
+        down and not refused: some clients give up at their first 429. No more requests pass than without it.
         """
         if not self._seats.acquire(blocking=False):
             return taken

@@ -19,7 +19,7 @@ from noraflask.services.auth.lockout import Lockout
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
-from noraflask.services.metrics.memory import memory_limit
+from noraflask.services.memory_limit import memory_limit
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.services.state import Live
@@ -109,7 +109,7 @@ class ScrapeMetrics:
     def _uploads(self) -> Iterator[Metric]:
         staging = self.staging
         yield gauge("nora_upload_sessions", "Unfinished uploads.", (), [((), staging.open_sessions())])
-        yield gauge("nora_upload_sessions_max", "docker.max_upload_sessions.", (), [((), staging.max_sessions)])
+        yield gauge("nora_upload_sessions_max", "How many there may be.", (), [((), staging.max_sessions)])
         yield gauge("nora_staging_bytes", "What unfinished uploads take of the temporary folder.", (), [((), staging.taken_bytes())])
         yield gauge("nora_staging_budget_bytes", "staging.budget_bytes.", (), [((), staging.budget_bytes)])
 
@@ -138,17 +138,17 @@ class ScrapeMetrics:
         yield counter("nora_auth_lockouts_total", "Logins refused unseen, because of wrong ones before.", (), [((), counts["refused"])])
 
     def _stock(self) -> Iterator[Metric]:
-        stock = self.inventory.current()
-        artifacts, names = stock.artifacts or {}, self.repositories()
+        totals = self.inventory.current()
+        artifacts, names = totals.artifacts or {}, self.repositories()
         yield gauge("nora_artifacts_total", "Names that hold artifacts.", ("registry",), [((name,), artifacts.get(name, 0)) for name in names])
         places = (*names, "total") if len(names) == 1 else ("total",)
         yield gauge(
-            "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), stock.bytes) for place in places]
+            "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), totals.bytes) for place in places]
         )
-        yield gauge("nora_storage_objects", "Stored contents.", (), [((), stock.objects)])
-        tokens = [(("valid",), float(stock.tokens)), (("expiring",), float(stock.tokens_expiring))]
+        yield gauge("nora_storage_objects", "Stored contents.", (), [((), totals.objects)])
+        tokens = [(("valid",), float(totals.tokens)), (("expiring",), float(totals.tokens_expiring))]
         yield gauge("nora_auth_tokens", "API tokens that have not expired; expiring: within 7 days.", ("state",), tokens)
-        yield gauge("nora_inventory_timestamp_seconds", "When these were counted; 0: not yet.", (), [((), stock.counted_at)])
+        yield gauge("nora_inventory_timestamp_seconds", "When these were counted; 0: not yet.", (), [((), totals.counted_at)])
 
     def _of_nora(self) -> Iterator[Metric]:
         """Of what this version does not do yet; see catalogue.py."""
@@ -176,7 +176,7 @@ class Usage:
 
     @staticmethod
     def of(pid: int) -> Usage | None:
-        """None when it is gone."""
+        """None when the process has ended."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
