@@ -9,7 +9,7 @@ from noraflask import reload
 from noraflask.assembly import enabled_repositories, make_services
 from noraflask.config import Config
 from noraflask.formats import FORMATS
-from noraflask.formats.docker import stored
+from noraflask.formats.docker.stock import STOCK
 from noraflask.log import write_event
 from noraflask.reload import Snapshot
 from noraflask.services import Services
@@ -39,7 +39,7 @@ def create_app(config: Config, storage: Storage | None = None) -> RegistryFlask:
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
     app.register_blueprint(setup.bp)
-    app.extensions[LOOKS] = {"docker": stored.find}
+    app.extensions[LOOKS] = {"docker": STOCK.look}
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)

@@ -16,7 +16,6 @@ from noraflask.formats import FORMATS, Format
 from noraflask.services import Services
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
-from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.logins import Logins
 from noraflask.services.auth.oidc import Oidc
@@ -31,6 +30,7 @@ from noraflask.services.curation.gate import Curation, Permits
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.policy import Policy as CurationPolicy
+from noraflask.services.documents import Documents
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
 from noraflask.services.limits.rates import Limits, RateLimits
@@ -46,7 +46,6 @@ from noraflask.services.staging import Staging
 from noraflask.services.state import Live, State, fingerprint_of
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
-from noraflask.storage.memory import MemoryStorage
 from noraflask.web.peers import client_address
 
 DAY = 86400
@@ -61,7 +60,7 @@ metrics_log = logging.getLogger("nora.metrics")
 
 def make_services(config: Config, storage: Storage | None) -> Services:
     plain = storage or DiskStorage(config.storage.path)
-    incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
+    incoming = plain.abilities.incoming or tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
     found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
@@ -69,20 +68,19 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     tokens = make_tokens(config, found)
     logins = make_logins(config, found, tokens, audit, metrics) if config.auth.enabled else None
     now = time.time()
-    live = Live(make_state(config, read_policy(config, now), now, content, logins))
+    live = Live(make_state(config, read_policy(config, now), now, logins))
     curation = Curation(make_ledger(config), Freeze(Documents(found, f"{CURATION}/")))
     reloads = Reloads()
     reloads.succeeded(live.state.policy.fingerprint, live.state.fingerprint, at_start=True)
     chores = (tokens.flush, tokens.sweep) if logins else (lambda: None, lambda: None)
-    probe = plain.probe if isinstance(plain, DiskStorage | MemoryStorage) else lambda: None
     limits = make_limits(config.rate_limit, metrics, config.server.threads)
     limits_log.info("%s", limits.describe(live.state.limits))
-    health = Health(staging, probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
+    health = Health(staging, plain.abilities.probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
     inventory = make_inventory(live, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
     return Services(config, live, content, staging, health, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
 
 
-def make_state(config: Config, policy: CurationPolicy, when: float, content: Content, logins: Logins | None, before: State | None = None) -> State:
+def make_state(config: Config, policy: CurationPolicy, when: float, logins: Logins | None, before: State | None = None) -> State:
     """Whatever could fail fails here; to take the state over is one assignment. `before`: the one in whose place it comes."""
     if before is not None and policy.fingerprint == before.policy.fingerprint:
         policy = before.policy
@@ -95,7 +93,7 @@ def make_state(config: Config, policy: CurationPolicy, when: float, content: Con
         policy=policy,
         permits=Permits(policy),
         limits=Limits.of(config.rate_limit),
-        authenticator=make_authenticator(config, access, content, logins, before.authenticator if before else None) if logins else None,
+        authenticator=make_authenticator(config, access, logins, before.authenticator if before else None) if logins else None,
         when=when,
         policy_when=before.policy_when if before is not None and policy is before.policy else when,
         keeps_ledger=config.curation.ledger and policy.settings.mode != "off",
@@ -125,10 +123,10 @@ def enabled_repositories(config: Config) -> tuple[str, ...]:
 
 
 def make_inventory(live: Live, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
-    count = {format.default.name: format.count_names for format in FORMATS}
+    stocks = {format.default.name: format.stock for format in FORMATS}
 
     def names() -> dict[str, int]:
-        return {repository.name: count[repository.format](content, repository.name) for repository in live.state.repositories}
+        return {repository.name: sum(1 for _ in stocks[repository.format].names(content, repository.name)) for repository in live.state.repositories}
 
     return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
@@ -170,10 +168,11 @@ def make_logins(config: Config, storage: Storage, tokens: Tokens, audit: Audit, 
     users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
     users.start()
     signer.start()
-    return Logins(users, tokens, signer, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics)
+    issuer_keys = Documents(storage, f"{AUTH}/jwks/")
+    return Logins(users, tokens, signer, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics, issuer_keys=issuer_keys)
 
 
-def make_authenticator(config: Config, access: Access, content: Content, logins: Logins, before: Authenticator | None) -> Authenticator:
+def make_authenticator(config: Config, access: Access, logins: Logins, before: Authenticator | None) -> Authenticator:
     """With the issuers' keys of the one before, where its issuers are the same."""
     auth = config.auth
 
@@ -183,7 +182,7 @@ def make_authenticator(config: Config, access: Access, content: Content, logins:
     if before is not None and issuers_of(auth) == issuers_of(before.config):
         return Authenticator(auth, before.oidc.by(accepts), logins)
     providers, leeway, cache = issuers_of(auth)
-    return Authenticator(auth, Oidc(providers, leeway, cache, content, accepts=accepts), logins)
+    return Authenticator(auth, Oidc(providers, leeway, cache, logins.issuer_keys, accepts=accepts), logins)
 
 
 def issuers_of(auth: AuthConfig) -> tuple[tuple[OidcProvider, ...], int, int]:

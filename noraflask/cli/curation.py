@@ -322,12 +322,12 @@ def _storage_parts(config: Config) -> Iterator[tuple[Look | None, Freeze | None]
     if not config.storage.path.is_dir():
         yield None, None
         return
-    from noraflask.formats.docker import stored
+    from noraflask.formats.docker.stock import STOCK
     from noraflask.services.content import Content
 
     with storage_of(config) as storage:
         content = Content(storage)
-        yield partial(_look, partial(stored.find, content)), _freeze_of(storage)
+        yield partial(_look, partial(STOCK.look, content)), _freeze_of(storage)
 
 
 def _look(images: Look, package: Package, judge: Callable[[Package], Decision]) -> Any:
@@ -336,8 +336,8 @@ def _look(images: Look, package: Package, judge: Callable[[Package], Decision]) 
 
 def _freeze_of(storage: Any) -> Freeze:
     from noraflask.assembly import CURATION
-    from noraflask.services.auth.documents import Documents
     from noraflask.services.curation.freeze import Freeze
+    from noraflask.services.documents import Documents
 
     return Freeze(Documents(storage, f"{CURATION}/"))
 

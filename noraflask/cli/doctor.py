@@ -162,14 +162,14 @@ def _secret(path: Path) -> str:
 
 def _forget(config: Config, name: str) -> None:
     """The name of a removed canary, where this machine keeps the storage: over HTTP a repository without images stays on the list."""
-    from noraflask.formats.docker import protocol
+    from noraflask.formats.docker.protocol import keys
 
     folder = config.storage.path / "docker" / name
     with contextlib.suppress(OSError, Failed), storage_of(config) as storage:
         places = [(place, files) for place, _, files in os.walk(folder, topdown=False)]
         if not places or any(files for _, files in places):
             return  # it is another machine's, or something of it could not be removed
-        storage.delete(protocol.name_pointer("docker", name))
+        storage.delete(keys.name_pointer("docker", name))
         for place in (*(place for place, _ in places), str(folder.parent)):
             with contextlib.suppress(OSError):
                 os.rmdir(place)

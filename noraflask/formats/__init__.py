@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Blueprint
 
-from noraflask.formats.docker import protocol as oci
-from noraflask.formats.docker import stored
-from noraflask.formats.docker.routes import bp as oci_blueprint
-from noraflask.formats.docker.routes import challenge as oci_challenge
-from noraflask.services.content import Content
+from noraflask.formats.docker.protocol.answers import API_HEADERS, render_error
+from noraflask.formats.docker.routes import bp as docker_blueprint
+from noraflask.formats.docker.stock import STOCK as docker_stock
+from noraflask.formats.docker.tokens import challenge as docker_challenge
+from noraflask.services.stock import Stock
 from noraflask.web.context import Challenge, Repository
 from noraflask.web.errors import Renderer
 
@@ -25,10 +24,9 @@ class Format:
     """On every answer below the mount."""
     challenge: Challenge
     """What a client is asked for that has no valid credentials."""
-    count_names: Callable[[Content, str], int]
-    """How many names a repository has."""
+    stock: Stock
     default: Repository
     """The repository that exists without configuration."""
 
 
-FORMATS = (Format(oci_blueprint, oci.render_error, oci.API_HEADERS, oci_challenge, stored.count_names, Repository("docker", "oci", "/v2")),)
+FORMATS = (Format(docker_blueprint, render_error, API_HEADERS, docker_challenge, docker_stock, Repository("docker", "oci", "/v2")),)

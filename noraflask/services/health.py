@@ -24,7 +24,7 @@ class Health:
     def __init__(
         self,
         staging: Staging,
-        probe_storage: Callable[[], None],
+        probe_storage: Callable[[], object],
         lock_folder: str,
         stall_seconds: float,
         each_round: Callable[[], object] = lambda: None,
@@ -105,7 +105,7 @@ class Health:
             log.info("removed %d abandoned uploads", removed)
 
 
-def _outcome(check: Callable[[], None]) -> str:
+def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
     except NoraError as problem:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from noraflask.errors import NoraError
-from noraflask.keys import Key
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.storage import Storage
@@ -74,10 +73,9 @@ class Inventory:
         """Count, and write it down. Raises what storage raises."""
         began = time.monotonic()
         objects = total = 0
-        for name in self._storage.list("blobs/"):
-            found = self._storage.stat(Key.trusted(name))
-            if found is not None:
-                objects, total = objects + 1, total + found.size
+        for entry in self._storage.list("blobs/"):
+            if entry.info is not None:
+                objects, total = objects + 1, total + entry.info.size
             if not objects % BREATH:
                 time.sleep(0.001)
         now = self._clock()

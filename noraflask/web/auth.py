@@ -13,7 +13,7 @@ from noraflask.services.auth.credentials import is_secret
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import describe, describe_limits
 from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
-from noraflask.services.staging import read_body
+from noraflask.services.upload import read_body
 from noraflask.web.access import ADMIN, PUBLIC, access
 from noraflask.web.addresses import as_seen
 from noraflask.web.context import PRINCIPAL, note, principal, repositories, services, state

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from noraflask.digest import Digest
-from noraflask.formats.docker.protocol import DOCKER_MANIFEST, OCI_MANIFEST
+from noraflask.formats.docker.protocol.media_types import DOCKER_MANIFEST, OCI_MANIFEST
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import Curation, read_decision_id
 from noraflask.services.curation.ledger import read
@@ -56,7 +56,7 @@ class Curated(Registry):
         self.services = self.app.services  # type: ignore[attr-defined]
         self.curation: Curation = self.services.curation
         self.curation._clock = self.curation.ledger._clock = self.clock
-        self.curation.freeze._clock = self.clock
+        self.curation.freeze._clock = self.services.content.now = self.clock
 
     def fill(self) -> Curated:
         self.amd, self.arm = (self.push_image("app", layers=(b"base", layer)) for layer in (b"amd", b"arm"))
@@ -363,8 +363,7 @@ def test_integrity(curated):
 # Ages, pins, exceptions.
 
 
-def test_images_ripen_only_when_hosted_ones_are_meant(curated, monkeypatch):
-    monkeypatch.setattr(curated.services.content, "modified", lambda key: NOW if curated.services.content.exists(key) else None)
+def test_images_ripen_only_when_hosted_ones_are_meant(curated):
     curated.rules(min_release_age=7 * DAY)
     assert curated.readable() == ALL
     curated.rules(min_release_age=7 * DAY, hosted=True)
@@ -378,8 +377,7 @@ def test_images_ripen_only_when_hosted_ones_are_meant(curated, monkeypatch):
     assert curated.readable() == ALL
 
 
-def test_an_age_rule_for_one_name(curated, monkeypatch):
-    monkeypatch.setattr(curated.services.content, "modified", lambda key: NOW if curated.services.content.exists(key) else None)
+def test_an_age_rule_for_one_name(curated):
     curated.rules(table("age", name="other", min_release_age="1d"), hosted=True)
     assert curated.readable() == ALL
     assert curated.status("other/manifests/1", "GET") == 403

@@ -146,6 +146,31 @@ def test_if_none_match(registry, blob, method, header, status):
         assert "Content-Range" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("{etag}", 206), ("*", 206), ('"a", {etag}', 206), ("W/{etag}", 412), ('"a"', 412), ("", 412), ("{bare}", 412)],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_if_match(registry, blob, method, header, status):
+    """RFC 9110, 13.1.1: the strong comparison; and it is looked at before If-None-Match and Range."""
+    etag = registry.ask("HEAD", blob).headers["ETag"]
+    headers = {"If-Match": header.format(etag=etag, bare=etag.strip('"')), "Range": "bytes=0-9"}
+    assert registry.ask(method, blob, headers=headers).status_code == status
+    assert registry.ask(method, blob, headers=headers | {"If-None-Match": etag}).status_code == (412 if status == 412 else 304)
+
+
+@pytest.mark.parametrize(("method", "held"), [("HEAD", [DIGEST]), ("GET", [])])
+def test_who_may_push_can_rely_on_a_blob_that_is_there(registry, monkeypatch, method, held):
+    """It is leased before it is looked for: the manifest that needs it comes in a later request."""
+    registry.push_blob("app", DATA)
+    content, touched = registry.client.application.services.content, []
+    stat = content.stat
+    monkeypatch.setattr(content, "touch", lambda *digests: touched.extend(digests))
+    monkeypatch.setattr(content, "stat", lambda digest: stat(digest) if touched == held else pytest.fail("looked before it was leased"))
+    assert registry.status(f"app/blobs/{DIGEST}", method) == 200
+    assert touched == held
+
+
 def test_delete(registry):
     for name in ("app", "other"):
         registry.push_blob(name, DATA)

@@ -7,7 +7,7 @@ from flask import Flask, request
 
 from noraflask.digest import Digest
 from noraflask.formats import FORMATS
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import answers
 from noraflask.formats.docker.routes import bp
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Access, Decision, Policy
@@ -16,6 +16,7 @@ from noraflask.web import errors
 from noraflask.web.context import EXTENSION, PRINCIPAL, Repository, repository
 from tests.live import change
 from tests.protocol.oci import Registry, code
+from tests.storage import keys_in
 
 SECOND = Repository("second", "oci", "/named/v2")
 
@@ -128,7 +129,7 @@ def two(make_app, storage) -> Flask:
     app = make_app(storage)
     app.register_blueprint(bp, url_prefix=SECOND.mount, name=SECOND.name)
     app.extensions[f"{EXTENSION}.{SECOND.name}"] = SECOND
-    errors.install(app, [*((format.default, format.render_error) for format in FORMATS), (SECOND, protocol.render_error)])
+    errors.install(app, [*((format.default, format.render_error) for format in FORMATS), (SECOND, answers.render_error)])
     return app
 
 
@@ -143,7 +144,7 @@ def test_a_second_repository_works_and_lives_apart(two, storage):
     assert first.status(f"app/blobs/{Digest.of(b'only here')}") == 404
     assert second.ask("GET", f"app/blobs/{Digest.of(b'only here')}").data == b"only here"
     assert first.ask("GET", "_catalog").json == second.ask("GET", "_catalog").json == {"repositories": ["app"]}
-    fronts = {key.partition("/")[0] for key in storage.list("")}
+    fronts = {key.partition("/")[0] for key in keys_in(storage)}
     assert fronts == {"blobs", "docker", "second"}
     second.ask("DELETE", "app/manifests/1")
     assert (first.tags("app"), second.tags("app")) == (["2"], [])

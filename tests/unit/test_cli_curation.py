@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
 from noraflask.config import load
 from noraflask.digest import Digest
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import keys, media_types
+from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
 from noraflask.services.curation.explaining import explain, parse_coordinate, parse_name, question_of
@@ -305,11 +307,11 @@ def keep_images(folder: Path, images: dict[str, int], name: str = "library/nginx
     content, found = Content(DiskStorage(folder / "storage")), {}
     for tag, number in images.items():
         config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{number:064x}", "size": 2}
-        body = json.dumps({"schemaVersion": 2, "mediaType": protocol.OCI_MANIFEST, "config": config, "layers": []}).encode()
+        body = json.dumps({"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": config, "layers": []}).encode()
         digest = Digest.of(body)
         content.keep_bytes(body, digest)
-        pointer = protocol.render_pointer(protocol.StoredManifest(digest, protocol.OCI_MANIFEST, len(body)))
-        for key in (protocol.manifest_pointer("docker", name, digest), protocol.tag_pointer("docker", name, tag)):
+        pointer = Pointer(digest, len(body), media_types.OCI_MANIFEST, time.time())
+        for key in (keys.manifest_pointer("docker", name, digest), keys.tag_pointer("docker", name, tag)):
             content.repoint(key, pointer)
         found[tag] = str(digest)
     return found

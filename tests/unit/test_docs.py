@@ -15,7 +15,7 @@ import pytest
 from noraflask.cli import _parser
 from noraflask.config import ConfigError, CurationConfig, load
 from noraflask.config.kinds import read_duration
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import answers
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version, parse_range
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import refusal
@@ -213,7 +213,7 @@ def test_the_refusal_is_as_it_is_shown(tmp_path):
     policy = Policy.from_buffer(load_policy(config_of(section, tmp_path), NOW)[0])
     package = Package("docker", "team/app", "1", "docker")
     told = refusal(policy, package, decide(policy, package, NOW), NOW)
-    body = protocol.render_error(told.as_error())[1].decode()
+    body = answers.render_error(told.as_error())[1].decode()
     shown = next(block for block in blocks(CURATION, "json") if '"DENIED"' in block)
     assert json.loads(body.replace(told.id, "d-…").replace(policy.fingerprint, "…")) == json.loads(shown)
     headers = CURATION[CURATION.index("`context.until`") : CURATION.index("| client | shows |")]

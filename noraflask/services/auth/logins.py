@@ -20,6 +20,7 @@ from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.auth.signing import Signer
 from noraflask.services.auth.tokens import Tokens
 from noraflask.services.auth.users import Users
+from noraflask.services.documents import Documents
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 
@@ -50,6 +51,8 @@ class Logins:
     """Of the hashes under which credentials are remembered."""
     seen: dict[tuple[bytes, str], float] = field(default_factory=dict, repr=False)
     told: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
+    issuer_keys: Documents | None = None
+    """Where the keys of OIDC issuers are kept over a restart; None: nowhere."""
 
     def failed(self, reason: str, account: str, environ: Environ) -> None:
         """Note a login that failed."""

@@ -20,7 +20,7 @@ from noraflask.errors import Unauthenticated
 from noraflask.services.auth.jwks import ALGORITHMS, IssuerKeys, KeysUnavailable, decode_base64url, parse_object
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.auth.rules import glob
-from noraflask.services.content import Content
+from noraflask.services.documents import Documents
 
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_KID, MAX_SUBJECT = 255, 1024
@@ -70,14 +70,15 @@ class Oidc:
         providers: tuple[OidcProvider, ...],
         leeway_secs: float,
         jwks_cache_secs: float,
-        content: Content | None,
+        documents: Documents | None,
         clock: Callable[[], float] = time.time,
         accepts: Callable[[Principal], bool] = lambda principal: False,
     ) -> None:
         self._providers: dict[str, OidcProvider] = {}
         for provider in sorted(providers, key=lambda provider: not provider.enabled):
             self._providers.setdefault(provider.issuer, provider)  # the first enabled one, as NORA
-        self._keys = {issuer: IssuerKeys(p, jwks_cache_secs, content, clock) for issuer, p in self._providers.items() if p.enabled}
+        self.documents = documents
+        self._keys = {issuer: IssuerKeys(p, jwks_cache_secs, documents, clock) for issuer, p in self._providers.items() if p.enabled}
         self._leeway_secs = leeway_secs
         self._clock = clock
         self._accepts = accepts

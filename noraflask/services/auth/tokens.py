@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noraflask.errors import AlreadyExists, NoraError
-from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.principal import ROLES, Action, Scope
+from noraflask.services.documents import Documents
 
 FORM = re.compile(r"nra_[0-9a-f]{32}\Z")
 ID = re.compile(r"[0-9a-f]{16}\Z")

@@ -49,7 +49,7 @@ class Remembered:
 
     permit: Permit
     until: float
-    stamp: object | None
+    revision: object | None
     """The state of storage that it rests on; None: it rests on none."""
 
 
@@ -74,22 +74,24 @@ class Curation:
     def now(self) -> float:
         return self._clock()
 
-    def recall(self, permits: Permits, key: Hashable, stamp: Callable[[], object | None]) -> Permit | None:
-        """The permit that was given for this before, if nothing that it rests on has changed. `stamp`: the state of storage now."""
-        found = permits.known.get(key) if not permits.policy.settings.audit_allows else None
-        if found is None or found.until <= self._clock() or (found.stamp is not None and found.stamp != stamp()):
+    def recall(self, permits: Permits, key: Hashable, revision: Callable[[], object | None] | None) -> Permit | None:
+        """The permit that was given for this before, if nothing that it rests on has changed. `revision`: tells the state of storage now."""
+        known = permits.known.get(key) if not permits.policy.settings.audit_allows else None
+        if known is None or known.until <= self._clock():
             return None
-        return found.permit
+        if known.revision is not None and (revision is None or known.revision != revision()):
+            return None
+        return known.permit
 
-    def remember(self, permits: Permits, key: Hashable, permit: Permit, stamp: object | None) -> None:
-        """For a hot read. Only plain permits: what is told of in the logs is worked out, and told, each time."""
-        decision = permit.decision
-        if not decision.allowed or decision.would_block or decision.bypassed_by:
+    def remember(self, permits: Permits, key: Hashable, permit: Permit, revision: object | None) -> None:
+        """For a hot read. Only plain permits: what is logged is worked out, and logged, each time; and a freeze may begin at any moment."""
+        decision, package = permit.decision, permit.package
+        if not decision.allowed or decision.would_block or decision.bypassed_by or not (package.hosted or package.seen is not None):
             return
         ends = [end for end in (decision.until, next_change(permits.policy, self._clock())) if end is not None]
         if len(permits.known) >= PERMITS_KEPT:
             permits.known.clear()
-        permits.known[key] = Remembered(permit, min(ends, default=math.inf), stamp)
+        permits.known[key] = Remembered(permit, min(ends, default=math.inf), revision)
 
     def check(self, policy: Policy, package: Package, bypass_token: str | None = None, decision: Decision | None = None) -> Permit:
         """May it be served? Raises CurationDenied. `decision`: what a format has worked out itself, of several answers of decide()."""

@@ -1,42 +1,45 @@
-"""A storage whose verbs are counted and timed. Everything else about it is the storage's own."""
+"""A storage whose verbs are counted and timed."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from noraflask.errors import AlreadyExists, NotFound
+from noraflask.errors import AlreadyExists, Changed, NotFound
+from noraflask.keys import Key
 from noraflask.services.metrics.catalogue import OTHER, STORAGE_GET_BYTES
 from noraflask.services.metrics.counting import NullMetrics
-
-OPERATIONS = {"create": "put", "replace": "put", "delete": "delete", "stat": "stat", "whole": "get"}
-"""Verbs by the name of the operation that NORA counts; `open` is either of two."""
+from noraflask.storage import Reader, Storage
 
 
 class Measured:
-    def __init__(self, storage: Any, metrics: NullMetrics, registries: tuple[str, ...]) -> None:
+    """Verbs go by the names of the operations that NORA counts; `open` is either of two, listings are none."""
+
+    def __init__(self, storage: Storage, metrics: NullMetrics, registries: tuple[str, ...]) -> None:
         """`registries`: beginnings of keys that a repository has for itself."""
-        self._storage = storage
+        self.backend = storage.backend
         self._metrics = metrics
-        for verb, operation in OPERATIONS.items():
-            if hasattr(storage, verb):
-                timed = self._timed(getattr(storage, verb), operation)
-                setattr(self, verb, self._sized(timed, registries) if operation == "get" else timed)
+        put, stat = functools.partial(self._timed, operation="put"), functools.partial(self._timed, operation="stat")
+        self.abilities = replace(storage.abilities, create_soon=put(storage.abilities.create_soon))
+        self.create, self.replace, self.swap = put(storage.create), put(storage.replace), put(storage.swap)
+        self.stat, self.stat_many = stat(storage.stat), stat(storage.stat_many)
+        self.delete = self._timed(storage.delete, "delete")
+        self.whole = self._sized(self._timed(storage.whole, "get"), registries)
+        self.list = storage.list
         self._open_whole = self._timed(storage.open, "get_reader")
         self._open_range = self._timed(storage.open, "get_range")
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+    def open(self, key: Key, start: int = 0, stop: int | None = None) -> Reader:
+        opened: Reader = (self._open_range if start or stop is not None else self._open_whole)(key, start, stop)
+        return opened
 
-    def open(self, key: Any, start: int = 0, stop: int | None = None) -> Any:
-        return (self._open_range if start or stop is not None else self._open_whole)(key, start, stop)
-
-    def _sized(self, whole: Callable[[Any], bytes], registries: tuple[str, ...]) -> Callable[[Any], bytes]:
+    def _sized(self, whole: Callable[[Key], bytes], registries: tuple[str, ...]) -> Callable[[Key], bytes]:
         observe = self._metrics.observe
 
-        def sized(key: Any) -> bytes:
+        def sized(key: Key) -> bytes:
             data = whole(key)
             first = str(key).partition("/")[0]
             observe(STORAGE_GET_BYTES, len(data), first if first in registries else OTHER)
@@ -45,7 +48,7 @@ class Measured:
         return sized
 
     def _timed(self, verb: Callable[..., Any], operation: str) -> Callable[..., Any]:
-        done, clock, may_be_absent = self._metrics.storage_timer(operation, self._storage.backend), time.perf_counter, operation == "stat"
+        done, clock, may_be_absent = self._metrics.storage_timer(operation, self.backend), time.perf_counter, operation == "stat"
 
         @functools.wraps(verb)
         def timed(*arguments: Any) -> Any:
@@ -62,5 +65,5 @@ class Measured:
 
 
 def outcome_of(problem: BaseException) -> str:
-    """An object that is not there, or is there already, is no error of the storage."""
-    return "not_found" if isinstance(problem, NotFound) else "ok" if isinstance(problem, AlreadyExists) else "error"
+    """An object that is not there, is there already, or is another one by now, is no error of the storage."""
+    return "not_found" if isinstance(problem, NotFound) else "ok" if isinstance(problem, AlreadyExists | Changed) else "error"
