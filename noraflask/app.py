@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from noraflask import reload
-from noraflask.assembly import enabled_repositories, make_services
+from noraflask.assembly import make_services
 from noraflask.config import Config
 from noraflask.formats import FORMATS
 from noraflask.formats.docker.stock import STOCK
@@ -15,7 +17,7 @@ from noraflask.reload import Snapshot
 from noraflask.services import Services
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import Metrics
-from noraflask.services.metrics.figures import Figures
+from noraflask.services.metrics.scrape_metrics import ScrapeMetrics
 from noraflask.services.state import State
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
@@ -27,7 +29,7 @@ from noraflask.web.flask_app import RegistryFlask
 
 API = Repository("api", "", "/api")
 """Not a repository; errors below this path are JSON."""
-FIGURES = f"{EXTENSION}-figures"
+SCRAPE_METRICS = f"{EXTENSION}-scrape-metrics"
 """In the application's extensions: what is told at a scrape; absent where metrics are off."""
 
 
@@ -38,9 +40,9 @@ def create_app(config: Config, storage: Storage | None = None) -> RegistryFlask:
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
-    app.register_blueprint(setup.bp)
     app.extensions[LOOKS] = {"docker": STOCK.look}
-    formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
+    formats = [format for format in FORMATS if config.formats[format.default.name].enabled]
+    app.register_blueprint(setup.make_blueprint(page for format in formats for page in format.setup))
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
@@ -66,11 +68,11 @@ def install_metrics(app: RegistryFlask, config: Config) -> None:
         return
     from noraflask.web import metrics
 
-    figures = Figures(
-        registries=enabled_repositories(config),
+    scrape_metrics = ScrapeMetrics(
+        repositories=services.metrics.names,
         workers=config.server.workers,
         max_connections=config.server.max_connections,
-        volumes={"storage": config.storage.path, "staging": config.staging.path},
+        volumes=volumes(config),
         health=services.health,
         staging=services.staging,
         live=services.live,
@@ -79,8 +81,16 @@ def install_metrics(app: RegistryFlask, config: Config) -> None:
         inventory=services.inventory,
         lockout=services.logins.lockout if services.logins else None,
     )
-    app.extensions[FIGURES] = figures
-    metrics.install(app, services.metrics.bank.folder, figures)
+    app.extensions[SCRAPE_METRICS] = scrape_metrics
+    metrics.install(app, services.metrics, scrape_metrics)
+
+
+def volumes(config: Config) -> dict[str, Path]:
+    """Folders whose file systems a scrape looks at. The state folder is one of them where it does not share the disk of the storage."""
+    folders = {"storage": config.storage.path, "staging": config.staging.path}
+    if config.storage.path.is_dir() and os.stat(config.state.path).st_dev != os.stat(config.storage.path).st_dev:
+        folders["state"] = config.state.path
+    return folders
 
 
 class ServedRegistry:
@@ -98,11 +108,11 @@ class ServedRegistry:
         return self._app.services
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
-        services, figures = self.services, self._app.extensions.get(FIGURES)
+        services, scrape_metrics = self.services, self._app.extensions.get(SCRAPE_METRICS)
         if isinstance(services.metrics, Metrics):
-            services.metrics.bank.move(place)
-        if figures is not None:
-            figures.connections = connections
+            services.metrics.files.move(place)
+        if scrape_metrics is not None:
+            scrape_metrics.connections = connections
         if services.inventory is not None:
             services.inventory.start()
         services.health.start()
@@ -115,7 +125,7 @@ class ServedRegistry:
     def worker_ended(self, place: str) -> None:
         metrics = self.services.metrics
         if isinstance(metrics, Metrics):
-            metrics.bank.forget(place)
+            metrics.files.forget(place)
             metrics.count(catalogue.WORKER_EXITS)
 
     def read_again(self) -> tuple[Snapshot, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 
 from flask import Flask
@@ -13,7 +13,7 @@ from flask_limiter import Limiter
 
 from noraflask.config import AuthConfig, Config, OidcProvider, RateLimitConfig
 from noraflask.formats import FORMATS, Format
-from noraflask.services import Services
+from noraflask.services import Services, state_folder
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.lockout import Lockout
@@ -37,9 +37,9 @@ from noraflask.services.limits.rates import Limits, RateLimits
 from noraflask.services.limits.strategy import NAME as TOKEN_BUCKET
 from noraflask.services.limits.strategy import TokenBucket, register
 from noraflask.services.limits.table import SCHEME as SHARED_MEMORY
-from noraflask.services.metrics.bank import Bank, parent_folder
+from noraflask.services.metrics.counted_storage import CountedStorage
+from noraflask.services.metrics.counter_files import CounterFiles, parent_folder
 from noraflask.services.metrics.counting import Metrics, NullMetrics
-from noraflask.services.metrics.measured import Measured
 from noraflask.services.reloads import Reloads
 from noraflask.services.repositories import Repositories, Repository
 from noraflask.services.staging import Staging
@@ -53,18 +53,24 @@ CURATION = "_curation"
 AUTH = "_auth"
 """Where storage keeps tokens and keys. A repository's name never begins so."""
 
+config_log = logging.getLogger("nora.config")
 reload_log = logging.getLogger("nora.reload")
 limits_log = logging.getLogger("nora.limits")
 metrics_log = logging.getLogger("nora.metrics")
 
 
 def make_services(config: Config, storage: Storage | None) -> Services:
+    state_folder.prepare(config)
+    for warning in state_folder.left_in_storage(config):
+        config_log.warning("%s", warning)
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.abilities.incoming or tempfile.mkdtemp(prefix="noraflask-")
-    metrics = make_metrics(config)
-    found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
-    staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
-    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl", metrics=metrics)
+    live: Live | None = None
+    first = repositories_of(config, FORMATS)
+    metrics = make_metrics(config, lambda: (live.state.repositories if live else first).names)
+    found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
+    staging = Staging(config.staging, incoming, config.formats["docker"].max_upload_sessions, metrics=metrics)
+    content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
     logins = make_logins(config, found, tokens, audit, metrics) if config.auth.enabled else None
     now = time.time()
@@ -103,32 +109,28 @@ def make_state(config: Config, policy: CurationPolicy, when: float, logins: Logi
 
 def repositories_of(config: Config, formats: Iterable[Format]) -> Repositories:
     """The default repository of each format that is switched on. Its name is the format's."""
-    sections = {format.default.name: getattr(config, format.default.name) for format in formats}
+    sections = {format.default.name: config.formats[format.default.name] for format in formats}
     return Repositories(Repository(id, id, settings=section, is_default=True) for id, section in sections.items() if section.enabled)
 
 
-def make_metrics(config: Config) -> NullMetrics:
-    """A server that cannot count goes on all the same."""
+def make_metrics(config: Config, names: Callable[[], Collection[str]]) -> NullMetrics:
+    """A server that cannot count goes on all the same. `names`: of all repositories that there are now."""
     if not config.metrics.enabled:
         return NullMetrics()
     try:
-        return Metrics(Bank(parent_folder()), enabled_repositories(config))
+        return Metrics(CounterFiles(parent_folder()), names, [format.default.name for format in FORMATS])
     except OSError as problem:
         metrics_log.warning("metrics are off, there is no folder for them: %s; PROMETHEUS_MULTIPROC_DIR may name one, best on a tmpfs", problem)
         return NullMetrics()
-
-
-def enabled_repositories(config: Config) -> tuple[str, ...]:
-    return tuple(format.default.name for format in FORMATS if getattr(config, format.default.name).enabled)
 
 
 def make_inventory(live: Live, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
     stocks = {format.default.name: format.stock for format in FORMATS}
 
     def names() -> dict[str, int]:
-        return {repository.name: sum(1 for _ in stocks[repository.format].names(content, repository.name)) for repository in live.state.repositories}
+        return {one.name: sum(1 for _ in stocks[one.format].names(content, one.name)) for one in live.state.repositories}
 
-    return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
+    return Inventory(storage, metrics.files.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
 
 def make_limits(config: RateLimitConfig, metrics: NullMetrics, threads: int = 8) -> RateLimits:
@@ -161,7 +163,7 @@ def read_policy(config: Config, now: float) -> CurationPolicy:
 
 
 def make_ledger(config: Config) -> Ledger:
-    return Ledger(config.curation.ledger_path or config.storage.path / "ledger", config.curation.ledger_days)
+    return Ledger(state_folder.ledger_folder(config), config.curation.ledger_days)
 
 
 def make_logins(config: Config, storage: Storage, tokens: Tokens, audit: Audit, metrics: NullMetrics) -> Logins:

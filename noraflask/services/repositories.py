@@ -43,6 +43,7 @@ class Repositories:
         self._defaults = {repository.format: repository for repository in self._by_name.values() if repository.is_default}
         self._by_host = {(repository.format, host): repository for repository in self._by_name.values() for host in repository.hosts}
         self._by_ns = {(repository.format, ns): repository for repository in self._by_name.values() for ns in repository.ns}
+        self.names = frozenset(self._by_name)
         self.has_hosts, self.has_ns = bool(self._by_host), bool(self._by_ns)
 
     def __iter__(self) -> Iterator[Repository]:
@@ -63,3 +64,17 @@ class Repositories:
 
     def by_ns(self, format: str, ns: str) -> Repository | None:
         return self._by_ns.get((format, ns))
+
+
+def describe(repository: Repository) -> dict[str, object]:
+    """JSON-ready, for the API and the command line."""
+    settings = repository.settings
+    return {
+        "name": repository.name,
+        "format": repository.format,
+        "kind": repository.kind,
+        "default": repository.is_default,
+        "hosts": list(repository.hosts),
+        "ns": list(repository.ns),
+        "settings": {name: getattr(settings, name) for name in sorted(vars(settings))} if settings is not None else {},
+    }

@@ -13,9 +13,10 @@ from noraflask.digest import Digest
 from noraflask.errors import CurationDenied, NotFound
 from noraflask.formats.docker.protocol.media_types import OCI_MANIFEST
 from noraflask.services.auth.principal import Action
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import Policy, Settings, compile
+from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors, gate
 from noraflask.web.access import PULL, PUSH, access

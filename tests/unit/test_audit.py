@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.config.model import AuditConfig
+from noraflask.config import AuditConfig
 from noraflask.services import audit as module
 from noraflask.services.audit import Audit
 from tests.clock import Clock

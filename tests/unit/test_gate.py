@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied, Denied, Unavailable
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.freeze import LOOK_SECONDS, Freeze
 from noraflask.services.curation.gate import ID_CHARACTERS, Curation, Permit, Permits, decision_id, is_off, read_decision_id, refusal
 from noraflask.services.curation.ledger import Ledger
-from noraflask.services.curation.model import FORMATS, Decision, Kind, Namespace, Package, Rule, RuleSet
-from noraflask.services.curation.policy import Policy, Settings, compile
+from noraflask.services.curation.model import Decision, Kind, Namespace, Package, Rule, RuleSet
+from noraflask.services.curation.policy import Policy, Settings
 from noraflask.services.documents import Documents
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.access import Clock
@@ -189,7 +191,7 @@ def test_a_decision_id_says_what_was_asked(package):
     assert (asked.format, asked.name, asked.version, asked.repository) == (package.format, package.name, package.version, package.repository)
 
 
-@given(st.text(min_size=1, max_size=60), st.text(max_size=30), st.sampled_from(FORMATS))
+@given(st.text(min_size=1, max_size=60), st.text(max_size=30), st.sampled_from(list(ECOSYSTEMS)))
 def test_there_and_back(name, version, format):
     if not (name + version).isprintable():
         return

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.config import AccessConfig, AccessRule, AuthConfig, Config
-from noraflask.config.model import OidcProvider, RoleRule
+from noraflask.config import AccessConfig, AccessRule, AuthConfig, Config, OidcProvider, RoleRule
 from noraflask.reload import Snapshot
 from noraflask.serve import handover as module
 from noraflask.serve.handover import Handover

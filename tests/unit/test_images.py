@@ -19,8 +19,10 @@ from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
 from noraflask.pointer import Pointer
 from noraflask.services.content import Content
+from noraflask.services.curation.compiling import compile
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import DAY, Policy, Settings, compile, decide
+from noraflask.services.curation.policy import DAY, Policy, Settings
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 

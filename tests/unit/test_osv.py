@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.config.model import CurationConfig
-from noraflask.services.curation import ecosystems, osv
+from noraflask.config import CurationConfig
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.files import read_rules
-from noraflask.services.curation.osv import OsvProblem, import_osv, write_blocklist
+from noraflask.services.curation.osv import feed as feeds
+from noraflask.services.curation.osv.blocklist import write_blocklist
+from noraflask.services.curation.osv.feed import import_osv
+from noraflask.services.curation.osv.values import OsvProblem
 
 DATA = Path(__file__).parent.parent / "data" / "osv"
 WHOLE = [("*",)]
@@ -127,7 +130,7 @@ def test_a_record_becomes_rules(tmp_path, ecosystem, rest, expected):
 )
 def test_a_range_holds_the_bad_versions_and_not_the_fixed_one(tmp_path, ecosystem, start, end, inside, outside):
     (block,) = import_osv(feed(tmp_path, record(ecosystem=ecosystem, ranges=[span({"introduced": start}, {"fixed": end})]))).blocks
-    rule = ecosystems.parse_range(block.format, block.range)
+    rule = ecosystem_of(block.format).parse_range(block.range)
     assert [version for version in inside if not rule.contains(version)] == []
     assert [version for version in outside if rule.contains(version) is not False] == []
 
@@ -323,14 +326,14 @@ def test_folder_file_and_archive_say_the_same(tmp_path):
 
 
 def test_a_bomb_in_an_archive_is_not_inflated(tmp_path):
-    bomb = b'{"id": "' + b"x" * (osv.MAX_RECORD_BYTES + 1)
+    bomb = b'{"id": "' + b"x" * (feeds.MAX_RECORD_BYTES + 1)
     found = import_osv(archive(tmp_path / "a.zip", [("a.json", bomb), ("b.json", json.dumps(record()))]))
     assert found.broken_named == ("a.json: larger than 8 MB",)
 
 
 @pytest.mark.parametrize(("bound", "value"), [("MAX_RECORDS", 3), ("MAX_TOTAL_BYTES", 500)])
 def test_an_archive_beyond_the_bounds_is_refused(tmp_path, monkeypatch, bound, value):
-    monkeypatch.setattr(osv, bound, value)
+    monkeypatch.setattr(feeds, bound, value)
     members = [(f"{number}.json", json.dumps(record(f"MAL-{number}"))) for number in range(5)]
     with pytest.raises(OsvProblem, match="import it ecosystem by ecosystem"):
         import_osv(archive(tmp_path / "a.zip", members))
@@ -419,7 +422,7 @@ def test_the_server_reads_what_was_written(tmp_path):
     assert (ours.warnings, noras.warnings) == ((), ())
     told = {(block.format, block.name, version, "") for block in found.blocks for version in block.versions}
     told |= {(block.format, block.name, "*", block.range) for block in found.blocks if block.range}
-    canonical = {(format, name, ecosystems.canonical_version(format, version), span) for format, name, version, span in told}
+    canonical = {(format, name, ecosystem_of(format).same_version(version), span) for format, name, version, span in told}
     assert {(rule.format, rule.name, rule.version, rule.range) for rule in ours.rules} == canonical
     assert {(rule.format, rule.name, rule.version, rule.range) for rule in noras.rules} == {each for each in canonical if not each[3]}
 

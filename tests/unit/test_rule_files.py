@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noraflask.config import ConfigError, CurationConfig
-from noraflask.services.curation import rule_words, toml_rules
-from noraflask.services.curation.ecosystems import canonical_version
+from noraflask.config.toml_file import FileProblem
+from noraflask.ecosystems import ECOSYSTEMS
+from noraflask.services.curation import rule_words, toml_tables
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.model import Bypass, Expect, Kind, Namespace, Rule, RuleSet
 
@@ -76,7 +77,7 @@ def test_blocklist():
     found = from_blocklist(BLOCKLIST).rules
     assert [(rule.kind, rule.format, rule.name, rule.version, rule.reason, rule.place, rule.id) for rule in found] == [
         (Kind.BLOCK, "npm", "evil", "*", "malware", "blocklist.json:5", "blocklist.json#1"),
-        (Kind.BLOCK, "pypi", "foo-bar", canonical_version("pypi", "1.0.0"), "", "blocklist.json:6", "blocklist.json#2"),
+        (Kind.BLOCK, "pypi", "foo-bar", ECOSYSTEMS["pypi"].same_version("1.0.0"), "", "blocklist.json:6", "blocklist.json#2"),
         (Kind.BLOCK, "*", "Any*", "1.*", "a b", "blocklist.json:11", "blocklist.json#3"),
         (Kind.BLOCK, "docker", "nginx", "1", "r", "blocklist.json:11", "blocklist.json#4"),
     ]
@@ -301,8 +302,8 @@ def test_every_kind_of_table():
     assert blocks == [
         Rule("evil", Kind.BLOCK, "npm", "Evil_A", "1.0", **shared),
         Rule("evil", Kind.BLOCK, "npm", "b*", "1.0", **shared),
-        Rule("evil", Kind.BLOCK, "pypi", "evil-a", canonical_version("pypi", "1.0"), **shared),
-        Rule("evil", Kind.BLOCK, "pypi", "b*", canonical_version("pypi", "1.0"), **shared),
+        Rule("evil", Kind.BLOCK, "pypi", "evil-a", ECOSYSTEMS["pypi"].same_version("1.0"), **shared),
+        Rule("evil", Kind.BLOCK, "pypi", "b*", ECOSYSTEMS["pypi"].same_version("1.0"), **shared),
         Rule("rules.toml#2", Kind.BLOCK, "npm", "c", range=">=1.0.0 <2.0.0", repository="npm-*", place="rules.toml:18"),
     ]
     allow, first, second, age, pin = (rule for rule in found.rules if rule.kind is not Kind.BLOCK)
@@ -324,7 +325,7 @@ def test_every_kind_of_table():
     assert bypass == Bypass("ci", HEX, datetime(2026, 6, 2, tzinfo=UTC).timestamp(), bypass.place)
     assert [replace(expect, place="") for expect in found.expects] == [
         Expect("npm", "evil", None, allowed=False),
-        Expect("pypi", "foo-bar", canonical_version("pypi", "1"), allowed=True, age=172800.0, hosted=True),
+        Expect("pypi", "foo-bar", ECOSYSTEMS["pypi"].same_version("1"), allowed=True, age=172800.0, hosted=True),
     ]
     places = [int(one.place.split(":")[1]) for one in (allow, first, age, pin, bypass, *found.expects)]
     assert places == [number for word in ("[[allow", "[[except", "  [[ age", "[[pin", "[[bypass", "[[expect") for number in lines_of(TABLES, word)]
@@ -345,7 +346,7 @@ SAME = [
 
 @pytest.mark.parametrize("text", SAME)
 def test_cutting_at_the_headers_gives_what_tomllib_gives(text):
-    found = toml_rules.parse(text)
+    found = toml_tables.parse(text)
     whole = tomllib.loads(text)
     assert [table.values for table in found.tables] == whole.pop("block")
     assert found.top == whole
@@ -378,10 +379,10 @@ def test_any_text_is_read_as_tomllib_reads_it(picks):
     try:
         whole = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        with pytest.raises(toml_rules.FileProblem):
-            toml_rules.parse(text)
+        with pytest.raises(FileProblem):
+            toml_tables.parse(text)
         return
-    found = toml_rules.parse(text)
+    found = toml_tables.parse(text)
     for kind in ("block", "pin"):
         assert [table.values for table in found.tables if table.kind == kind] == whole.pop(kind, [])
     assert found.top == whole

@@ -77,7 +77,7 @@ def receive(name: str, upload: Upload) -> None:
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, state().config.docker.max_upload_session_size_mb << 20, expected_bytes)
+    upload.receive(request.stream, state().config.formats["docker"].max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
@@ -132,7 +132,7 @@ def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
         "Range": ranges.upload_range(offset),
         "Docker-Upload-UUID": session,
     }
-    minimum = state().config.docker.chunk_min_bytes
+    minimum = state().config.formats["docker"].chunk_min_bytes
     if minimum and not offset:
         headers["OCI-Chunk-Min-Length"] = str(minimum)
     return headers

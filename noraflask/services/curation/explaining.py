@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from functools import cmp_to_key, partial
 from typing import Any
 
-from noraflask.services.curation import policy as policies
-from noraflask.services.curation.ecosystems import canonical_format, canonical_name, canonical_version, compare
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
+from noraflask.services.curation import deciding
+from noraflask.services.curation.filters import Step
 from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.gate import ID_START, read_decision_id
-from noraflask.services.curation.model import FORMATS, Decision, Package
-from noraflask.services.curation.policy import Policy, Step
+from noraflask.services.curation.model import Decision, Package
+from noraflask.services.curation.policy import Policy
 
 MOST_INSTEAD = 50
 """Versions that are named."""
@@ -75,10 +76,10 @@ def parse_name(format: str, text: str) -> tuple[str, str | None]:
 
 
 def format_of(text: str) -> str:
-    found = canonical_format(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no format; say one of {', '.join(FORMATS)}")
-    return found
+    ecosystem = find(text)
+    if ecosystem is None:
+        raise ValueError(f"{text!r} is no format; say one of {', '.join(ECOSYSTEMS)}")
+    return ecosystem.id
 
 
 def question_of(
@@ -103,12 +104,13 @@ def question_of(
     else:
         format, name, told = parse_coordinate(words[0]) if len(words) == 1 else (format_of(words[0]), *parse_name(format_of(words[0]), words[1]))
         version = version or told
-        known = canonical_version(format, version) if version else None
-        question = Question(Package(format, canonical_name(format, name), known, repository or format), now if at is None else at)
+        ecosystem = ecosystem_of(format)
+        known = ecosystem.same_version(version) if version else None
+        question = Question(Package(format, ecosystem.same_name(name), known, repository or format), now if at is None else at)
     if age is not None:
         published = question.at - age
     package = replace(question.package, is_index=question.package.version is None, hosted=hosted, published=published, digests=digests)
-    return replace(question, package=package, among=tuple(canonical_version(package.format, other) for other in among))
+    return replace(question, package=package, among=tuple(map(ecosystem_of(package.format).same_version, among)))
 
 
 def explain(policy: Policy, question: Question, look: Look | None = None, frozen: Frozen | None = None) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def explain(policy: Policy, question: Question, look: Look | None = None, frozen
 
 
 def _judge(policy: Policy, at: float, package: Package) -> Decision:
-    return policies.decide(policy, package, at)
+    return deciding.decide(policy, package, at)
 
 
 def _completed(asked: Package, stored: Package) -> Package:
@@ -152,9 +154,9 @@ def _completed(asked: Package, stored: Package) -> Package:
 def _steps(policy: Policy, package: Package, question: Question, stored: Stored | None, frozen: Frozen | None) -> Iterator[Step]:
     if frozen is not None and not package.hosted and package.seen is None:
         yield Step("freeze", "block", reason=f"nothing new is fetched: {frozen.reason}", until=frozen.until)
-    own = policies.explain(policy, package, question.at)
+    own = deciding.explain(policy, package, question.at)
     if question.decision and package.is_index and not any(step.verdict == "block" for step in own):
-        own = policies.explain(policy, replace(package, is_index=False), question.at)  # it was about an artifact whose version nobody knew
+        own = deciding.explain(policy, replace(package, is_index=False), question.at)  # it was about an artifact whose version nobody knew
     yield from own
     whole = stored.decision if stored else None
     if whole is not None and _verdict(whole) != next((verdict for verdict in ("block", "would-block") if _first(own, verdict)), "allow"):
@@ -191,17 +193,18 @@ def _instead(policy: Policy, package: Package, question: Question, stored: Store
     if not question.among and stored is None:
         return None
     others = (replace(package, version=version, digests=(), is_index=False) for version in question.among)
-    found = [other.version for other in others if other.version and policies.decide(policy, other, question.at).allowed]
+    found = [other.version for other in others if other.version and deciding.decide(policy, other, question.at).allowed]
     found += [version for version in (stored.allowed if stored else ()) if version not in found]
     return sorted(found, key=cmp_to_key(partial(_order, package.format)), reverse=True)[:MOST_INSTEAD]
 
 
 def _order(format: str, a: str, b: str) -> int:
     """What cannot be compared, such as the tag `latest`, stands at the end."""
-    known = compare(format, a, b)
+    ecosystem = ecosystem_of(format)
+    known = ecosystem.compare(a, b)
     if known is not None:
         return known or (a > b) - (a < b)
-    ranks = [(compare(format, text, text) is not None, text) for text in (a, b)]
+    ranks = [(ecosystem.compare(text, text) is not None, text) for text in (a, b)]
     return (ranks[0] > ranks[1]) - (ranks[0] < ranks[1])
 
 

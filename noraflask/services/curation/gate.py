@@ -17,11 +17,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, next_change, visible
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.curation.ledger import LAST_SECOND, Ledger
-from noraflask.services.curation.model import FORMATS, Decision, Package
-from noraflask.services.curation.policy import Policy, blocks_name, concerns_versions, decide, next_change, visible
+from noraflask.services.curation.model import Decision, Package
+from noraflask.services.curation.policy import Policy
 
 _SEAL = object()
 PERMITS_KEPT = 16384
@@ -224,7 +226,7 @@ def read_decision_id(text: str) -> tuple[str, int, Package]:
         unpack = zlib.decompressobj()
         facts = json.loads(unpack.decompress(packed, 8192))
         fingerprint, when, format, name, version, repository = facts
-        if not unpack.eof or type(when) is not int or not 0 <= when <= LAST_SECOND or format not in FORMATS:
+        if not unpack.eof or type(when) is not int or not 0 <= when <= LAST_SECOND or format not in ECOSYSTEMS:
             raise ValueError
         "".join((fingerprint, name, version, repository)).encode()
     except (ValueError, binascii.Error, zlib.error, TypeError, RecursionError):

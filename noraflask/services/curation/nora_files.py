@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from noraflask.config.telling import nearest
+from noraflask.config.problem_lines import nearest
 from noraflask.config.toml_file import FileProblem, label_of, read_text, shown
-from noraflask.services.curation.ecosystems import canonical_pattern
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Kind, Rule
 from noraflask.services.curation.rule_words import (
     CLEAN,
-    FOREIGN_IN,
     MOST_REASON,
     Sink,
     described,
@@ -25,6 +24,7 @@ from noraflask.services.curation.rule_words import (
     format_of,
     is_range,
     name_of,
+    never_matches,
     quick_rule,
     range_of,
     reason_of,
@@ -214,15 +214,15 @@ class _List:
             if version != "*":
                 if CLEAN(version) is None:
                     return False
-                version = canonical_pattern(format, version, "version")
+                version = ecosystem_of(format).version_pattern(version)
             elif self.kind is ALLOW:
                 return False
         except (KeyError, TypeError):
             return False
-        name = canonical_pattern(format, name, "name")
+        name = ecosystem_of(format).name_pattern(name)
         rule = quick_rule(f"{self.file}#{number}", self.kind, format, name, version, known, f"{self.file}:{self.line}", (digest,) if digest else ())
         self.rules.append(rule)
-        if FOREIGN_IN[format](name):
+        if never_matches(format, name):
             self.sink.suspects.append(rule)
         return True
 
