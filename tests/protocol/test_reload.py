@@ -49,12 +49,14 @@ rules_path = "{folder}/rules.toml"
 bypass_token = "a-secret-of-sixteen-characters-or-more"
 [audit]
 mode = "off"
+[docker]
+max_upload_sessions = {sessions}
 [rate_limit]
 upload_burst = {burst}
 """
 BLOCK = '[[block]]\nformat = "docker"\nname = "app"\nreason = "{reason}"\n'
-OLD = {"port": 4000, "seconds": 300, "contact": "the old team", "user": "alice", "burst": 5000}
-NEW = {"port": 4001, "seconds": 60, "contact": "the new team", "user": "bob", "burst": 6000}
+OLD = {"port": 4000, "sessions": 100, "seconds": 300, "contact": "the old team", "user": "alice", "burst": 5000}
+NEW = {"port": 4001, "sessions": 200, "seconds": 60, "contact": "the new team", "user": "bob", "burst": 6000}
 ALICE, BOB, BOTH = (basic(name, f"pw-{name}") for name in ("alice", "bob", "both"))
 
 
@@ -196,7 +198,9 @@ def test_what_takes_a_restart_stays_as_it_was(server, caplog):
         assert server.reload() == ""
     config = server.state.config
     assert (config.server.port, config.access.contact, config.auth.bearer_ttl_secs) == (4000, "the new team", 60)
-    assert "server.port differs now; it takes a restart to change it" in caplog.text
+    assert config.formats["docker"].max_upload_sessions == server.state.repositories.default("docker").settings.max_upload_sessions == 100
+    for name in ("server.port", "docker.max_upload_sessions"):
+        assert f"{name} differs now; it takes a restart to change it" in caplog.text
 
 
 def test_no_secret_is_handed_on(server):
