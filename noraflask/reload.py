@@ -18,6 +18,7 @@ from noraflask.services.curation.ledger import read
 from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_policy
 from noraflask.services.curation.policy import Policy
 from noraflask.services.state import State, as_at_start, without_secrets
+from noraflask.services.state_folder import ledger_folder
 
 DAY = 86400
 
@@ -40,8 +41,7 @@ def read_again(services: Services) -> tuple[Snapshot, bytes]:
     try:
         config = reload(before.config, os.environ)
         data, rules = load_policy(config.curation, now)
-        ledger = services.config.curation.ledger_path or services.config.storage.path / "ledger"  # where it was at the start
-        served = read(ledger, now - FLIP_DAYS * DAY)
+        served = read(ledger_folder(services.config), now - FLIP_DAYS * DAY)  # it is where it was at the start
         check_flips(config.curation, rules, before.policy, Policy.from_buffer(data), served, now)
     except ConfigError as error:
         services.reloads.failed()

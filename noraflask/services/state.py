@@ -64,6 +64,10 @@ def as_at_start(old: Config, new: Config) -> Config:
     """The new configuration, with what takes a restart as the old one has it."""
     for name in restart_only(old, new):
         section, _, field = name.partition(".")
-        of_section = replace(getattr(new, section), **{field: getattr(getattr(old, section), field)})
-        new = replace(new, **{section: of_section})
+        if section in new.formats:
+            put_back = replace(new.formats[section], **{field: getattr(old.formats[section], field)})
+            new = replace(new, formats={**new.formats, section: put_back})
+        else:
+            put_back = replace(getattr(new, section), **{field: getattr(getattr(old, section), field)})
+            new = replace(new, **{section: put_back})
     return new
