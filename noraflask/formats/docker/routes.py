@@ -127,9 +127,10 @@ def challenge(action: Action, name: str | None, error: str, source: str = "") ->
 def get_blob(name: str, digest: str) -> Response:
     name, wanted = protocol.parse_name(name), Digest.parse(digest)
     content, granted = services().content, permit_blob(name, wanted, is_read=request.method == "GET")
-    if request.method == "HEAD" and may(PUSH, name):
-        content.touch(wanted)
     found = content.stat(wanted) if content.exists(protocol.blob_pointer(repository().name, name, wanted)) else None
+    if found and request.method == "HEAD" and may(PUSH, name):
+        content.touch(wanted)
+        found = content.stat(wanted)  # as it is now that nobody deletes it
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
     return send(granted, wanted, found.size, "application/octet-stream", BlobUnknown, IMMUTABLE)
