@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,6 +133,21 @@ def test_sweep_deletes_what_nobody_needs(storage, monkeypatch):
         assert content.sweep(lambda: [kept]) == 1
         assert content.stat(lost) is None
     assert [content.stat(each) is not None for each in (kept, held, told)] == [True] * 3
+
+
+def test_a_hot_head_touches_a_lease_once_a_minute(storage, monkeypatch):
+    content, touched, now = Content(storage), [], [1000.0]
+    leases = SimpleNamespace(touch=lambda *keys: touched.extend(keys))
+    monkeypatch.setattr(content, "_abilities", SimpleNamespace(leases=leases))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for seconds, times in ((0, 1), (59, 1), (1, 2), (0, 2), (60, 3)):
+        now[0] += seconds
+        content.touch(DIGEST)
+        assert touched == [module.content_key(DIGEST)] * times
+    monkeypatch.setattr(module, "TOUCHED_KEPT", 5)
+    for number in range(20):
+        content.touch(Digest.of(bytes([number])))
+        assert len(content._touched) <= 5
 
 
 def test_what_is_pushed_while_a_sweep_looks_stays(storage):
