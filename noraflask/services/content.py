@@ -26,6 +26,8 @@ from noraflask.storage import Entry, ObjectInfo, Reader, Storage
 REMEMBERED_BYTES = 4 * 1024 * 1024
 """Memory for small content that was read before, in each process."""
 SMALL_BYTES = 16 * 1024
+TOUCH_SECONDS = 60.0
+TOUCHED_KEPT = 4096
 ENTRY_BYTES = 400  # what remembering costs beside the bytes
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class Content:
         """`with changing(name):` around all that writes or deletes pointers of a name."""
         self.revision = storage.abilities.revisions.revision
         """`revision(name)`, taken before a name's pointers are read, tells later whether what was worked out from them holds. None: keep nothing."""
+        self._touched: dict[Digest, float] = {}
+        """Seconds of the monotonic clock."""
         self._remembered: dict[Digest, bytes] = {}
         self._remembered_bytes = 0
         storage.abilities.prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
@@ -106,8 +110,17 @@ class Content:
         return self._abilities.leases.hold(*map(content_key, digests))
 
     def touch(self, *digests: Digest) -> None:
-        """Before somebody who may push is told that content is there: he will link to it later, and sends nothing until then."""
-        self._abilities.leases.touch(*map(content_key, digests))
+        """Before somebody who may push is told that content is there: he will link to it later, and sends nothing until then.
+
+        What this process touched less than TOUCH_SECONDS ago has most of its grace before it, and a HEAD is a hot read.
+        """
+        now = time.monotonic()
+        stale = [digest for digest in digests if self._touched.get(digest, -TOUCH_SECONDS) <= now - TOUCH_SECONDS]
+        if stale:
+            self._abilities.leases.touch(*map(content_key, stale))
+            if len(self._touched) >= TOUCHED_KEPT:
+                self._touched = {}
+            self._touched.update(dict.fromkeys(stale, now))
 
     @contextlib.contextmanager
     def together(self, *digests: Digest) -> Iterator[None]:

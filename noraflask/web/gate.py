@@ -129,7 +129,7 @@ def bypass_token() -> str | None:
 
 def served(granted: Permit, digest: Digest) -> None:
     """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD."""
-    if request.method != "GET" or not state().keeps_ledger:
+    if not granted.package.format or request.method != "GET" or not state().keeps_ledger:
         return
     who = principal()
     services().curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))

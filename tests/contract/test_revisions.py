@@ -124,7 +124,8 @@ def test_nothing_is_kept_that_a_killed_or_slow_writer_makes_untrue(tmp_path):
         reader.start()
     for turn in range(6):
         processes = [writers.start("change", root, f"{turn}-{name}") for name in range(2)]
-        time.sleep(dice.uniform(0.4, 0.8))
+        assert all(process.stdout.readline() for process in processes), "they have begun"
+        time.sleep(dice.uniform(0.1, 0.5))
         for process in processes:
             process.kill()
             process.communicate()

@@ -105,6 +105,16 @@ def test_no_version_comes_twice(storage, verbs):
     assert len(set(seen)) == len(seen)
 
 
+def test_files_are_stamped_by_a_clock_that_does_not_stand_still(tmp_path):
+    """The kernel's own stands still for some milliseconds, in which an inode may be freed and given away again."""
+    storage = DiskStorage(tmp_path / "storage")
+    for write in (storage.create, storage.replace, lambda key, data: storage.swap(key, data, storage.stat(key).version)):
+        before = time.time_ns()
+        write(KEY, b"x")
+        assert before <= (tmp_path / "storage" / KEY).stat().st_mtime_ns <= time.time_ns()
+    storage.close()
+
+
 def test_an_upload_that_is_linked_gets_a_version_of_its_own(tmp_path):
     storage, versions = DiskStorage(tmp_path / "storage"), set()
     for turn in range(20):

@@ -76,6 +76,8 @@ def change(storage: DiskStorage, name: str) -> None:
         with storage.abilities.revisions.changing("name"):
             for key in HALVES:
                 storage.replace(key, f"{name}.{turn}".encode())
+        if not turn:
+            note("begun")
 
 
 def collect(storage: DiskStorage) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from noraflask.digest import Digest
 from noraflask.services.content import content_key
+from noraflask.storage import GRACE_SECONDS
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web.responses import INLINE_BYTES
 from tests.protocol.oci import Registry, code
@@ -191,3 +192,23 @@ def test_bytes_that_vanished_from_storage_are_an_unknown_blob(make_app):
     assert code(registry.ask("GET", f"app/blobs/{DIGEST}")) == (404, "BLOB_UNKNOWN")
     registry.push_blob("app", DATA)
     assert registry.ask("GET", f"app/blobs/{DIGEST}").data == DATA
+
+
+@pytest.mark.parametrize("ask", ["HEAD", "mount", "push"])
+def test_what_a_pusher_was_told_of_is_not_deleted_before_he_can_link_it(make_app, ask):
+    """The manifest that names the blob comes in a later request."""
+    storage, now = MemoryStorage(), [1e9]
+    registry, leases = Registry(make_app(storage).test_client()), storage.abilities.leases
+    leases._clock = lambda: now[0]
+    registry.push_blob("app", DATA)
+    now[0] += 3 * GRACE_SECONDS
+    if ask == "HEAD":
+        assert registry.ask("HEAD", f"app/blobs/{DIGEST}").status_code == 200
+    elif ask == "mount":
+        assert registry.ask("POST", f"other/blobs/uploads/?mount={DIGEST}&from=app").status_code == 201
+    else:
+        registry.push_blob("app", DATA)
+    assert not leases.reap(content_key(DIGEST), leases.mark(), lambda: False)
+    now[0] += 3 * GRACE_SECONDS
+    assert leases.reap(content_key(DIGEST), leases.mark(), lambda: False)
+    assert registry.ask("HEAD", f"app/blobs/{DIGEST}").status_code == 404

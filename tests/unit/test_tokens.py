@@ -99,7 +99,8 @@ def test_a_rotation_beside_a_revocation_brings_nothing_back(tokens, storage, clo
     monkeypatch.setattr(other, "mint", lambda *arguments: (tokens.revoke(record.id), mint(*arguments))[1])
     other.rotate(record.id, overlap=60)
     clock.now += FRESH_SECONDS
-    assert f"_auth/tokens/{record.id}.json" in set(keys_in(storage)), "the test is of no use unless the record is back"
+    assert f"_auth/tokens/{record.id}.json" not in keys_in(storage)
+    storage.replace(f"_auth/tokens/{record.id}.json", render_record(record))  # by a node that knows nothing of versions
     assert other.check(token) is None
     assert tokens.check(token) is None
 
@@ -258,8 +259,7 @@ def test_uses_on_read_only_storage_are_kept_for_later(tokens, storage, monkeypat
     assert worker(storage, clock).list()[0].last_used == int(clock.now)
 
 
-def test_sweep(tokens, storage, clock, monkeypatch):
-    monkeypatch.setattr("noraflask.storage.memory.time.time", clock)
+def test_sweep(tokens, storage, clock):
     old, _ = tokens.mint("alice", "read", DAY)
     young, _ = tokens.mint("alice", "read", 90 * DAY)
     gone = tokens.mint("alice", "read", DAY)[1]
@@ -305,7 +305,6 @@ def test_nora_refuses_a_record_with_scopes(tokens, storage):
 
 
 def test_a_record_that_cannot_be_read_hides_no_others(tokens, storage, clock, monkeypatch, caplog):
-    monkeypatch.setattr("noraflask.storage.memory.time.time", clock)
     ids = [tokens.mint("alice", "read", 60)[1].id for _ in range(3)]
     monkeypatch.setattr(storage, "open", broken_for(storage, ids[1]))
     assert {record.id for record in tokens.list("alice")} == {ids[0], ids[2]}
