@@ -28,7 +28,7 @@ examples:
   nora user add alice                          a user with a password, asked for on the terminal
   nora token create ci --role write            a token for a machine
   nora access explain alice push team/app      may she, and by which rule
-  nora curation explain npm:left-pad@1.3.0     may it be had, and by which rule
+  nora curation explain FORMAT:NAME@VERSION   may it be had, and by which rule
   nora reload                                  make the running server read its rules again
   nora doctor                                  is this machine well, and the proxy before it?
 """

@@ -68,7 +68,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("user", metavar="USER")
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("name", metavar="NAME", help="such as team/app; - for admin")
-    parser.add_argument("--repository", default="docker", metavar="REPOSITORY", help="(default: docker)")
+    parser.add_argument("--repository", metavar="REPOSITORY", help="(default: the first one that this server has)")
     parser.add_argument("--group", action="append", metavar="G", help="instead of the groups in auth.groups_file, repeatable")
     by = parser.add_mutually_exclusive_group()
     by.add_argument("--token", type=token_id, metavar="ID", help="by that API token of USER")
@@ -118,6 +118,7 @@ def explain(options: argparse.Namespace) -> int:
     from noraflask.services.auth.rules import Policy
 
     repositories = formats_of_repositories()
+    options.repository = options.repository or next(iter(repositories))
     _check_use(options, sorted(repositories))
     config = configuration()
     if not config.auth.enabled:

@@ -162,6 +162,7 @@ def record(config: Config, action: str, artifact: str, detail: str = "") -> None
     from dataclasses import replace
 
     from noraflask.services.audit import Audit
+    from noraflask.services.state_folder import audit_file
 
     detail = "; ".join(part for part in (detail, f"by {_os_user()}") if part)
     if config.audit.mode == "stdout":
@@ -169,8 +170,8 @@ def record(config: Config, action: str, artifact: str, detail: str = "") -> None
             f"remark: the audit log is the server's standard output, which cannot be reached from here, so not in it is: {action} {artifact} {detail}"
         )
     elif config.audit.mode != "off":
-        with owner_of(config.storage.path):
-            Audit(replace(config.audit, mode="file"), config.storage.path / "audit.jsonl").record(action, "cli", artifact=artifact, detail=detail)
+        with owner_of(config.state.path):
+            Audit(replace(config.audit, mode="file"), audit_file(config)).record(action, "cli", artifact=artifact, detail=detail)
 
 
 def _os_user() -> str:

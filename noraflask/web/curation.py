@@ -13,6 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessable
+from noraflask.services import state_folder
 from noraflask.services.auth.principal import Action, Source
 from noraflask.services.curation import replay
 from noraflask.services.curation.explaining import Judge, Stored, explain, parse_coordinate, question_of, stamp
@@ -189,8 +190,7 @@ def look(package: Package, judge: Judge) -> Stored | None:
 
 
 def ledger_folder() -> Path:
-    config = services().config
-    return config.curation.ledger_path or config.storage.path / "ledger"
+    return state_folder.ledger_folder(services().config)
 
 
 # The reload.

@@ -70,7 +70,7 @@ class Door:
 
     def audit(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
-        path = self.services.config.storage.path / "audit.jsonl"
+        path = self.services.config.state.path / "audit.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def get(self, path: str, authorization: str | None = None, **more: Any) -> TestResponse:

@@ -13,7 +13,7 @@ from pathlib import Path
 from noraflask.config import Config, ServerConfig, StagingConfig
 from noraflask.errors import NoraError
 from noraflask.keys import Key
-from noraflask.services.doctor.findings import Finding, ok, warning, wrong
+from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.storage import Storage
 
 MIB = 1024 * 1024
@@ -93,7 +93,7 @@ def same_device(path: Path, device_of: Callable[[Path], int]) -> Iterator[Findin
 
 def round_trip(storage: Storage, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Write, sync, read back, compare and delete an object, by the very calls that the server makes."""
-    key, data = Key(f"nora-doctor/{secrets.token_hex(8)}"), os.urandom(PROBE_BYTES)
+    key, data = Key(f"{NAME}/{secrets.token_hex(8)}"), os.urandom(PROBE_BYTES)
     started = clock()
     try:
         storage.create(key, data)
