@@ -17,6 +17,7 @@ from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.lockout import Lockout
+from noraflask.services.auth.login_record import LoginRecord
 from noraflask.services.auth.oidc import Oidc
 from noraflask.services.auth.rules import Access, Policy, accepts_claims
 from noraflask.services.auth.signing import Signer
@@ -148,9 +149,8 @@ def make_logins(
     users.start()
     signer.start()
     oidc = make_oidc(config.auth, content, access)
-    return Authenticator(
-        config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
-    )
+    record = LoginRecord(audit, lambda environ: client_address(environ, trusted), metrics=metrics)
+    return Authenticator(config.auth, users, tokens, signer, oidc, Lockout(), record)
 
 
 def make_users(config: Config) -> Users:

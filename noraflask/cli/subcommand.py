@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from noraflask.config import Config
+    from noraflask.config import Config, ServerConfig
     from noraflask.storage.disk import DiskStorage
 
 FAILED = 1
@@ -105,6 +105,12 @@ def configuration() -> Config:
     if not config.auth.enabled:
         tell("remark: authentication is switched off (auth.enabled = false): everybody may do everything")
     return config
+
+
+def local_url(server: ServerConfig) -> str:
+    """Of the server that the configuration describes, on this machine."""
+    host = local_address(server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
 def local_address(host: str) -> str:

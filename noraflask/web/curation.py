@@ -21,6 +21,7 @@ from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
 from noraflask.services.curation.rule_words import digests_of, seconds_of
+from noraflask.services.master_process import is_master
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
 from noraflask.settings.texts import read_duration
 from noraflask.web.access import ADMIN, LOGIN, access
@@ -33,7 +34,6 @@ bp = Blueprint("curation", __name__)
 
 RELOAD_SECONDS = 5.0
 PAUSE_SECONDS = 0.05
-MASTER_TITLE = b"nora: master ["
 LONGEST_REASON = 500
 MOST_RECEIPTS = 10_000
 USUAL_SINCE = "90d"
@@ -197,13 +197,9 @@ def ledger_folder() -> Path:
 
 
 def find_master() -> int:
-    """The process id of this worker's master. Raises NoMaster: a SIGHUP would end any other program."""
+    """The process id of this worker's master. Raises NoMaster."""
     master = os.getppid()
-    try:
-        title = Path(f"/proc/{master}/cmdline").read_bytes()
-    except OSError:
-        title = b""
-    if not services().health.is_started or not title.startswith(MASTER_TITLE):
+    if not services().health.is_started or not is_master(master):
         raise NoMaster()
     return master
 

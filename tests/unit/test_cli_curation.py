@@ -15,7 +15,7 @@ from noraflask.cli import reload as reloading
 from noraflask.cli.curation import ALLOWLIST, BLOCKLIST, RULES, kind_of
 from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
-from noraflask.config import load
+from noraflask.config import ServerConfig, load
 from noraflask.digest import Digest
 from noraflask.formats.docker.protocol import keys, manifests, media_types
 from noraflask.services.content import Content
@@ -569,8 +569,8 @@ def server(monkeypatch) -> SimpleNamespace:
     policy = Policy.from_buffer(load_policy(load().curation, NOW)[0])
     seen = SimpleNamespace(signals=[], fingerprint=policy.fingerprint)
 
-    def ask(host: str, port: int) -> State:
-        assert (host, port) == ("127.0.0.1", 4999)
+    def ask(server: ServerConfig) -> State:
+        assert (server.host, server.port) == ("127.0.0.1", 4999)
         return State(seen.fingerprint, 4, 4, 100.0 + len(seen.signals), None)
 
     monkeypatch.setattr(reloading, "find_master", lambda address: 7 if address == "127.0.0.1:4999" else None)

@@ -14,6 +14,7 @@ from noraflask.config import Config, ServerConfig, StagingConfig
 from noraflask.errors import NoraError
 from noraflask.keys import Key
 from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
+from noraflask.services.master_process import PROC, count_workers, find_masters
 from noraflask.storage import Storage
 
 MIB = 1024 * 1024
@@ -223,17 +224,10 @@ class Process:
     workers: int
 
 
-def find_server(server: ServerConfig, proc: Path = Path("/proc")) -> Process | None:
-    """By the titles that the server gives its processes."""
+def find_server(server: ServerConfig, proc: Path = PROC) -> Process | None:
     address = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
-    master, workers = 0, 0
-    for folder in proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip().decode(errors="replace")
-            if title == f"nora: master [{address}]":
-                master = int(folder.name)
-            workers += title == f"nora: worker [{address}]"
-    return Process(master, workers) if master else None
+    masters = find_masters(address, proc)
+    return Process(masters[-1], count_workers(address, proc)) if masters else None
 
 
 def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Finding]:
