@@ -143,6 +143,7 @@ ECOSYSTEM = Ecosystem(
     ),
     keys_not_yet=("proxy_timeout", "read_timeout", "metadata_ttl", "serve_stale"),
     reserved=(*HUB_HOSTS, "library", "blobs", "manifests", "tags", "referrers", "uploads"),
+    version_sign=":",
     osv=("docker", "oci"),
     names=Names(
         "names of images have small letters, digits and . _ - / alone",

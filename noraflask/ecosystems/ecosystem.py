@@ -26,6 +26,8 @@ class Versions:
     """A pattern, with a star, in the same form."""
     key: Callable[[str], Key | None] = _no_key
     language: Language | None = None
+    from_osv: Callable[[str], str] = as_written
+    """From how the OSV format writes it."""
     is_version: Callable[[str], bool] | None = None
     """Where that is not what has a key."""
 
@@ -52,6 +54,8 @@ class Ecosystem:
     """Beginnings of keys of NORA's section that belong to features this version lacks, without the section."""
     reserved: tuple[str, ...] = ()
     """Words that name no repository, beside the id and the aliases: in the addresses of its clients they mean something else."""
+    version_sign: str = ""
+    """What its clients write between a name and a version, where that is not an @."""
     has_ages: bool = True
     """Ages and quarantine of its own may be set for it."""
     osv: tuple[str, ...] = ()

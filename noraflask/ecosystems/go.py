@@ -24,8 +24,8 @@ def _same_version(version: str) -> str:
     return f"v{join_version(numbers, match['pre'], 'incompatible' if match['build'] == 'incompatible' else '')}"
 
 
-def _version_pattern(text: str) -> str:
-    return f"v{text}" if text[0].isdigit() else text
+def _with_v(text: str) -> str:
+    return f"v{text}" if text[:1].isdigit() else text
 
 
 ECOSYSTEM = Ecosystem(
@@ -36,8 +36,9 @@ ECOSYSTEM = Ecosystem(
     names=Names("module paths have no spaces and ASCII alone", re.compile(r"[^!-~]"), _same_name),
     versions=Versions(
         _same_version,
-        _version_pattern,
+        _with_v,
         partial(semver_key, least=1),
         Language(">=v1.2.0, <v1.2.5", ORDER | {"^", "~"}, semver_floor),
+        from_osv=_with_v,
     ),
 )

@@ -112,6 +112,10 @@ class Language:
     """`~>` of one number has no end."""
     span: Callable[[str, Key], tuple[Key, Key] | None] | None = None
     """All versions that a version of the range stands for: the first, and what all of them are below; None: itself."""
+    joint: str = ", "
+    """Between two bounds, where a range is written."""
+    gap: str = ""
+    """Between an operator and its version, likewise."""
     read: Callable[[str], Part] | None = None
     """Reads a whole alternative, in place of all the above."""
 

@@ -72,7 +72,6 @@ TAKEN_VARIABLES = [
     ("NORA_MAINTENANCE_STALL_SECS", "90", "server.maintenance_stall_secs", 90),
     ("NORA_STORAGE_MODE", "Filesystem", "storage.mode", "local"),
     ("NORA_STORAGE_PATH", "/srv/naïve", "storage.path", Path("/srv/naïve")),
-    ("NORA_STATE_PATH", "/srv/state", "state.path", Path("/srv/state")),
     ("NORA_STAGING_PATH", "/dev/shm", "staging.path", Path("/dev/shm")),
     ("NORA_STAGING_BUDGET_BYTES", "1048576", "staging.share_bytes", 1048576),
     ("NORA_STAGING_SHARE_BYTES", "0", "staging.share_bytes", 0),

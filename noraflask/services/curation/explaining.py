@@ -67,8 +67,9 @@ def parse_name(format: str, text: str) -> tuple[str, str | None]:
     at = text.rfind("@")
     name, version = (text[:at], text[at + 1 :]) if at > 0 else (text, "")
     folder, slash, last = name.rpartition("/")
-    if format == "docker" and ":" in last:
-        last, _, tag = last.partition(":")
+    sign = ecosystem_of(format).version_sign
+    if sign and sign in last:
+        last, _, tag = last.partition(sign)
         name, version = f"{folder}{slash}{last}", version or tag
     if not name or (at > 0 and not version):
         raise ValueError(f"{text!r} lacks a {'version after the @' if name else 'name'}")

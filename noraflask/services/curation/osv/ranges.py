@@ -7,9 +7,10 @@ from functools import cmp_to_key
 from typing import Any, NamedTuple
 
 from noraflask.ecosystems import ecosystem_of
+from noraflask.ecosystems.ranges import Language
 from noraflask.services.curation.osv.values import Malformed, list_in
 
-_BRACKETS = frozenset({"maven", "nuget"})
+NO_LANGUAGE = Language("")
 
 
 class Span(NamedTuple):
@@ -69,15 +70,13 @@ def _is_zero(version: str) -> bool:
 
 
 def render_span(format: str, span: Span) -> str:
-    if format in _BRACKETS:
+    language = ecosystem_of(format).versions.language or NO_LANGUAGE  # what nobody can read is undecided, and listed as it is written here
+    if language.brackets:
         return f"{'(' if span.start is None else '['}{span.start or ''},{span.end or ''}{']' if span.inclusive else ')'}"
-    space = " " if format == "gems" else ""
-    lower = "" if span.start is None else f">={space}{span.start}"
-    upper = "" if span.end is None else f"{'<=' if span.inclusive else '<'}{space}{span.end}"
-    joint = {"npm": " ", "pypi": ","}.get(format, ", ")
-    return joint.join(part for part in (lower, upper) if part)
+    lower = "" if span.start is None else f">={language.gap}{span.start}"
+    upper = "" if span.end is None else f"{'<=' if span.inclusive else '<'}{language.gap}{span.end}"
+    return language.joint.join(part for part in (lower, upper) if part)
 
 
 def version_of(format: str, version: str) -> str:
-    """OSV writes Go's versions without their v."""
-    return f"v{version}" if format == "go" and version[:1].isdigit() else version
+    return ecosystem_of(format).versions.from_osv(version)

@@ -23,8 +23,8 @@ MAX_NAMED = 10
 MAX_LISTED = 10_000
 """Undecided ones that are listed; all are counted."""
 
-_ECOSYSTEMS = {name: ecosystem.id for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv}
-"""OSV's ecosystem, without the suffix after ":", in lower case, to our format."""
+_FORMATS = {name: ecosystem.id for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv}
+"""By OSV's ecosystem, without the suffix after ":", in lower case."""
 _WORDS = {"LOW": 3.9, "MODERATE": 6.9, "MEDIUM": 6.9, "HIGH": 8.9, "CRITICAL": 10.0}
 
 
@@ -36,10 +36,10 @@ def _id_of(word: str) -> str | None:
 def formats_named(names: Collection[str] | None) -> frozenset[str] | None:
     if names is None:
         return None
-    formats = {name: _ECOSYSTEMS.get(name.casefold()) or _id_of(name) for name in names}
+    formats = {name: _FORMATS.get(name.casefold()) or _id_of(name) for name in names}
     unknown = sorted(name for name, format in formats.items() if format is None)
     if unknown:
-        raise OsvProblem(f"no such ecosystem: {', '.join(unknown)}; known are our formats and {', '.join(sorted(_ECOSYSTEMS))}")
+        raise OsvProblem(f"no such ecosystem: {', '.join(unknown)}; known are our formats and {', '.join(sorted(_FORMATS))}")
     return frozenset(format for format in formats.values() if format is not None)
 
 
@@ -121,7 +121,7 @@ class Reader:
         state = "harmless" if self.formats is not None else "rules"
         for each in affected:
             ecosystem, package = _package(each)
-            format = _ECOSYSTEMS.get(ecosystem.partition(":")[0].casefold())
+            format = _FORMATS.get(ecosystem.partition(":")[0].casefold())
             if format is None:
                 unknown.append(clean(ecosystem.partition(":")[0], 64) or "without a name")
                 continue
