@@ -28,6 +28,11 @@ def _version_pattern(text: str) -> str:
     return f"v{text}" if text[0].isdigit() else text
 
 
+def _from_osv(version: str) -> str:
+    """Without the `v` there."""
+    return f"v{version}" if version[:1].isdigit() else version
+
+
 ECOSYSTEM = Ecosystem(
     id="go",
     title="Go",
@@ -39,5 +44,6 @@ ECOSYSTEM = Ecosystem(
         _version_pattern,
         partial(semver_key, least=1),
         Language(">=v1.2.0, <v1.2.5", ORDER | {"^", "~"}, semver_floor),
+        from_osv=_from_osv,
     ),
 )

@@ -16,7 +16,7 @@ from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessab
 from noraflask.services import state_folder
 from noraflask.services.auth.principal import Action, Source
 from noraflask.services.curation import replay
-from noraflask.services.curation.explaining import Judge, Stored, explain, parse_coordinate, question_of, stamp
+from noraflask.services.curation.explaining import Given, Judge, Stored, explain, parse_coordinate, question_of, stamp
 from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
@@ -75,15 +75,12 @@ def show_policy() -> Response:
 @bp.get("/api/v1/curation/explain")
 @access(LOGIN)
 def explain_decision() -> Response:
-    """?format=npm&name=left-pad&version=1.3.0, or ?decision=d-…; also repository, at, age, published, digest, upstream=true and among, repeatable."""
+    """?format=…&name=…&version=1.3.0, or ?decision=d-…; also repository, at, age, published, digest, upstream=true and among, repeatable."""
     recognised()
     query, here = request.args, services()
     try:
         words = [query["decision"]] if query.get("decision") else [query.get("format", ""), query.get("name", "")]
-        question = question_of(
-            words,
-            here.curation.now(),
-            version=query.get("version"),
+        given = Given(
             repository=query.get("repository", ""),
             hosted=query.get("upstream") != "true",
             published=_read("published", seconds_of),
@@ -92,6 +89,7 @@ def explain_decision() -> Response:
             at=_read("at", seconds_of),
             among=query.getlist("among"),
         )
+        question = question_of(words, here.curation.now(), query.get("version"), given)
     except ValueError as problem:
         raise BadRequest(str(problem)) from None
     return _json(explain(policy(), question, look, here.curation.freeze.current()))
@@ -100,7 +98,7 @@ def explain_decision() -> Response:
 @bp.get("/api/v1/admin/curation/impact")
 @access(ADMIN)
 def show_impact() -> Response:
-    """Who got it: ?format=npm&name=left-pad, or ?coordinate=npm:left-pad@1.3.0; also version (a pattern or a range) and since=90d."""
+    """Who got it: ?format=…&name=…, or ?coordinate=FORMAT:NAME@1.3.0; also version (a pattern or a range) and since=90d."""
     query, here = request.args, services()
     try:
         told = parse_coordinate(query["coordinate"]) if query.get("coordinate") else (query.get("format", ""), query.get("name", ""), None)

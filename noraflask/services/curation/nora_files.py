@@ -25,7 +25,6 @@ from noraflask.services.curation.rule_words import (
     is_range,
     name_of,
     never_matches,
-    quick_rule,
     range_of,
     reason_of,
     version_of,
@@ -220,7 +219,8 @@ class _List:
         except (KeyError, TypeError):
             return False
         name = ecosystem_of(format).name_pattern(name)
-        rule = quick_rule(f"{self.file}#{number}", self.kind, format, name, version, known, f"{self.file}:{self.line}", (digest,) if digest else ())
+        place, integrity = f"{self.file}:{self.line}", (digest,) if digest else ()
+        rule = Rule(f"{self.file}#{number}", self.kind, format, name, version, reason=known, place=place, integrity=integrity)
         self.rules.append(rule)
         if never_matches(format, name):
             self.sink.suspects.append(rule)

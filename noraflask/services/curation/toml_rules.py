@@ -23,7 +23,6 @@ from noraflask.services.curation.rule_words import (
     name_of,
     namespaces_of,
     never_matches,
-    quick_rule,
     range_of,
     reason_of,
     seconds_of,
@@ -100,7 +99,7 @@ class _Reader:
             return False
         name = ecosystem_of(format).name_pattern(values["name"])
         version = version if version == "*" else ecosystem_of(format).version_pattern(version)
-        rule = quick_rule(identity, Kind.BLOCK, format, name, version, reason, place, ticket=ticket)
+        rule = Rule(identity, Kind.BLOCK, format, name, version, reason=reason, place=place, ticket=ticket)
         self.sink.rules.append(rule)
         if never_matches(format, name):
             self.sink.suspects.append(rule)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
-from noraflask.services.curation.osv.ranges import Span, events_of, intervals, render_span, version_of
+from noraflask.services.curation.osv.ranges import Span, events_of, intervals
 from noraflask.services.curation.osv.values import Block, Import, Malformed, OsvProblem, clean, fits, is_literal, is_plain, list_in
 
 MAX_ID = 100
@@ -143,15 +143,16 @@ class Reader:
         listed, ranges = list_in(each, "versions"), list_in(each, "ranges")
         if not listed and not ranges:
             return ([(("*",), "")], []) if malicious else ([], ["neither versions nor ranges"])
+        ecosystem = ecosystem_of(format)
         spans, doubts = self._spans(format, ranges)
         if (None, None) in [span[:2] for span in spans]:
             return [(("*",), "")], []
         exact = [*listed, *(span.start for span in spans if span.is_one_version)]
-        versions = {version_of(format, version) for version in exact if fits(version) and is_literal(version)}
+        versions = {ecosystem.versions.from_osv(version) for version in exact if fits(version) and is_literal(version)}
         doubts += [f"version {clean(str(version), 80)}" for version in exact if not (fits(version) and is_literal(version))]
         ordered = sorted(versions)
         rules = [(tuple(ordered[at : at + MAX_VERSIONS]), "") for at in range(0, len(ordered), MAX_VERSIONS)]
-        for text in dict.fromkeys(render_span(format, span) for span in spans if not span.is_one_version):
+        for text in dict.fromkeys(ecosystem.render_interval(*span) for span in spans if not span.is_one_version):
             if self._is_range(format, text):
                 rules.append(((), text))
             else:
@@ -180,7 +181,7 @@ class Reader:
             if bad or not any(kind == "introduced" for kind, _ in events):
                 doubts.append(f"range with {clean(bad[0], 80)!r}" if bad else "range without a begin")
             else:
-                spans += intervals(format, events)
+                spans += intervals(ecosystem_of(format), events)
         return spans, doubts
 
     def _is_range(self, format: str, text: str) -> bool:
