@@ -123,13 +123,13 @@ def _duration(text: str) -> float:
 
 
 def _time(text: str) -> float:
-    from noraflask.services.curation.rule_words import seconds_of
+    from noraflask.services.curation.rule_values import seconds_of
 
     return _argument(seconds_of, text)
 
 
 def _digest(text: str) -> tuple[str, ...]:
-    from noraflask.services.curation.rule_words import digests_of
+    from noraflask.services.curation.rule_values import digests_of
 
     return _argument(digests_of, text)
 

@@ -187,9 +187,9 @@ def _deciding(steps: list[Step]) -> Step | None:
     """As the gate goes through them; what a format says of the whole comes last and has the last word."""
     if steps[-1].filter == "image":
         return steps[-1]
-    found = _first(steps, "block") or _first(steps, "would-block")
-    if found is not None:
-        return found
+    step = _first(steps, "block") or _first(steps, "would-block")
+    if step is not None:
+        return step
     return steps[0] if steps[0].verdict == "allow" else None
 
 
@@ -198,9 +198,9 @@ def _instead(policy: Policy, package: Package, question: Question, stored: Store
     if not question.among and stored is None:
         return None
     others = (replace(package, version=version, digests=(), is_index=False) for version in question.among)
-    found = [other.version for other in others if other.version and deciding.decide(policy, other, question.at).allowed]
-    found += [version for version in (stored.allowed if stored else ()) if version not in found]
-    return sorted(found, key=cmp_to_key(partial(_order, package.format)), reverse=True)[:MOST_INSTEAD]
+    allowed = [other.version for other in others if other.version and deciding.decide(policy, other, question.at).allowed]
+    allowed += [version for version in (stored.allowed if stored else ()) if version not in allowed]
+    return sorted(allowed, key=cmp_to_key(partial(_order, package.format)), reverse=True)[:MOST_INSTEAD]
 
 
 def _order(format: str, a: str, b: str) -> int:

@@ -15,7 +15,7 @@ from noraflask.config.problem_lines import nearest
 from noraflask.config.toml_file import FileProblem, label_of, read_text, shown
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Kind, Rule
-from noraflask.services.curation.rule_words import (
+from noraflask.services.curation.rule_values import (
     CLEAN,
     MOST_REASON,
     Sink,
@@ -195,11 +195,11 @@ class _List:
                 raise json.JSONDecodeError("Expecting value", text, stop.value) from None
             if type(value) is not dict or not self._plain(value, number):
                 self._rule(value, number, self.line)
-            found = after(text, self.at)
-            if found is None or found[1] == "}":
+            token = after(text, self.at)
+            if token is None or token[1] == "}":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, self.at)
-            self.at = found.end()
-            if found[1] == "]":
+            self.at = token.end()
+            if token[1] == "]":
                 return
 
     def _plain(self, value: dict[str, Any], number: int) -> bool:

@@ -14,7 +14,7 @@ from noraflask.config.problem_lines import nearest
 from noraflask.config.toml_file import FileProblem, dotted, label_of, read_text, shown
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
-from noraflask.services.curation.rule_words import (
+from noraflask.services.curation.rule_values import (
     Sink,
     described,
     digests_of,
@@ -235,13 +235,13 @@ def _strings(values: dict[str, Any], one: str, many: str) -> list[Any]:
     """What `one` or `many` says; all, when neither is there."""
     if one in values and many in values:
         raise _Wrong(many, f"stands beside {one}; leave one of them")
-    found = values.get(many, values.get(one, "*"))
-    if isinstance(found, str) and many in values:
+    texts = values.get(many, values.get(one, "*"))
+    if isinstance(texts, str) and many in values:
         raise _Wrong(many, "expected an array of strings")
-    found = found if isinstance(found, list) else [found]
-    if not found or not all(isinstance(text, str) for text in found):
+    texts = texts if isinstance(texts, list) else [texts]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise _Wrong(many if many in values else one, "expected a string, or an array of strings that is not empty")
-    return found
+    return texts
 
 
 def _each(values: dict[str, Any], one: str, many: str, read: Callable[[Any], str]) -> list[str]:

@@ -15,7 +15,7 @@ from noraflask.services.curation import patterns
 from noraflask.services.curation.model import Bypass, Expect, Namespace, Rule
 
 MOST_PROBLEMS = 200
-"""That are told of one load; a file that is wrong in every line is wrong in one way."""
+"""Problems that one load reports; a file that is wrong in every line is wrong in one way."""
 MOST_REASON = 1000
 MAX_LENGTH = patterns.MAX_LENGTH
 
