@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from noraflask.ecosystems.ecosystem import Ecosystem, Versions
+from noraflask.ecosystems.ecosystem import Ecosystem, Versions, split_at_sign
 from noraflask.ecosystems.names import FLAT, Names
 from noraflask.ecosystems.ranges import ORDER, Language
 from noraflask.ecosystems.versions import RELEASE, Key, numbers_of, without_zeros
@@ -132,6 +132,14 @@ def _is_tag_or_digest(version: str) -> bool:
     return bool(_TAG.fullmatch(version) or _DIGEST.fullmatch(version))
 
 
+def _split_reference(text: str) -> tuple[str, str | None]:
+    """Also `NAME:TAG`, as docker has it; with a digest behind it, the digest counts."""
+    name, version = split_at_sign(text)
+    folder, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    return f"{folder}{slash}{last}", version or tag or version
+
+
 ECOSYSTEM = Ecosystem(
     id="docker",
     title="Docker and OCI",
@@ -143,7 +151,6 @@ ECOSYSTEM = Ecosystem(
     ),
     keys_not_yet=("proxy_timeout", "read_timeout", "metadata_ttl", "serve_stale"),
     reserved=(*HUB_HOSTS, "library", "blobs", "manifests", "tags", "referrers", "uploads"),
-    version_sign=":",
     osv=("docker", "oci"),
     names=Names(
         "names of images have small letters, digits and . _ - / alone",
@@ -155,4 +162,5 @@ ECOSYSTEM = Ecosystem(
         access=_access_patterns,
     ),
     versions=Versions(_same_version, _same_version, _key, Language(">=1.25.0 <1.25.4", ORDER | {"^", "~"}, _floor), is_version=_is_tag_or_digest),
+    split_reference=_split_reference,
 )

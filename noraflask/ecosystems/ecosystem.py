@@ -7,13 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noraflask.ecosystems.names import Names
-from noraflask.ecosystems.ranges import Language, Range, parse_range
+from noraflask.ecosystems.ranges import Language, Range, parse_range, render_interval
 from noraflask.ecosystems.versions import MAX_VERSION, Key, as_written, cached_key, is_readable
 from noraflask.settings import Setting
 
 
 def _no_key(version: str) -> Key | None:
     return None
+
+
+def split_at_sign(text: str) -> tuple[str, str | None]:
+    """`NAME@VERSION` in its parts; None: there is no @. One at the beginning is that of a scope."""
+    at = text.rfind("@")
+    return (text[:at], text[at + 1 :]) if at > 0 else (text, None)
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,10 @@ class Versions:
     """A pattern, with a star, in the same form."""
     key: Callable[[str], Key | None] = _no_key
     language: Language | None = None
-    from_osv: Callable[[str], str] = as_written
-    """From how the OSV format writes it."""
     is_version: Callable[[str], bool] | None = None
     """Where that is not what has a key."""
+    from_osv: Callable[[str], str] = as_written
+    """A version as records in the OSV format write it, in the ecosystem's own form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +60,14 @@ class Ecosystem:
     """Beginnings of keys of NORA's section that belong to features this version lacks, without the section."""
     reserved: tuple[str, ...] = ()
     """Words that name no repository, beside the id and the aliases: in the addresses of its clients they mean something else."""
-    version_sign: str = ""
-    """What its clients write between a name and a version, where that is not an @."""
     has_ages: bool = True
     """Ages and quarantine of its own may be set for it."""
     osv: tuple[str, ...] = ()
     """Its names in the OSV format, in small letters, without the suffix after ":"."""
     names: Names = field(default_factory=Names)
     versions: Versions = field(default_factory=Versions)
+    split_reference: Callable[[str], tuple[str, str | None]] = split_at_sign
+    """Name and version of what people write; the version is None when there is none, and empty when its sign is there alone."""
 
     @property
     def section_name(self) -> str:
@@ -115,3 +121,7 @@ class Ecosystem:
         if self.versions.language is None:
             raise ValueError(f"{self.id} has no ranges; name versions one by one, or with a pattern such as 1.2*")
         return parse_range(self.id, self.versions.language, self.version_key, text)
+
+    def render_interval(self, low: str | None, high: str | None, high_in: bool) -> str:
+        """The range from `low` on and up to `high`, itself in it or not; None: without an end on that side."""
+        return render_interval(self.versions.language or Language(""), low, high, high_in)

@@ -54,5 +54,5 @@ ECOSYSTEM = Ecosystem(
     aliases=("rubygems", "gem"),
     osv=("rubygems",),
     names=Names("names of gems have letters, digits and . _ - alone", re.compile(r"[^A-Za-z0-9._*-]")),
-    versions=Versions(key=_key, language=Language("~> 1.2, >= 1.2.4", ORDER | {"~>"}, _floor, raises_last_but_one=True, gap=" ")),
+    versions=Versions(key=_key, language=Language("~> 1.2, >= 1.2.4", ORDER | {"~>"}, _floor, raises_last_but_one=True, behind=" ")),
 )

@@ -24,8 +24,13 @@ def _same_version(version: str) -> str:
     return f"v{join_version(numbers, match['pre'], 'incompatible' if match['build'] == 'incompatible' else '')}"
 
 
-def _with_v(text: str) -> str:
-    return f"v{text}" if text[:1].isdigit() else text
+def _version_pattern(text: str) -> str:
+    return f"v{text}" if text[0].isdigit() else text
+
+
+def _from_osv(version: str) -> str:
+    """Without the `v` there."""
+    return f"v{version}" if version[:1].isdigit() else version
 
 
 ECOSYSTEM = Ecosystem(
@@ -36,9 +41,9 @@ ECOSYSTEM = Ecosystem(
     names=Names("module paths have no spaces and ASCII alone", re.compile(r"[^!-~]"), _same_name),
     versions=Versions(
         _same_version,
-        _with_v,
+        _version_pattern,
         partial(semver_key, least=1),
         Language(">=v1.2.0, <v1.2.5", ORDER | {"^", "~"}, semver_floor),
-        from_osv=_with_v,
+        from_osv=_from_osv,
     ),
 )

@@ -28,6 +28,6 @@ ECOSYSTEM = Ecosystem(
         _same_version,
         _version_pattern,
         semver_key,
-        Language("^1.2.3 || >=2.0.0 <2.1.4", ORDER | {"^", "~", "~>"}, semver_floor, short_spans=True, joint=" "),
+        Language("^1.2.3 || >=2.0.0 <2.1.4", ORDER | {"^", "~", "~>"}, semver_floor, short_spans=True, between=" "),
     ),
 )

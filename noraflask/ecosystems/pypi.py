@@ -101,5 +101,5 @@ ECOSYSTEM = Ecosystem(
         folds_case=True,
         pattern=_name_pattern,
     ),
-    versions=Versions(_same_version, _version_pattern, _key, Language(">=1.2,<1.2.5", joint=",", read=_read_specifiers)),
+    versions=Versions(_same_version, _version_pattern, _key, Language(">=1.2,<1.2.5", read=_read_specifiers, between=",")),
 )

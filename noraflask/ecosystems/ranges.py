@@ -101,6 +101,10 @@ class Language:
     """What a version without an operator means."""
     brackets: bool = False
     """Maven's and NuGet's `[1.0,2.0)`."""
+    between: str = ", "
+    """How two bounds are joined."""
+    behind: str = ""
+    """What stands between an operator and its version."""
     everything: tuple[str, ...] = ("*",)
     around: str = ""
     """Brackets that may stand around an alternative."""
@@ -112,10 +116,6 @@ class Language:
     """`~>` of one number has no end."""
     span: Callable[[str, Key], tuple[Key, Key] | None] | None = None
     """All versions that a version of the range stands for: the first, and what all of them are below; None: itself."""
-    joint: str = ", "
-    """Between two bounds, where a range is written."""
-    gap: str = ""
-    """Between an operator and its version, likewise."""
     read: Callable[[str], Part] | None = None
     """Reads a whole alternative, in place of all the above."""
 
@@ -133,6 +133,15 @@ def parse_range(format: str, language: Language, key: Callable[[str], Key | None
         shown = text if len(text) <= 60 else f"{text[:60]}…"
         raise ValueError(f'"{shown}" is no range of {format}: {error}; write for example "{language.example}"') from None
     return Range(format, text, key, tuple(parts))
+
+
+def render_interval(language: Language, low: str | None, high: str | None, high_in: bool) -> str:
+    """As people of that ecosystem write it; parse_range() reads it."""
+    if language.brackets:
+        return f"{'(' if low is None else '['}{low or ''},{high or ''}{']' if high_in else ')'}"
+    lower = "" if low is None else f">={language.behind}{low}"
+    upper = "" if high is None else f"{'<=' if high_in else '<'}{language.behind}{high}"
+    return language.between.join(bound for bound in (lower, upper) if bound)
 
 
 _BRACKETED = re.compile(r"\s*([\[(])([^\[\]()]*)([\])])\s*(,?)")

@@ -149,7 +149,7 @@ def login_figures() -> Response:
 @bp.get("/api/v1/access/explain")
 @access(ADMIN)
 def explain() -> Response:
-    """What one may do, and by which rule: ?user=alice&action=push&name=team/app, also &repository=docker and &group=…"""
+    """What one may do, and by which rule: ?user=alice&action=push&name=team/app, also &repository=… and &group=…"""
     query = request.args
     words = {action.value: action for action in (Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN)}
     if query.get("action") not in words or not query.get("user"):
@@ -157,17 +157,17 @@ def explain() -> Response:
     user = query["user"]
     groups = frozenset(query.getlist("group")) or logins_or_503().logins.users.current().groups_of(user)
     who = Principal("anonymous") if user == "anonymous" else Principal(user, Source.PASSWORD, groups)
-    here = query.get("repository") or repositories()[0].name
-    return _json(decision_members(who, words[query["action"]], here, query.get("name")))
+    repository = query.get("repository") or repositories()[0].name
+    return _json(decision_members(who, words[query["action"]], repository, query.get("name")))
 
 
-def decision_members(who: Principal, action: Action, here: str, name: str | None) -> dict[str, Any]:
-    decision = state().access.decide(who, action, "" if action is Action.ADMIN else here, name)
+def decision_members(who: Principal, action: Action, repository: str, name: str | None) -> dict[str, Any]:
+    decision = state().access.decide(who, action, "" if action is Action.ADMIN else repository, name)
     return {
         "user": who.name,
         "groups": sorted(who.groups),
         "action": action.value,
-        "repository": here,
+        "repository": repository,
         "name": name,
         "allowed": decision.allowed,
         "decided_by": decision.by or "no rule grants it",

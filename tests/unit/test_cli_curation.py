@@ -23,7 +23,7 @@ from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
 from noraflask.services.curation.compiling import compile
-from noraflask.services.curation.explaining import explain, parse_coordinate, parse_name, question_of
+from noraflask.services.curation.explaining import Given, explain, parse_coordinate, parse_name, question_of
 from noraflask.services.curation.gate import decision_id
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
@@ -296,7 +296,7 @@ def test_nothing_in_a_name_steers_the_terminal(nora):
 
 def test_instead_puts_what_cannot_be_compared_at_the_end():
     policy = Policy.from_buffer(compile(Settings("enforce"), RuleSet((Rule("r", Kind.BLOCK, "npm", "x", "9"),))))
-    question = question_of(["npm:x@9"], NOW, among=["latest", "1.0.0", "beta", "1.10.0"])
+    question = question_of(["npm:x@9"], NOW, given=Given(among=["latest", "1.0.0", "beta", "1.10.0"]))
     assert explain(policy, question)["instead"] == ["1.10.0", "1.0.0", "latest", "beta"]
     assert parse_name("npm", "x@9") == ("x", "9")
     assert explaining.stamp(1e30) == "1e+30"

@@ -505,3 +505,39 @@ def test_order_is_an_order(format, a, b, c):
     assert ecosystem_of(format).same_version(ecosystem_of(format).same_version(a)) == ecosystem_of(format).same_version(a)
     if ecosystem_of(format).compare(a, a) is not None:
         assert ecosystem_of(format).compare(ecosystem_of(format).same_version(a), a) == 0
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "parts"),
+    [
+        ("npm", "left-pad@1.3.0", ("left-pad", "1.3.0")),
+        ("npm", "@scope/name", ("@scope/name", None)),
+        ("npm", "@scope/name@1", ("@scope/name", "1")),
+        ("npm", "x@", ("x", "")),
+        ("maven", "org.x:y@1", ("org.x:y", "1")),
+        ("docker", "library/nginx:1.25", ("library/nginx", "1.25")),
+        ("docker", "nginx:1.25@sha256:aa", ("nginx", "sha256:aa")),
+        ("docker", "nginx", ("nginx", None)),
+        ("docker", "nginx@", ("nginx", "")),
+        ("docker", "host:5000/nginx", ("host:5000/nginx", None)),
+    ],
+)
+def test_what_people_write_has_a_name_and_perhaps_a_version(format, text, parts):
+    assert ECOSYSTEMS[format].split_reference(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("format", "low", "high", "high_in", "text"),
+    [
+        ("npm", "1.2.0", "1.3.0", False, ">=1.2.0 <1.3.0"),
+        ("pypi", "1.2", "1.3", True, ">=1.2,<=1.3"),
+        ("gems", "1.2", "1.3", False, ">= 1.2, < 1.3"),
+        ("cargo", None, "1.3.0", False, "<1.3.0"),
+        ("maven", None, "1.3", True, "(,1.3]"),
+        ("nuget", "1.0", None, False, "[1.0,)"),
+    ],
+)
+def test_an_interval_is_written_as_its_ecosystem_does_and_can_be_read_again(format, low, high, high_in, text):
+    ecosystem = ECOSYSTEMS[format]
+    assert ecosystem.render_interval(low, high, high_in) == text
+    assert not ecosystem.parse_range(text).is_empty

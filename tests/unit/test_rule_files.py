@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from noraflask.config import ConfigError, CurationConfig
 from noraflask.config.toml_file import FileProblem
 from noraflask.ecosystems import ECOSYSTEMS
-from noraflask.services.curation import rule_words, toml_tables
+from noraflask.services.curation import toml_tables
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.model import Bypass, Expect, Kind, Namespace, Rule, RuleSet
 
@@ -530,13 +530,6 @@ def test_lines_of_a_large_list():
 def test_lines_of_a_large_rules_file():
     found = from_toml("".join(f'[[block]]\nformat = "npm"\nname = "a{n}"\n' for n in range(5_000))).rules
     assert [rule.place for rule in found] == [f"rules.toml:{3 * n + 1}" for n in range(5_000)]
-
-
-def test_a_rule_that_is_made_quickly_is_like_any_other():
-    assert rule_words.quick_rule("i", Kind.BLOCK, "npm", "n", "v", "r", "p") == Rule("i", Kind.BLOCK, "npm", "n", "v", reason="r", place="p")
-    assert rule_words.quick_rule("i", Kind.PIN, "npm", "n", "v", "", "p", ("x",), "t") == Rule(
-        "i", Kind.PIN, "npm", "n", "v", place="p", integrity=("x",), ticket="t"
-    )
 
 
 NAMES = st.sampled_from(["a", "@a/b", "A_b", "a*", "a b", "/a", "x" * 513, "", "*", "ü", "library/x"])

@@ -26,12 +26,12 @@ Exit code 0: it would; 1: it would not, or --strict and there are warnings; 78: 
 EXPLAIN_DESCRIPTION = """\
 Says of a package what every filter says, by which rule of which file, and until when. Exit code 0: allowed; 1: blocked, or it failed.
 
-  nora curation explain npm:@scope/name@1.2.3
-  nora curation explain docker library/nginx:1.25
-  nora curation explain npm:left-pad@1.3.0 --upstream --age 2d --among '1.2.0 1.2.1'
+  nora curation explain FORMAT:NAME@1.2.3
+  nora curation explain FORMAT NAME@1.2.3
+  nora curation explain FORMAT:NAME@1.3.0 --upstream --age 2d --among '1.2.0 1.2.1'
   nora curation explain d-eJyrVspT…             the id that a refusal tells; as of that moment, unless --at is given
 
-An image is looked up in storage for its digest, its date and its other tags; of other packages only what the options say is known.
+What this server keeps is looked up for its digest, its date and its other versions; of all else only what the options say is known.
 """
 REPLAY_DESCRIPTION = """\
 Judges by a candidate what the ledger says was served, and tells what it would newly block or allow, and for whom. The candidate is a whole
@@ -41,8 +41,8 @@ compared with no rules at all. Exit code 0: nothing would be blocked; 1: somethi
 IMPACT_DESCRIPTION = """\
 Says who got a package, and when, as far as the ledger goes back. The name may be a pattern, the version a pattern, a digest or a range.
 
-  nora curation impact npm:left-pad@1.3.0
-  nora curation impact 'npm:left-pad@>=1.2.0 <1.3.1' --since 30d
+  nora curation impact FORMAT:NAME@1.3.0
+  nora curation impact 'FORMAT:NAME@>=1.2.0 <1.3.1' --since 30d
 """
 OSV_DESCRIPTION = """\
 Turns a feed of malicious packages in the OSV format (a folder, an archive or one record; nothing is fetched) into a block list: NORA's JSON when
@@ -123,13 +123,13 @@ def _duration(text: str) -> float:
 
 
 def _time(text: str) -> float:
-    from noraflask.services.curation.rule_words import seconds_of
+    from noraflask.services.curation.rule_values import seconds_of
 
     return _argument(seconds_of, text)
 
 
 def _digest(text: str) -> tuple[str, ...]:
-    from noraflask.services.curation.rule_words import digests_of
+    from noraflask.services.curation.rule_values import digests_of
 
     return _argument(digests_of, text)
 

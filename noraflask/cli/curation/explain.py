@@ -45,22 +45,21 @@ def explain(options: argparse.Namespace) -> int:
 
 def _question(options: argparse.Namespace) -> Question:
     """Raises WrongUse."""
-    from noraflask.services.curation.explaining import question_of
+    from noraflask.services.curation.explaining import Given, question_of
 
     if len(options.words) > 2:
         raise WrongUse("ask for one package: FORMAT:NAME[@VERSION], FORMAT NAME[@VERSION], or a decision id")
+    given = Given(
+        repository=options.repository,
+        hosted=not options.upstream,
+        published=options.published,
+        age=options.age,
+        digests=tuple(digest for digests in options.digest or () for digest in digests),
+        at=options.at,
+        among=options.among or (),
+    )
     try:
-        return question_of(
-            options.words,
-            time.time(),
-            repository=options.repository,
-            hosted=not options.upstream,
-            published=options.published,
-            age=options.age,
-            digests=tuple(digest for digests in options.digest or () for digest in digests),
-            at=options.at,
-            among=options.among or (),
-        )
+        return question_of(options.words, time.time(), given=given)
     except ValueError as problem:
         raise WrongUse(str(problem)) from None
 

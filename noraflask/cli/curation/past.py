@@ -71,16 +71,14 @@ def _ledger(config: Config, since: float, now: float) -> Iterator[Entry]:
 
 def impact(options: argparse.Namespace) -> int:
     from noraflask.cli.curation.past_tables import render_impact
-    from noraflask.ecosystems import find
     from noraflask.services.curation import replay as replays
     from noraflask.services.curation.explaining import parse_name
 
     format, colon, rest = options.coordinate.partition(":")
     try:
         if not colon:
-            raise ValueError("write FORMAT:NAME[@VERSION], such as npm:left-pad@1.3.0")
-        ecosystem = find(format)
-        name, version = parse_name(ecosystem.id if ecosystem else format, rest)
+            raise ValueError("write FORMAT:NAME[@VERSION]")
+        name, version = parse_name(format, rest)
     except ValueError as problem:
         raise WrongUse(str(problem)) from None
     config = read_configuration()

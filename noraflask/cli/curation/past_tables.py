@@ -57,7 +57,7 @@ def _receipt_row(receipt: Receipt) -> tuple[str, ...]:
 
 
 def _coordinate(format: str, name: str, version: str) -> str:
-    """As people write it: npm:left-pad@1.3.0."""
+    """As people write it."""
     return f"{format}:{name}" + (f"@{version}" if version else "")
 
 

@@ -47,8 +47,8 @@ def kind_of(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if path.suffix.lower() == ".json" or (path.suffix.lower() != ".toml" and head.lstrip()[:1] == b"{"):
-        found = _LIST_KEY.search(head)
-        return ALLOWLIST if found and found[1] != b"rules" else BLOCKLIST
+        key = _LIST_KEY.search(head)
+        return ALLOWLIST if key and key[1] != b"rules" else BLOCKLIST
     return None if _is_configuration(path) else RULES
 
 

@@ -3,7 +3,7 @@
 model.py       Package, Rule, RuleSet, Decision: the words
 patterns.py    globs over names and versions, in linear time
 files.py       rule files to a RuleSet, every problem with file and line: nora_files.py reads the JSON, toml_tables.py and toml_rules.py the TOML,
-               rule_words.py the single values
+               rule_values.py the single values
 compiling.py   a RuleSet as bytes, in the master
 policy.py      these bytes as a Policy, in the workers, who share them
 filters.py     what each filter says of a package

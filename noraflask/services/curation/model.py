@@ -35,8 +35,10 @@ class Kind(enum.Enum):
     PIN = "pin"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Rule:
+    """Never changed once it is made. It is not declared frozen, because that makes it four times as slow to make, and feeds have very many."""
+
     id: str
     """Given in the file, else "<file name>#<number from 1>"."""
     kind: Kind

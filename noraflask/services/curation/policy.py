@@ -54,7 +54,7 @@ class Settings:
     """(format, min_release_age, quarantine, quarantine_ttl); None: as for all formats."""
     docs_url: str = ""
     audit_allows: bool = False
-    """Whether the audit log is told of plain allows as well."""
+    """Whether plain allows are written to the audit log as well."""
 
     @classmethod
     def of(cls, config: Any) -> Settings:

@@ -250,17 +250,17 @@ class _Judge:
     def verdict(self, entry: Entry) -> Verdict:
         """The kind of change, and the decision that blocks; nothing when both say the same."""
         key = (entry.format, entry.repository, entry.name, entry.version, entry.digest, entry.hosted, entry.published, entry.seen)
-        found = self._known.get(key)
-        if found is not None:
-            return found
+        verdict = self._known.get(key)
+        if verdict is not None:
+            return verdict
         if len(self._known) >= MOST_REMEMBERED:
             self._older, self._known = self._known, {}
-        found = self._older.get(key)
-        if found is None:
+        verdict = self._older.get(key)
+        if verdict is None:
             package = _package(entry)
-            found = _compare(self._old(package, self._now), self._new(package, self._now))
-        self._known[key] = found
-        return found
+            verdict = _compare(self._old(package, self._now), self._new(package, self._now))
+        self._known[key] = verdict
+        return verdict
 
 
 def _package(entry: Entry) -> Package:

@@ -14,7 +14,7 @@ from noraflask.config.problem_lines import nearest
 from noraflask.config.toml_file import FileProblem, dotted, label_of, read_text, shown
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
-from noraflask.services.curation.rule_words import (
+from noraflask.services.curation.rule_values import (
     Sink,
     described,
     digests_of,
@@ -23,7 +23,6 @@ from noraflask.services.curation.rule_words import (
     name_of,
     namespaces_of,
     never_matches,
-    quick_rule,
     range_of,
     reason_of,
     seconds_of,
@@ -100,7 +99,7 @@ class _Reader:
             return False
         name = ecosystem_of(format).name_pattern(values["name"])
         version = version if version == "*" else ecosystem_of(format).version_pattern(version)
-        rule = quick_rule(identity, Kind.BLOCK, format, name, version, reason, place, ticket=ticket)
+        rule = Rule(identity, Kind.BLOCK, format, name, version, reason=reason, place=place, ticket=ticket)
         self.sink.rules.append(rule)
         if never_matches(format, name):
             self.sink.suspects.append(rule)
@@ -236,13 +235,13 @@ def _strings(values: dict[str, Any], one: str, many: str) -> list[Any]:
     """What `one` or `many` says; all, when neither is there."""
     if one in values and many in values:
         raise _Wrong(many, f"stands beside {one}; leave one of them")
-    found = values.get(many, values.get(one, "*"))
-    if isinstance(found, str) and many in values:
+    texts = values.get(many, values.get(one, "*"))
+    if isinstance(texts, str) and many in values:
         raise _Wrong(many, "expected an array of strings")
-    found = found if isinstance(found, list) else [found]
-    if not found or not all(isinstance(text, str) for text in found):
+    texts = texts if isinstance(texts, list) else [texts]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise _Wrong(many if many in values else one, "expected a string, or an array of strings that is not empty")
-    return found
+    return texts
 
 
 def _each(values: dict[str, Any], one: str, many: str, read: Callable[[Any], str]) -> list[str]:

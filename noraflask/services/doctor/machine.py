@@ -45,7 +45,7 @@ class Mount:
 
 def mount_of(path: str, mountinfo: str) -> Mount:
     """The mount that holds an absolute, resolved path, by the text of /proc/self/mountinfo: proc(5)."""
-    found = Mount("/", "unknown")
+    mount = Mount("/", "unknown")
     for line in mountinfo.splitlines():
         before, separator, after = line.partition(" - ")
         fields = before.split()
@@ -53,9 +53,9 @@ def mount_of(path: str, mountinfo: str) -> Mount:
             continue
         point = _unescaped(fields[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(found.point):  # of several on one point the last one counts
-            found = Mount(point, after.split()[0])
-    return found
+        if inside and len(point) >= len(mount.point):  # of several on one point the last one counts
+            mount = Mount(point, after.split()[0])
+    return mount
 
 
 def _unescaped(text: str) -> str:
@@ -103,7 +103,7 @@ def round_trip(storage: Storage, clock: Callable[[], float] = time.monotonic, wa
         try:
             with contextlib.closing(storage.open(key)) as reader:
                 same = reader.read() == data
-            found = storage.stat(key)
+            info = storage.stat(key)
         finally:
             storage.delete(key)
         if storage.stat(key) is not None:
@@ -120,8 +120,8 @@ def round_trip(storage: Storage, clock: Callable[[], float] = time.monotonic, wa
         yield warning("storage", f"{told}: each push waits so long for the disk")
     else:
         yield ok("storage", told)
-    if found is not None:
-        yield from skew("clock of the storage", found.modified - wall())
+    if info is not None:
+        yield from skew("clock of the storage", info.modified - wall())
 
 
 def _cause(problem: BaseException) -> str:
@@ -144,9 +144,9 @@ def room(check: str, path: Path, free: int, total: int, unit: str) -> Iterator[F
 
 
 def disk(path: Path) -> Iterator[Finding]:
-    found = os.statvfs(path)
-    yield from room("disk", path, found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, "bytes")
-    yield from room("inodes", path, found.f_favail, found.f_files, "inodes")
+    volume = os.statvfs(path)
+    yield from room("disk", path, volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize, "bytes")
+    yield from room("inodes", path, volume.f_favail, volume.f_files, "inodes")
 
 
 # Staging.
@@ -178,8 +178,8 @@ def staging_here(config: StagingConfig) -> Iterator[Finding]:
     if not path.is_dir():
         yield warning("staging", f"{path} is not there: uploads go to the data volume at once", f"mkdir -m 1777 {path}")
         return
-    found = os.statvfs(path)
-    yield from staging(config, mount_here(path), found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+    volume = os.statvfs(path)
+    yield from staging(config, mount_here(path), volume.f_blocks * volume.f_frsize, volume.f_bavail * volume.f_frsize)
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         yield warning("staging", f"{path} cannot be written to: uploads go to the data volume at once", f"chmod 1777 {path}")
 

@@ -19,5 +19,5 @@ A severity is a number (`severity[].score`, `database_specific.severity`, `.cvss
 which counts as the top of its CVSS band, so that doubt blocks. CVSS vectors are not computed: a record with nothing else is counted as `no_severity`
 and left out when `min_severity` is asked for. Malicious records need no severity.
 
-Distributions' records name source packages; a rule for deb or rpm matches packages of that name only.
+Distributions' records name source packages; a rule for binary packages matches those of that name only.
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
-from noraflask.services.curation.osv.ranges import Span, events_of, intervals, render_span, version_of
+from noraflask.services.curation.osv.ranges import Span, events_of, intervals
 from noraflask.services.curation.osv.values import Block, Import, Malformed, OsvProblem, clean, fits, is_literal, is_plain, list_in
 
 MAX_ID = 100
@@ -23,8 +23,8 @@ MAX_NAMED = 10
 MAX_LISTED = 10_000
 """Undecided ones that are listed; all are counted."""
 
-_FORMATS = {name: ecosystem.id for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv}
-"""By OSV's ecosystem, without the suffix after ":", in lower case."""
+_ECOSYSTEMS = {name: ecosystem.id for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv}
+"""OSV's ecosystem, without the suffix after ":", in lower case, to our format."""
 _WORDS = {"LOW": 3.9, "MODERATE": 6.9, "MEDIUM": 6.9, "HIGH": 8.9, "CRITICAL": 10.0}
 
 
@@ -36,10 +36,10 @@ def _id_of(word: str) -> str | None:
 def formats_named(names: Collection[str] | None) -> frozenset[str] | None:
     if names is None:
         return None
-    formats = {name: _FORMATS.get(name.casefold()) or _id_of(name) for name in names}
+    formats = {name: _ECOSYSTEMS.get(name.casefold()) or _id_of(name) for name in names}
     unknown = sorted(name for name, format in formats.items() if format is None)
     if unknown:
-        raise OsvProblem(f"no such ecosystem: {', '.join(unknown)}; known are our formats and {', '.join(sorted(_FORMATS))}")
+        raise OsvProblem(f"no such ecosystem: {', '.join(unknown)}; known are our formats and {', '.join(sorted(_ECOSYSTEMS))}")
     return frozenset(format for format in formats.values() if format is not None)
 
 
@@ -121,7 +121,7 @@ class Reader:
         state = "harmless" if self.formats is not None else "rules"
         for each in affected:
             ecosystem, package = _package(each)
-            format = _FORMATS.get(ecosystem.partition(":")[0].casefold())
+            format = _ECOSYSTEMS.get(ecosystem.partition(":")[0].casefold())
             if format is None:
                 unknown.append(clean(ecosystem.partition(":")[0], 64) or "without a name")
                 continue
@@ -143,15 +143,16 @@ class Reader:
         listed, ranges = list_in(each, "versions"), list_in(each, "ranges")
         if not listed and not ranges:
             return ([(("*",), "")], []) if malicious else ([], ["neither versions nor ranges"])
+        ecosystem = ecosystem_of(format)
         spans, doubts = self._spans(format, ranges)
         if (None, None) in [span[:2] for span in spans]:
             return [(("*",), "")], []
         exact = [*listed, *(span.start for span in spans if span.is_one_version)]
-        versions = {version_of(format, version) for version in exact if fits(version) and is_literal(version)}
+        versions = {ecosystem.versions.from_osv(version) for version in exact if fits(version) and is_literal(version)}
         doubts += [f"version {clean(str(version), 80)}" for version in exact if not (fits(version) and is_literal(version))]
         ordered = sorted(versions)
         rules = [(tuple(ordered[at : at + MAX_VERSIONS]), "") for at in range(0, len(ordered), MAX_VERSIONS)]
-        for text in dict.fromkeys(render_span(format, span) for span in spans if not span.is_one_version):
+        for text in dict.fromkeys(ecosystem.render_interval(*span) for span in spans if not span.is_one_version):
             if self._is_range(format, text):
                 rules.append(((), text))
             else:
@@ -180,7 +181,7 @@ class Reader:
             if bad or not any(kind == "introduced" for kind, _ in events):
                 doubts.append(f"range with {clean(bad[0], 80)!r}" if bad else "range without a begin")
             else:
-                spans += intervals(format, events)
+                spans += intervals(ecosystem_of(format), events)
         return spans, doubts
 
     def _is_range(self, format: str, text: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 from noraflask.config.toml_file import shown
 from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation import patterns
-from noraflask.services.curation.model import Bypass, Expect, Kind, Namespace, Rule
+from noraflask.services.curation.model import Bypass, Expect, Namespace, Rule
 
 MOST_PROBLEMS = 200
-"""That are told of one load; a file that is wrong in every line is wrong in one way."""
+"""Problems that one load reports; a file that is wrong in every line is wrong in one way."""
 MOST_REASON = 1000
 MAX_LENGTH = patterns.MAX_LENGTH
 
@@ -219,37 +218,6 @@ def never_matches(format: str, name: str) -> str:
     if stranger is not None:
         return f"{shown(name)} has {shown(stranger[0])}, and {names.rule}"
     return "" if CLEAN(name) else patterns.dead(name) or ""
-
-
-_NEW = object.__new__
-_SET: dict[str, Callable[[Rule, Any], None]] = {name: getattr(Rule, name).__set__ for name in Rule.__slots__}
-_SET_ID, _SET_KIND, _SET_FORMAT, _SET_NAME, _SET_VERSION = (_SET[name] for name in ("id", "kind", "format", "name", "version"))
-_SET_RANGE, _SET_REPOSITORY, _SET_REASON, _SET_PLACE = (_SET[name] for name in ("range", "repository", "reason", "place"))
-_SET_AUDIT_ONLY, _SET_EXPIRES, _SET_OWNER, _SET_TICKET = (_SET[name] for name in ("audit_only", "expires", "owner", "ticket"))
-_SET_INTEGRITY, _SET_MIN_AGE = _SET["integrity"], _SET["min_age"]
-
-
-def quick_rule(
-    identity: str, kind: Kind, format: str, name: str, version: str, reason: str, place: str, integrity: tuple[str, ...] = (), ticket: str = ""
-) -> Rule:
-    """Rule(…), in a third of the time: a frozen dataclass looks each of its fields up by name."""
-    made = _NEW(Rule)
-    _SET_RANGE(made, "")
-    _SET_REPOSITORY(made, "*")
-    _SET_AUDIT_ONLY(made, False)
-    _SET_EXPIRES(made, None)
-    _SET_OWNER(made, "")
-    _SET_MIN_AGE(made, None)
-    _SET_ID(made, identity)
-    _SET_KIND(made, kind)
-    _SET_FORMAT(made, format)
-    _SET_NAME(made, name)
-    _SET_VERSION(made, version)
-    _SET_REASON(made, reason)
-    _SET_PLACE(made, place)
-    _SET_INTEGRITY(made, integrity)
-    _SET_TICKET(made, ticket)
-    return made
 
 
 def described(value: Any) -> str:
