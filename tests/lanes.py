@@ -60,11 +60,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 def plan(items: Sequence[pytest.Item]) -> tuple[deque[Unit], deque[Unit], deque[Unit]]:
-    """Units that wait, the longest first; units that work; and those that want the machine for themselves."""
+    """Units that wait, the longest first; units that work, the large ones first; and those that want the machine for themselves."""
     units: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         units.setdefault(_unit_of(item), []).append(place)
-    waiting, working, alone = list[tuple[float, Unit]](), list[tuple[tuple[bool, int], Unit]](), deque[Unit]()
+    waiting, working, alone = list[tuple[float, Unit]](), list[tuple[tuple[bool, bool, int], Unit]](), deque[Unit]()
     for places in map(tuple, units.values()):
         members = [items[place] for place in places]
         seconds = [float(marker.args[0]) for item in members if (marker := item.get_closest_marker("waits"))]
@@ -73,7 +73,8 @@ def plan(items: Sequence[pytest.Item]) -> tuple[deque[Unit], deque[Unit], deque[
         elif seconds:
             waiting.append((-sum(seconds), places))
         else:
-            working.append(((_in_memory(members[0]), -len(places)), places))
+            quick = not any(item.get_closest_marker("slow") for item in members)
+            working.append(((_in_memory(members[0]), quick, -len(places)), places))
     return deque(unit for _, unit in sorted(waiting)), deque(unit for _, unit in sorted(working)), alone
 
 
@@ -124,10 +125,11 @@ class Crew:
             self._end()
 
     @property
-    def _stopped(self) -> Exception | None:
-        if self._session.shouldfail:
-            return self._session.Failed(self._session.shouldfail)
-        return self._session.Interrupted(self._session.shouldstop) if self._session.shouldstop else None
+    def _stopped(self) -> BaseException | None:
+        session = self._session
+        if session.shouldfail:
+            return session.Failed(session.shouldfail)
+        return session.Interrupted(session.shouldstop) if session.shouldstop else None
 
     def _begin(self, queues: list[deque[Unit]]) -> None:
         ours, theirs = Pipe()
