@@ -31,6 +31,7 @@ ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     PYTHONDONTWRITEBYTECODE=1 \
     NORA_HOST=0.0.0.0 \
     NORA_STORAGE_PATH=/data/storage \
+    NORA_STATE_PATH=/data/state \
     NORA_STAGING_PATH=/tmp \
     PROMETHEUS_MULTIPROC_DIR=/tmp
 WORKDIR /data

@@ -7,16 +7,17 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from noraflask.assembly import enabled_repositories, formats_of_repositories, make_oidc, make_services
+from noraflask.assembly import formats_of_repositories, make_oidc, make_services
 from noraflask.config import AccessConfig, AuthConfig, Config, ConfigError, RateLimitConfig, is_live, reload, restart_only
 from noraflask.formats import FORMATS
-from noraflask.formats.docker import stored
+from noraflask.formats.docker.stock import STOCK
 from noraflask.log import write_event
 from noraflask.services import Services
 from noraflask.services.auth.rules import Policy
@@ -25,7 +26,8 @@ from noraflask.services.curation.loading import FLIP_DAYS, check_flips, load_pol
 from noraflask.services.curation.policy import Policy as CurationPolicy
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import Metrics
-from noraflask.services.metrics.figures import Figures
+from noraflask.services.metrics.scrape_metrics import ScrapeMetrics
+from noraflask.services.state_folder import ledger_folder
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
@@ -55,9 +57,9 @@ def create_app(config: Config, storage: Storage | None = None) -> Flask:
     app.register_blueprint(ops.bp)
     app.register_blueprint(auth_routes.bp)
     app.register_blueprint(curation_routes.bp)
-    app.register_blueprint(setup.bp)
-    app.extensions[LOOKS] = {"docker": stored.find}
+    app.extensions[LOOKS] = {"docker": STOCK.look}
     formats = [format for format in FORMATS if getattr(config, format.default.name).enabled]
+    app.register_blueprint(setup.make_blueprint(page for format in formats for page in format.setup))
     for format in formats:
         app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
         app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
@@ -82,11 +84,11 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         return
     from noraflask.web import metrics
 
-    figures = Figures(
-        registries=enabled_repositories(config),
+    app.scrape_metrics = ScrapeMetrics(
+        repositories=here.metrics.names,
         workers=config.server.workers,
         max_connections=config.server.max_connections,
-        volumes={"storage": config.storage.path, "staging": config.staging.path},
+        volumes=volumes(config),
         health=here.health,
         staging=here.staging,
         curation=here.curation,
@@ -94,8 +96,15 @@ def install_metrics(app: SyncFlask, config: Config) -> None:
         inventory=here.inventory,
         lockout=here.logins.lockout if here.logins else None,
     )
-    app.figures = figures
-    metrics.install(app, here.metrics.bank.folder, figures)
+    metrics.install(app, here.metrics, app.scrape_metrics)
+
+
+def volumes(config: Config) -> dict[str, Path]:
+    """Folders whose file systems a scrape looks at. The state folder is one of them where it does not share the disk of the storage."""
+    folders = {"storage": config.storage.path, "staging": config.staging.path}
+    if config.storage.path.is_dir() and os.stat(config.state.path).st_dev != os.stat(config.storage.path).st_dev:
+        folders["state"] = config.state.path
+    return folders
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class SyncFlask(Flask):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._matches: dict[tuple[str, str], Any] = {}
-        self.figures: Figures | None = None
+        self.scrape_metrics: ScrapeMetrics | None = None
 
     @property
     def services(self) -> Services:
@@ -123,9 +132,9 @@ class SyncFlask(Flask):
     def start_worker(self, place: str = "", connections: Callable[[], int] | None = None) -> None:
         """What each worker process needs of its own, after the fork. `place`: no other living worker has it; `connections`: of all workers."""
         if isinstance(self.services.metrics, Metrics) and place:
-            self.services.metrics.bank.move(place)
-        if self.figures is not None:
-            self.figures.connections = connections
+            self.services.metrics.files.move(place)
+        if self.scrape_metrics is not None:
+            self.scrape_metrics.connections = connections
         if self.services.inventory is not None:
             self.services.inventory.start()
         self.services.health.start()
@@ -137,7 +146,7 @@ class SyncFlask(Flask):
     def worker_ended(self, place: str) -> None:
         """In the master: a worker is gone, whatever ended it."""
         if isinstance(self.services.metrics, Metrics):
-            self.services.metrics.bank.forget(place)
+            self.services.metrics.files.forget(place)
             self.services.metrics.count(catalogue.WORKER_EXITS)
 
     def reload_broke(self) -> None:
@@ -158,13 +167,12 @@ class SyncFlask(Flask):
         try:
             config = reload(before, os.environ)
             data, rules = load_policy(config.curation, now)
-            ledger = config.curation.ledger_path or config.storage.path / "ledger"
             check_flips(
                 config.curation,
                 rules,
                 self.services.curation.policy,
                 CurationPolicy.from_buffer(data),
-                read(ledger, now - FLIP_DAYS * DAY),
+                read(ledger_folder(config), now - FLIP_DAYS * DAY),
                 now,
             )
         except ConfigError as error:

@@ -12,11 +12,12 @@ from flask_limiter import Limiter
 
 from noraflask.config import AuthConfig, Config, RateLimitConfig
 from noraflask.formats import FORMATS
-from noraflask.services import Services
+from noraflask.services import Services, state_folder
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.lockout import Lockout
+from noraflask.services.auth.login_record import LoginRecord
 from noraflask.services.auth.oidc import Oidc
 from noraflask.services.auth.rules import Access, Policy, accepts_claims
 from noraflask.services.auth.signing import Signer
@@ -34,9 +35,9 @@ from noraflask.services.limits.rates import RateLimits
 from noraflask.services.limits.strategy import NAME as TOKEN_BUCKET
 from noraflask.services.limits.strategy import TokenBucket, register
 from noraflask.services.limits.table import SCHEME as SHARED_MEMORY
-from noraflask.services.metrics.bank import Bank, parent_folder
+from noraflask.services.metrics.counted_storage import CountedStorage
+from noraflask.services.metrics.counter_files import CounterFiles, parent_folder
 from noraflask.services.metrics.counting import Metrics, NullMetrics
-from noraflask.services.metrics.measured import Measured
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
 from noraflask.storage import Storage
@@ -49,18 +50,22 @@ CURATION = "_curation"
 AUTH = "_auth"
 """Where storage keeps tokens and keys. A repository's name never begins so."""
 
+config_log = logging.getLogger("nora.config")
 reload_log = logging.getLogger("nora.reload")
 limits_log = logging.getLogger("nora.limits")
 metrics_log = logging.getLogger("nora.metrics")
 
 
 def make_services(config: Config, storage: Storage | None) -> Services:
+    state_folder.prepare(config)
+    for warning in state_folder.left_in_storage(config):
+        config_log.warning("%s", warning)
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.incoming if isinstance(plain, DiskStorage) else tempfile.mkdtemp(prefix="noraflask-")
     metrics = make_metrics(config)
-    found: Storage = Measured(plain, metrics, enabled_repositories(config)) if isinstance(metrics, Metrics) else plain
+    found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
     staging = Staging(config.staging, incoming, config.docker.max_upload_sessions, metrics=metrics)
-    content, audit = Content(found), Audit(config.audit, config.storage.path / "audit.jsonl", metrics=metrics)
+    content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
     access = Access(Policy.of(config, formats_of_repositories()))
     logins = make_logins(config, found, content, tokens, access, audit, metrics) if config.auth.enabled else None
@@ -81,7 +86,8 @@ def make_metrics(config: Config) -> NullMetrics:
     if not config.metrics.enabled:
         return NullMetrics()
     try:
-        return Metrics(Bank(parent_folder()), enabled_repositories(config))
+        names = enabled_repositories(config)
+        return Metrics(CounterFiles(parent_folder()), lambda: names, [format.default.name for format in FORMATS])
     except OSError as problem:
         metrics_log.warning("metrics are off, there is no folder for them: %s; PROMETHEUS_MULTIPROC_DIR may name one, best on a tmpfs", problem)
         return NullMetrics()
@@ -95,9 +101,10 @@ def make_inventory(config: Config, storage: Storage, content: Content, tokens: T
     enabled = enabled_repositories(config)
 
     def names() -> dict[str, int]:
-        return {format.default.name: format.count_names(content, format.default.name) for format in FORMATS if format.default.name in enabled}
+        found = ((format.stock, format.default.name) for format in FORMATS if format.default.name in enabled)
+        return {name: sum(1 for _ in stock.names(content, name)) for stock, name in found}
 
-    return Inventory(storage, metrics.bank.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
+    return Inventory(storage, metrics.files.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
 
 def make_limits(config: RateLimitConfig, metrics: NullMetrics, threads: int = 8) -> RateLimits:
@@ -132,7 +139,7 @@ def make_curation(config: Config, documents: Documents) -> Curation:
 def make_ledger(config: Config) -> Ledger:
     curation = config.curation
     enabled = curation.ledger and curation.mode != "off"
-    return Ledger(curation.ledger_path or config.storage.path / "ledger", curation.ledger_days, enabled=enabled)
+    return Ledger(state_folder.ledger_folder(config), curation.ledger_days, enabled=enabled)
 
 
 def make_logins(
@@ -142,9 +149,8 @@ def make_logins(
     users.start()
     signer.start()
     oidc = make_oidc(config.auth, content, access)
-    return Authenticator(
-        config.auth, users, tokens, signer, oidc, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics
-    )
+    record = LoginRecord(audit, lambda environ: client_address(environ, trusted), metrics=metrics)
+    return Authenticator(config.auth, users, tokens, signer, oidc, Lockout(), record)
 
 
 def make_users(config: Config) -> Users:

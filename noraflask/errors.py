@@ -105,6 +105,13 @@ class Unprocessable(NoraError):
     default_message = "a member of the request body is missing or of another type"
 
 
+class PreconditionFailed(NoraError):
+    """A condition of the request, such as If-Match, does not hold (RFC 9110, 15.5.13)."""
+
+    status = 412
+    default_message = "what is stored is not what the request's conditions name; look at it again and decide anew"
+
+
 class NotFound(NoraError):
     status = 404
     default_message = "there is nothing at this address"

@@ -50,8 +50,10 @@ from bench_common import (
 
 sys.path.insert(0, str(ROOT))
 
+from noraflask.services.curation.compiling import compile
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.model import Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import Policy, Settings, compile, decide
+from noraflask.services.curation.policy import Policy, Settings
 
 NOW = 1_800_000_000.0
 SIZES = (0, 1_000, 100_000, 1_000_000)

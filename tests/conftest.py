@@ -27,6 +27,7 @@ from noraflask.config import (
     RateLimitConfig,
     ServerConfig,
     StagingConfig,
+    StateConfig,
     StorageConfig,
 )
 from noraflask.services.auth.users import hash_password
@@ -124,6 +125,7 @@ def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
     return Config(
         server=ServerConfig(**sections.get("server", {})),
         storage=StorageConfig(path=folder / "storage"),
+        state=StateConfig(path=folder / "state"),
         staging=StagingConfig(**{"path": folder / "tmpfs", **sections.get("staging", {})}),
         docker=DockerConfig(**sections.get("docker", {})),
         logging=LoggingConfig(access=False),

@@ -84,6 +84,7 @@ class Server:
         self.folder = folder
         self.port = port or free_port()
         self.storage = storage or folder / "storage"
+        self.state = folder / "state"
         self.staging = staging or folder / "staging"
         self.log = folder / "server.log"
         self._env = dict(env or {})
@@ -148,6 +149,7 @@ class Server:
             "NORA_HOST": "127.0.0.1",
             "NORA_PORT": str(self.port),
             "NORA_STORAGE_PATH": str(self.storage),
+            "NORA_STATE_PATH": str(self.state),
             "NORA_STAGING_PATH": str(self.staging),
             "NORA_RATE_LIMIT_ENABLED": "false",  # most tests ask faster than a client may
             "PYTHONPATH": str(ROOT),

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from noraflask import __version__
 from noraflask.cli import access, curation, doctor, reload, tokens, users
-from noraflask.cli.subcommand import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, refuse, tell
+from noraflask.cli.subcommand import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, local_url, refuse, tell
+
+if TYPE_CHECKING:
+    from noraflask.config import ServerConfig
 
 __all__ = ["BAD_CONFIGURATION", "FAILED", "main"]
 
@@ -28,7 +32,7 @@ examples:
   nora user add alice                          a user with a password, asked for on the terminal
   nora token create ci --role write            a token for a machine
   nora access explain alice push team/app      may she, and by which rule
-  nora curation explain npm:left-pad@1.3.0     may it be had, and by which rule
+  nora curation explain FORMAT:NAME@VERSION   may it be had, and by which rule
   nora reload                                  make the running server read its rules again
   nora doctor                                  is this machine well, and the proxy before it?
 """
@@ -122,24 +126,22 @@ def healthcheck(timeout_seconds: float) -> int:
         for problem in error.problems:
             tell(f"warning: {problem}")
         server = error.usable.server
-    return _ask_health(local_address(server.host), server.port, timeout_seconds)
+    return _ask_health(server, timeout_seconds)
 
 
-def _ask_health(host: str, port: int, timeout_seconds: float) -> int:
-    import http.client
+def _ask_health(server: ServerConfig, timeout_seconds: float) -> int:
+    from noraflask import http_client
 
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    where = f"{local_address(server.host)} port {server.port}"
+    bounds = http_client.Bounds(timeout_seconds, timeout_seconds, timeout_seconds)
     try:
-        connection.request("GET", "/health", headers={"User-Agent": f"nora/{__version__} healthcheck"})
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        tell(f"unhealthy: no answer from {host} port {port}: {error or type(error).__name__}")
+        status = http_client.get(f"{local_url(server)}/health", {"User-Agent": f"nora/{__version__} healthcheck"}, bounds).status
+    except http_client.NoAnswer as problem:
+        tell(f"unhealthy: no answer from {where}: {problem}")
         return FAILED
-    finally:
-        connection.close()
     if 200 <= status < 300:
         return 0
-    tell(f"unhealthy: {host} port {port} answered {status}")
+    tell(f"unhealthy: {where} answered {status}")
     return FAILED
 
 

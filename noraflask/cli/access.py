@@ -20,7 +20,7 @@ from noraflask.cli.subcommand import (
     add_group,
     add_password_stdin,
     configuration,
-    local_address,
+    local_url,
     password_from_stdin,
     password_from_terminal,
     storage_of,
@@ -31,12 +31,12 @@ from noraflask.cli.subcommand import (
 from noraflask.cli.tokens import token_id
 
 if TYPE_CHECKING:
+    from noraflask import http_client
     from noraflask.config import Config
     from noraflask.services.auth.principal import Principal
     from noraflask.services.auth.rules import Policy
 
 TOKEN_VARIABLE = "NORAFLASK_TOKEN"  # noqa: S105 (a name). Not NORA_TOKEN: each variable that begins so is a setting
-ANSWER_BYTES = 1024 * 1024
 TIMEOUT_SECONDS = 10.0
 ACTIONS = ("pull", "push", "delete", "admin")
 NO_NAME = "-"
@@ -68,7 +68,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("user", metavar="USER")
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("name", metavar="NAME", help="such as team/app; - for admin")
-    parser.add_argument("--repository", default="docker", metavar="REPOSITORY", help="(default: docker)")
+    parser.add_argument("--repository", metavar="REPOSITORY", help="(default: the first one that this server has)")
     parser.add_argument("--group", action="append", metavar="G", help="instead of the groups in auth.groups_file, repeatable")
     by = parser.add_mutually_exclusive_group()
     by.add_argument("--token", type=token_id, metavar="ID", help="by that API token of USER")
@@ -118,6 +118,7 @@ def explain(options: argparse.Namespace) -> int:
     from noraflask.services.auth.rules import Policy
 
     repositories = formats_of_repositories()
+    options.repository = options.repository or next(iter(repositories))
     _check_use(options, sorted(repositories))
     config = configuration()
     if not config.auth.enabled:
@@ -265,13 +266,13 @@ def _scope_texts(scope: dict[str, Any]) -> Iterator[str]:
 def whoami(options: argparse.Namespace) -> int:
     if options.password_stdin and not options.user:
         raise WrongUse("--password-stdin needs --user")
-    url = options.url or _configured_url()
-    status, answer = _ask(url, _authorization(options))
-    members = _parsed(answer)
-    if status != 200:
+    url = options.url or local_url(configuration().server)
+    answer = _ask(url, _authorization(options))
+    members = _parsed(answer.body)
+    if answer.status != 200:
         # What a server sends must not move the cursor of a terminal.
         message = str(members.get("error", "") if members else "")
-        raise Failed(f"{url} answered {status}: {message if message.isprintable() else json.dumps(message)}".rstrip(": "))
+        raise Failed(f"{url} answered {answer.status}: {message if message.isprintable() else json.dumps(message)}".rstrip(": "))
     if members is None or not isinstance(members.get("name"), str):
         raise Failed(f"{url} answered with something else than who one is; is it this registry's address?")
     if options.json:
@@ -279,12 +280,6 @@ def whoami(options: argparse.Namespace) -> int:
     else:
         _show_self(members)
     return 0
-
-
-def _configured_url() -> str:
-    server = configuration().server
-    host = local_address(server.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
 def _authorization(options: argparse.Namespace) -> str | None:
@@ -301,24 +296,17 @@ def _authorization(options: argparse.Namespace) -> str | None:
     return f"Bearer {token}"
 
 
-def _ask(url: str, authorization: str | None) -> tuple[int, bytes]:
-    """Past any proxy, and no redirect is followed: the credential is for that address alone."""
-    import http.client
+def _ask(url: str, authorization: str | None) -> http_client.Answer:
+    """Past any proxy: the credential is for that address alone."""
+    from noraflask import http_client
 
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
     headers = {"User-Agent": f"nora/{__version__} whoami", "Accept": "application/json"}
     if authorization:
         headers["Authorization"] = authorization
     try:
-        connection.request("GET", f"{parts.path}/api/v1/whoami", headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read(ANSWER_BYTES)
-    except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"no answer from {url}: {error or type(error).__name__}") from None
-    finally:
-        connection.close()
+        return http_client.get(f"{url}/api/v1/whoami", headers, http_client.Bounds(TIMEOUT_SECONDS, TIMEOUT_SECONDS))
+    except http_client.NoAnswer as problem:
+        raise Failed(f"no answer from {url}: {problem}") from None
 
 
 def _parsed(answer: bytes) -> dict[str, Any] | None:

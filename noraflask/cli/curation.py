@@ -322,12 +322,12 @@ def _storage_parts(config: Config) -> Iterator[tuple[Look | None, Freeze | None]
     if not config.storage.path.is_dir():
         yield None, None
         return
-    from noraflask.formats.docker import stored
+    from noraflask.formats.docker.stock import STOCK
     from noraflask.services.content import Content
 
     with storage_of(config) as storage:
         content = Content(storage)
-        yield partial(_look, partial(stored.find, content)), _freeze_of(storage)
+        yield partial(_look, partial(STOCK.look, content)), _freeze_of(storage)
 
 
 def _look(images: Look, package: Package, judge: Callable[[Package], Decision]) -> Any:
@@ -382,7 +382,7 @@ def _print(text: str) -> None:
 
 
 def replay(options: argparse.Namespace) -> int:
-    from noraflask.services.curation import policy as policies
+    from noraflask.services.curation import deciding
     from noraflask.services.curation import replay as replays
     from noraflask.services.curation.model import Decision
 
@@ -391,11 +391,11 @@ def replay(options: argparse.Namespace) -> int:
     new = _policy(replace(candidate, mode="enforce") if options.enforce else candidate)
     old: Callable[[Package, float], Decision] = lambda package, now: Decision(True)  # noqa: E731
     if options.file:
-        old = partial(policies.decide, _policy(config.curation))
+        old = partial(deciding.decide, _policy(config.curation))
     if new.settings.mode != "enforce":
         tell(f"remark: the candidate's mode is {new.settings.mode}, in which little or nothing is blocked; --enforce judges as if it were enforce")
-    with owner_of(config.storage.path):
-        report = replays.replay(_ledger(config, options.since, now), old, partial(policies.decide, new), now)
+    with owner_of(config.state.path):
+        report = replays.replay(_ledger(config, options.since, now), old, partial(deciding.decide, new), now)
     if options.json:
         tell_json(report.as_dict())
     else:
@@ -417,10 +417,11 @@ def _candidate(path: Path, config: Config) -> CurationConfig:
 
 def _ledger(config: Config, since: float, now: float) -> Iterator[Entry]:
     from noraflask.services.curation.ledger import read
+    from noraflask.services.state_folder import ledger_folder
 
     if config.curation.ledger_days * 86400 < since:
         tell(f"remark: the ledger is kept for {config.curation.ledger_days} days (curation.ledger_days)")
-    return read(config.curation.ledger_path or config.storage.path / "ledger", now - since)
+    return read(ledger_folder(config), now - since)
 
 
 def impact(options: argparse.Namespace) -> int:
@@ -436,7 +437,7 @@ def impact(options: argparse.Namespace) -> int:
     except ValueError as problem:
         raise WrongUse(str(problem)) from None
     config = _configuration()
-    with owner_of(config.storage.path):
+    with owner_of(config.state.path):
         receipts = replays.impact(_ledger(config, options.since, time.time()), format, name, version or "*")
     if options.json:
         tell_json(replays.impact_as_dict(receipts))
@@ -449,20 +450,22 @@ def impact(options: argparse.Namespace) -> int:
 
 
 def import_osv(options: argparse.Namespace) -> int:
-    from noraflask.services.curation import osv
+    from noraflask.services.curation.osv.blocklist import write_blocklist
+    from noraflask.services.curation.osv.feed import import_osv as read_feed
+    from noraflask.services.curation.osv.values import OsvProblem
 
     if options.min_severity is not None and not options.all:
         raise WrongUse("--min-severity is about what is vulnerable and not malicious; add --all")
     try:
-        found = osv.import_osv(
+        found = read_feed(
             options.path,
             only_malicious=not options.all,
             min_severity=options.min_severity,
             ecosystems=options.ecosystem,
             exceptions=options.exception,
         )
-        count = osv.write_blocklist(found, options.output, force=options.force)
-    except osv.OsvProblem as problem:
+        count = write_blocklist(found, options.output, force=options.force)
+    except OsvProblem as problem:
         raise Failed(str(problem)) from None
     for line in found.summary():
         tell(line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
     from noraflask.config import Config
     from noraflask.services.doctor.examination import FrontOptions
     from noraflask.services.doctor.findings import Finding
+    from noraflask.services.doctor.format_checks import FormatChecks
     from noraflask.services.doctor.front import Target
+    from noraflask.storage import Storage
 
 SECRET_BYTES = 64 * 1024
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -28,7 +29,7 @@ LEAST_SIZE, MOST_SIZE = 1 << 20, 100 << 30
 DESCRIPTION = """\
 Looks at all that must be right and says of each whether it is: ✓, or ✗ with what is wrong and the one line to change; ! is a remark.
 First this machine: configuration, storage with a round trip to the disk, staging, disk, clock, open files, memory, rule files, users, the running
-server. Then, with a public URL, the front that clients use: certificate, forwarded headers, and a canary image that is pushed and pulled through it
+server. Then, with a public URL, the front that clients use: certificate, forwarded headers, and a canary that is pushed and pulled through it
 and removed again. Run it as the server's user or root, in its folder and with its variables.
 
   nora doctor
@@ -37,7 +38,7 @@ and removed again. Run it as the server's user or root, in its folder and with i
 
 The login needs the right to push to and delete from nora-doctor/**, and is read from a file:
 
-  nora token create canary --role write --scope 'docker:nora-doctor/**:pull,push,delete'
+  nora token create canary --role write --scope '*:nora-doctor/**:pull,push,delete'
 
 Exit code 0: nothing is ✗; 1: something is.
 """
@@ -112,13 +113,15 @@ def _findings(options: argparse.Namespace, login: str | None) -> Iterator[Findin
     from noraflask.services.doctor.examination import this_machine, through_front
     from noraflask.services.doctor.files import configuration
     from noraflask.services.doctor.findings import run
+    from noraflask.services.doctor.format_checks import OwnStorage
 
     config, found = configuration(load)
     yield from found
     yield from this_machine(config, local_address(config.server.host), lambda: storage_of(config))
     front = _front(options, config, login)
     if front is not None:
-        yield from run([("front", lambda: through_front(front, lambda name: _forget(config, name)))])
+        own = OwnStorage(config.storage.path, lambda: _own_storage(config))
+        yield from run([("front", lambda: through_front(front, _format_checks(config), own))])
 
 
 def _front(options: argparse.Namespace, config: Config, login: str | None) -> FrontOptions | None:
@@ -160,16 +163,18 @@ def _secret(path: Path) -> str:
     return text
 
 
-def _forget(config: Config, name: str) -> None:
-    """The name of a removed canary, where this machine keeps the storage: over HTTP a repository without images stays on the list."""
-    from noraflask.formats.docker import protocol
+@contextlib.contextmanager
+def _own_storage(config: Config) -> Iterator[Storage]:
+    """Raises OSError."""
+    try:
+        with storage_of(config) as storage:
+            yield storage
+    except Failed as problem:
+        raise OSError(str(problem)) from None
 
-    folder = config.storage.path / "docker" / name
-    with contextlib.suppress(OSError, Failed), storage_of(config) as storage:
-        places = [(place, files) for place, _, files in os.walk(folder, topdown=False)]
-        if not places or any(files for _, files in places):
-            return  # it is another machine's, or something of it could not be removed
-        storage.delete(protocol.name_pointer("docker", name))
-        for place in (*(place for place, _ in places), str(folder.parent)):
-            with contextlib.suppress(OSError):
-                os.rmdir(place)
+
+def _format_checks(config: Config) -> list[FormatChecks]:
+    """Of the formats that are served."""
+    from noraflask.formats import FORMATS
+
+    return [format.checks for format in FORMATS if format.checks and getattr(config, format.default.name).enabled]

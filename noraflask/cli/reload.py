@@ -7,18 +7,19 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noraflask import __version__
-from noraflask.cli.subcommand import Commands, Failed, add, local_address, tell
+from noraflask.cli.subcommand import Commands, Failed, add, local_address, local_url, tell
+
+if TYPE_CHECKING:
+    from noraflask.config import ServerConfig
 
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 5.0
-ANSWER_BYTES = 1024 * 1024
-PROC = Path("/proc")
 
 DESCRIPTION = """\
 Reads the configuration and its rules as the server would, and with a problem stops there: exit code 78, nothing is sent. Then it sends SIGHUP to
@@ -58,11 +59,11 @@ def reload(options: argparse.Namespace) -> int:
 
     config = load()
     expected = Policy.from_buffer(load_policy(config.curation, time.time())[0]).fingerprint
-    host, port = config.server.host, config.server.port
-    master = find_master(address(host, port))
+    server = config.server
+    master = find_master(address(server.host, server.port))
 
     def ask() -> State:
-        return ask_health(local_address(host), port)
+        return ask_health(server)
 
     before = ask()
     send(master)
@@ -73,28 +74,18 @@ def reload(options: argparse.Namespace) -> int:
     return 0
 
 
-def find_master(address: str, proc: Path = PROC) -> int:
+def find_master(address: str, proc: Path = Path("/proc")) -> int:
     """Raises Failed unless there is exactly one."""
-    title = f"nora: master [{address}]"
-    parents = dict(_titled(title, proc))
-    masters = [pid for pid, parent in parents.items() if parent not in parents]  # a worker has its master's title for a moment
+    from noraflask.services.master_process import find_masters
+
+    masters = find_masters(address, proc)
     if not masters:
+        title = f"nora: master [{address}]"
         raise Failed(f"there is no running server for {address} ({title!r} in the process list); start it, or reload it where it runs")
     if len(masters) > 1:
-        pids = ", ".join(map(str, sorted(masters)))
+        pids = ", ".join(map(str, masters))
         raise Failed(f"there are several servers for {address}, processes {pids}; send SIGHUP to the one that is meant")
     return masters[0]
-
-
-def _titled(title: str, proc: Path) -> Iterator[tuple[int, int]]:
-    """Process and parent."""
-    for folder in proc.iterdir():
-        if folder.name.isdigit():
-            try:
-                if (folder / "cmdline").read_bytes().rstrip(b"\0 ") == title.encode():
-                    yield int(folder.name), int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue  # it is gone, or nobody may look at it
 
 
 def send(master: int) -> None:
@@ -129,17 +120,14 @@ def wait(
         pause(POLL_SECONDS)
 
 
-def ask_health(host: str, port: int) -> State:
-    import http.client
+def ask_health(server: ServerConfig) -> State:
+    from noraflask import http_client
 
-    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    bounds = http_client.Bounds(ANSWER_SECONDS, ANSWER_SECONDS)
     try:
-        connection.request("GET", "/health", headers={"User-Agent": f"nora/{__version__} reload"})
-        return state_of(connection.getresponse().read(ANSWER_BYTES))
-    except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"no answer from {host} port {port}: {error or type(error).__name__}") from None
-    finally:
-        connection.close()
+        return state_of(http_client.get(f"{local_url(server)}/health", {"User-Agent": f"nora/{__version__} reload"}, bounds).body)
+    except http_client.NoAnswer as problem:
+        raise Failed(f"no answer from {local_address(server.host)} port {server.port}: {problem}") from None
 
 
 def state_of(body: bytes) -> State:

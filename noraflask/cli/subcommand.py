@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from noraflask.config import Config
+    from noraflask.config import Config, ServerConfig
     from noraflask.storage.disk import DiskStorage
 
 FAILED = 1
@@ -107,6 +107,12 @@ def configuration() -> Config:
     return config
 
 
+def local_url(server: ServerConfig) -> str:
+    """Of the server that the configuration describes, on this machine."""
+    host = local_address(server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
 def local_address(host: str) -> str:
     """Where a server that listens there is reached from this machine."""
     import ipaddress
@@ -162,6 +168,7 @@ def record(config: Config, action: str, artifact: str, detail: str = "") -> None
     from dataclasses import replace
 
     from noraflask.services.audit import Audit
+    from noraflask.services.state_folder import audit_file
 
     detail = "; ".join(part for part in (detail, f"by {_os_user()}") if part)
     if config.audit.mode == "stdout":
@@ -169,8 +176,8 @@ def record(config: Config, action: str, artifact: str, detail: str = "") -> None
             f"remark: the audit log is the server's standard output, which cannot be reached from here, so not in it is: {action} {artifact} {detail}"
         )
     elif config.audit.mode != "off":
-        with owner_of(config.storage.path):
-            Audit(replace(config.audit, mode="file"), config.storage.path / "audit.jsonl").record(action, "cli", artifact=artifact, detail=detail)
+        with owner_of(config.state.path):
+            Audit(replace(config.audit, mode="file"), audit_file(config)).record(action, "cli", artifact=artifact, detail=detail)
 
 
 def _os_user() -> str:

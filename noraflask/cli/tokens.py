@@ -26,11 +26,9 @@ CREATE_DESCRIPTION = """\
 Makes a service token: its role is its right, and USER, the name it acts under, need not be a user. The token is printed once, alone on stdout.
 Users make tokens of their own over POST /api/tokens.
 
-  nora token create ci --role write --scope 'docker:team/**:pull,push'
+  nora token create ci --role write --scope '*:team/**:pull,push'
 """
-SCOPE_HELP = (
-    "what the token is cut to, repeatable: 'docker:team/**:pull,push'; each part may be a list with commas (default: whatever the role allows)"
-)
+SCOPE_HELP = "what the token is cut to, repeatable: '*:team/**:pull,push'; each part may be a list with commas (default: whatever the role allows)"
 ROTATE_DESCRIPTION = (
     "Makes a token with the rights of an old one, and ends the old one at once or after the overlap. The token is printed alone on stdout."
 )
@@ -57,7 +55,7 @@ def add_commands(commands: Commands) -> None:
     keys = add_group(commands, "keys", "keys that sign bearer tokens", KEYS_DESCRIPTION)
     _add_json(add(keys, "list", "show the keys, the one that signs first", KEYS_DESCRIPTION), list_keys)
     parser = add(keys, "rotate", "make a new key", "Makes a key, which signs from now on, and prints its ID.\n" + KEYS_DESCRIPTION)
-    parser.add_argument("--drop-old", action="store_true", help="forget the older keys: whoever logged in with docker or an exchange logs in again")
+    parser.add_argument("--drop-old", action="store_true", help="forget the older keys: whoever has a signed token logs in again")
     parser.set_defaults(work=rotate_keys)
 
 
@@ -115,7 +113,7 @@ def _scope(text: str) -> Scope:
 
     parts = text.split(":")
     if len(parts) != 3:
-        raise argparse.ArgumentTypeError("expected REPOSITORY:NAMES:ACTIONS, such as docker:team/**:pull,push")
+        raise argparse.ArgumentTypeError("expected REPOSITORY:NAMES:ACTIONS, such as *:team/**:pull,push")
     repositories, names, actions = (part.split(",") for part in parts)
     try:
         return parse_scope({"repositories": repositories, "names": names, "actions": actions})

@@ -30,6 +30,7 @@ from noraflask.config.model import (
     RoleRule,
     ServerConfig,
     StagingConfig,
+    StateConfig,
     StorageConfig,
 )
 from noraflask.config.reading import NOT_SECTIONS, Reading
@@ -52,6 +53,7 @@ __all__ = [
     "RoleRule",
     "ServerConfig",
     "StagingConfig",
+    "StateConfig",
     "StorageConfig",
     "is_live",
     "load",

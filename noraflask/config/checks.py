@@ -147,6 +147,7 @@ def _warnings(config: Config, file: Path | None) -> Iterator[str]:
 
 def _paths(config: Config) -> Iterator[tuple[str, Path | None]]:
     yield "storage.path", config.storage.path
+    yield "state.path", config.state.path
     yield "staging.path", config.staging.path
     if config.auth.enabled:  # else they are not used
         yield "auth.htpasswd_file", config.auth.htpasswd_file

@@ -36,6 +36,11 @@ class StorageConfig:
 
 
 @dataclass(frozen=True)
+class StateConfig:
+    path: Path = Path("data/state")  # what the server writes for itself: audit log, ledger
+
+
+@dataclass(frozen=True)
 class StagingConfig:
     path: Path = Path("/tmp")  # a tmpfs mount
     budget_bytes: int = 192 * MIB  # all uploads together on it; beyond this they spill to the data volume
@@ -157,7 +162,7 @@ class RateLimitConfig:
 @dataclass(frozen=True)
 class AuditConfig:
     mode: str = "file"  # file, stdout, both, off
-    path: Path | None = None  # None: audit.jsonl in the storage folder
+    path: Path | None = None  # None: audit.jsonl in state.path
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class CurationConfig:
     flip_guard_percent: int = 0  # 0 = off
     audit_allows: bool = False  # the audit log is told of plain allows as well
     ledger: bool = True
-    ledger_path: Path | None = None  # None: the folder "ledger" in the storage folder
+    ledger_path: Path | None = None  # None: the folder "ledger" in state.path
     ledger_days: int = 90
     docs_url: str | None = None  # named in refusals
     formats: tuple[tuple[str, FormatCuration], ...] = ()
@@ -198,6 +203,7 @@ class CurationConfig:
 class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    state: StateConfig = field(default_factory=StateConfig)
     staging: StagingConfig = field(default_factory=StagingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -224,7 +224,7 @@ SETTINGS: tuple[Setting, ...] = (
         Choice(("file", "stdout", "both", "off"), aliases=(("stderr", "stdout"), ("none", "off"), ("false", "off"), ("0", "off"))),
         "Where the audit log goes.",
     ),
-    Setting("audit.path", ("NORA_AUDIT_PATH",), _PATH, "File of the audit log. Unset: audit.jsonl in the storage folder."),
+    Setting("audit.path", ("NORA_AUDIT_PATH",), _PATH, "File of the audit log. Unset: audit.jsonl in state.path."),
     Setting(
         "storage.mode",
         ("NORA_STORAGE_MODE",),
@@ -232,6 +232,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Where artifacts are kept: local = a folder (filesystem means the same).",
     ),
     Setting("storage.path", ("NORA_STORAGE_PATH",), _FOLDER, "Folder of the stored artifacts. A relative path starts at the working folder."),
+    Setting("state.path", ("NORA_STATE_PATH",), _FOLDER, "Folder of what the server writes for itself: audit log and ledger."),
     Setting("staging.path", ("NORA_STAGING_PATH",), _FOLDER, "Folder where uploads begin, best on a tmpfs."),
     Setting(
         "staging.budget_bytes",
@@ -347,7 +348,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("curation.audit_allows", ("NORA_CURATION_AUDIT_ALLOWS",), Switch(), "Whether the audit log is told of plain allows as well."),
     Setting("curation.ledger", ("NORA_CURATION_LEDGER",), Switch(), "Whether it is written down what was served to whom."),
-    Setting("curation.ledger_path", ("NORA_CURATION_LEDGER_PATH",), _PATH, "Folder of that. Unset: ledger in the storage folder."),
+    Setting("curation.ledger_path", ("NORA_CURATION_LEDGER_PATH",), _PATH, "Folder of that. Unset: ledger in state.path."),
     Setting("curation.ledger_days", ("NORA_CURATION_LEDGER_DAYS",), WholeNumber(1, 3650), "Days that it is kept."),
     Setting(
         "curation.docs_url",

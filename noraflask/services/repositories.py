@@ -63,3 +63,17 @@ class Repositories:
 
     def by_ns(self, format: str, ns: str) -> Repository | None:
         return self._by_ns.get((format, ns))
+
+
+def describe(repository: Repository) -> dict[str, object]:
+    """JSON-ready, for the API and the command line."""
+    settings = repository.settings
+    return {
+        "name": repository.name,
+        "format": repository.format,
+        "kind": repository.kind,
+        "default": repository.is_default,
+        "hosts": list(repository.hosts),
+        "ns": list(repository.ns),
+        "settings": {name: getattr(settings, name) for name in sorted(vars(settings))} if settings is not None else {},
+    }

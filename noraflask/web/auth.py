@@ -8,7 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from noraflask.errors import BadRequest, Denied, NoraError, NotFound, Unauthenticated, Unprocessable, UnsupportedMediaType
-from noraflask.services.auth.authenticator import Authenticator, is_secret
+from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.credentials import is_secret
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import describe, describe_limits
 from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope

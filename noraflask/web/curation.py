@@ -14,6 +14,7 @@ from flask import Blueprint, Response, request
 
 from noraflask.config.kinds import read_duration
 from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessable
+from noraflask.services import state_folder
 from noraflask.services.auth.principal import Action, Source
 from noraflask.services.curation import replay
 from noraflask.services.curation.explaining import Judge, Stored, explain, parse_coordinate, question_of, stamp
@@ -21,6 +22,7 @@ from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
 from noraflask.services.curation.rule_words import digests_of, seconds_of
+from noraflask.services.master_process import is_master
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
@@ -32,7 +34,6 @@ bp = Blueprint("curation", __name__)
 
 RELOAD_SECONDS = 5.0
 PAUSE_SECONDS = 0.05
-MASTER_TITLE = b"nora: master ["
 LONGEST_REASON = 500
 MOST_RECEIPTS = 10_000
 USUAL_SINCE = "90d"
@@ -189,21 +190,16 @@ def look(package: Package, judge: Judge) -> Stored | None:
 
 
 def ledger_folder() -> Path:
-    config = services().config
-    return config.curation.ledger_path or config.storage.path / "ledger"
+    return state_folder.ledger_folder(services().config)
 
 
 # The reload.
 
 
 def find_master() -> int:
-    """The process id of this worker's master. Raises NoMaster: a SIGHUP would end any other program."""
+    """The process id of this worker's master. Raises NoMaster."""
     master = os.getppid()
-    try:
-        title = Path(f"/proc/{master}/cmdline").read_bytes()
-    except OSError:
-        title = b""
-    if not services().health.is_started or not title.startswith(MASTER_TITLE):
+    if not services().health.is_started or not is_master(master):
         raise NoMaster()
     return master
 

@@ -1,9 +1,21 @@
-"""A request at the gate (services/curation/gate.py): who asks, with which bypass token, and what the logs are told."""
+"""A request at the gate (services/curation/gate.py): who asks, with which bypass token, and what is logged.
+
+A view that serves bytes asks once(), and hands the permit to send(); a view that lists asks shown():
+
+    permit = gate.once((path, digest), None, lambda: Package("raw", path, digests=(digest,)))
+    gate.served(permit, digest)
+    return send(permit, …)
+
+    entries = gate.shown(Package("raw", folder, is_index=True), entries, lambda entry: Package("raw", entry.path))
+
+A view that asks neither serves nothing: its guard (access.py) sees to that.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
 
 from flask import request
 
@@ -24,34 +36,62 @@ BYPASS_HEADERS = ("HTTP_X_NORA_BYPASS_TOKEN", "HTTP_X_NORA_BYPASS")
 CI_CLAIMS = ("repository", "project_path", "kubernetes.io.namespace", "ref", "run_id", "job_id", "sha")
 """What tells a CI job in the ledger."""
 
+Asked = Package | tuple[Package, Decision]
+"""What the gate is asked about, and, where a format has worked it out itself from several answers of decide(), the verdict."""
+Entry = TypeVar("Entry")
+
 log = logging.getLogger("nora.curation")
 
 
 def policy() -> Policy:
     """The snapshot that this request began with."""
-    here, environ, _ = surroundings()
-    found: Policy | None = environ.get(POLICY)
-    if found is None:
-        found = environ[POLICY] = here.curation.policy
-    return found
+    services, environ, _ = surroundings()
+    snapshot: Policy | None = environ.get(POLICY)
+    if snapshot is None:
+        snapshot = environ[POLICY] = services.curation.policy
+    return snapshot
 
 
-def open_permit() -> Permit | None:
-    """Where no policy could refuse anything: then nothing need be worked out for the gate."""
-    granted = services().curation.open_permit(policy())
+def once(key: Hashable, revision: Callable[[], object | None] | None, work: Callable[[], Asked]) -> Permit:
+    """The permit for bytes, or for an index as a whole. Raises CurationDenied.
+
+    `work` says what is asked about; it runs where the policy could refuse anything at all, and no permit is remembered for `key`, within this
+    repository. The key names all that the verdict depends on, but for the policy and the time; None: never remember. `revision` tells the state of
+    storage that the verdict rests on; None where it rests on none. While it cannot be told, because something is changing, nothing is remembered.
+    """
+    services, environ, repository = surroundings()
+    curation, snapshot = services.curation, policy()
+    granted = curation.open_permit(snapshot)
+    if granted is None and key is not None:
+        granted = curation.recall(snapshot, (repository, key), revision)
     if granted is not None:
-        request.environ[PERMIT] = granted
+        environ[PERMIT] = granted
+        return granted
+    before = revision() if revision else None  # first of all: what changes while the work is done makes it an old one
+    asked = work()
+    package, decision = asked if isinstance(asked, tuple) else (asked, None)
+    granted = _check(package, decision)
+    rests_on_storage = revision is not None and (decision is not None or versions_matter(package))
+    if key is not None and not (rests_on_storage and before is None):
+        curation.remember(snapshot, (repository, key), granted, before if rests_on_storage else None)
     return granted
 
 
-def permit(package: Package, decision: Decision | None = None) -> Permit:
-    """Ask for the bytes of an artifact, or for an index as a whole. Raises CurationDenied.
+def shown(index: Asked, entries: Iterable[Entry], judge: Callable[[Entry], Package | Decision]) -> Iterator[Entry]:
+    """The entries of an index that may be had; raises CurationDenied for the index as a whole. `judge`: what an entry is, or the verdict on it."""
+    if not once(None, None, lambda: index).package.format:
+        return iter(entries)
+    return (entry for entry in entries if _may_be_had(judge(entry)))
 
-    `decision`: what the format has worked out itself, from several answers of decide().
-    """
-    found = policy()
+
+def _may_be_had(asked: Package | Decision) -> bool:
+    return (decide(asked) if isinstance(asked, Package) else asked).allowed
+
+
+def _check(package: Package, decision: Decision | None) -> Permit:
+    snapshot = policy()
     try:
-        granted = services().curation.check(found, package, bypass_token(), decision)
+        granted = services().curation.check(snapshot, package, bypass_token(), decision)
     except CurationDenied as denied:
         request.environ[REFUSED] = denied.refusal
         _count(denied.refusal, "enforce")
@@ -59,33 +99,29 @@ def permit(package: Package, decision: Decision | None = None) -> Permit:
         raise
     request.environ[PERMIT] = granted
     if granted.decision.would_block or granted.decision.bypassed_by:
-        what = "would be blocked" if granted.decision.would_block else f"let past by the bypass token {granted.decision.bypassed_by}"
-        told = refusal(found, package, granted.decision, services().curation.now())
+        what = "would be blocked" if granted.decision.would_block else f"bypassed with the token {granted.decision.bypassed_by}"
+        told = refusal(snapshot, package, granted.decision, services().curation.now())
         if granted.decision.would_block:
             _count(told, "audit")
         _tell(told, what)
-    elif found.settings.audit_allows:
-        note("curation_allow", _artifact(package), found.fingerprint, registry=package.format)
+    elif snapshot.settings.audit_allows:
+        note("curation_allow", _artifact(package), snapshot.fingerprint, registry=package.repository or None)
     return granted
 
 
-def recall(key: Hashable, stamp: Callable[[], object | None]) -> Permit | None:
-    """The permit that was given for the same before, where nothing has changed since."""
-    found = policy()
-    granted = services().curation.recall(found, key, stamp)
-    if granted is not None:
-        request.environ[PERMIT] = granted
-    return granted
-
-
-def remember(key: Hashable, granted: Permit, stamp: object | None) -> Permit:
-    services().curation.remember(policy(), key, granted, stamp)
-    return granted
+def is_open() -> bool:
+    """No policy could refuse anything."""
+    return services().curation.open_permit(policy()) is not None
 
 
 def decide(package: Package) -> Decision:
     """Without a permit: for formats that work out an answer from several."""
     return services().curation.decide(policy(), package, bypass_token())
+
+
+def versions_matter(package: Package) -> bool:
+    """Whether the policy can tell one version of the package's name from another."""
+    return services().curation.concerns_versions(policy(), package)
 
 
 def bypass_token() -> str | None:
@@ -96,7 +132,9 @@ def bypass_token() -> str | None:
 
 
 def served(granted: Permit, digest: str) -> None:
-    """Note in the ledger what leaves now, and to whom."""
+    """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD, and an open gate keeps no ledger."""
+    if request.method != "GET" or not granted.package.format:
+        return
     who = principal()
     services().curation.ledger.served(granted.package, digest, who.name, who.source.value, ci_of(who))
 
@@ -121,8 +159,8 @@ def _tell(told: Refusal, what: str) -> None:
     package = told.package
     log.info("%s: %s (%s)", what, told.message, package.repository or repository_name())
     outcome = {"blocked": "denied", "would be blocked": "ok"}.get(what, "ok")
-    action = "curation_bypass" if what.startswith("let past") else "curation_block" if what == "blocked" else "curation_would_block"
-    note(action, _artifact(package), f"{told.rule} {told.rule_id} {told.reason} {what} {told.id}", outcome, registry=package.format)
+    action = "curation_bypass" if what.startswith("bypassed") else "curation_block" if what == "blocked" else "curation_would_block"
+    note(action, _artifact(package), f"{told.rule} {told.rule_id} {told.reason} {what} {told.id}", outcome, registry=package.repository or None)
 
 
 def _artifact(package: Package) -> str:

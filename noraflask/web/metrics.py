@@ -11,7 +11,6 @@ from typing import Any
 from flask import Flask, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
@@ -23,29 +22,29 @@ from noraflask.web.peers import client_address, is_trusted
 from noraflask.web.responses import Answer
 
 
-def install(app: Flask, folder: Path, figures: Collector) -> None:
-    """Mount the view. `folder`: the bank's files (services/metrics/bank.py)."""
-    Exposition(app, folder, figures)
+def install(app: Flask, *collectors: Collector) -> None:
+    """Mount the view. `collectors`: what a scrape asks."""
+    Exposition(app, collectors)
 
 
 class Exposition(PrometheusMetrics):
     """The exporter's own hooks on each request stay off: what they would cost is several times what our envelope counts for."""
 
-    def __init__(self, app: Flask, folder: Path, figures: Collector) -> None:
-        self._folder, self._figures = folder, figures
+    def __init__(self, app: Flask, collectors: tuple[Collector, ...]) -> None:
+        self._collectors = collectors
         super().__init__(app, "/metrics", export_defaults=False, metrics_decorator=_guarded, registry=CollectorRegistry())
 
     def generate_metrics(self, accept_header: str = "", names: list[str] | None = None) -> tuple[str, str]:
         """The body and its content type; `names`: only these."""
         registry = CollectorRegistry(auto_describe=False)
-        MultiProcessCollector(registry, str(self._folder))
-        registry.register(self._figures)
+        for collector in self._collectors:
+            registry.register(collector)
         render, content_type = choose_encoder(accept_header)
         return render(_Chosen(registry, names) if names else registry).decode(), content_type
 
 
 class _Chosen:
-    """A registry that tells of some samples only; prometheus_client's own knows no names that are made at the scrape."""
+    """A registry that gives some samples only; prometheus_client's own knows no names that are made at the scrape."""
 
     def __init__(self, registry: CollectorRegistry, names: list[str]) -> None:
         self._registry, self._names = registry, frozenset(names)

@@ -1,22 +1,23 @@
 """The one path by which stored bytes leave: HEAD, conditional requests, ranges, and the server's file_wrapper for the kernel to send,
 or a proxy that sends the file itself (accel.py).
 
-RFC 9110: 13.1.2 If-None-Match, 13.1.5 If-Range, 14.2 Range.
+RFC 9110: 13 conditional requests, in the order of 13.2.2; 14.2 Range.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
-from werkzeug.http import parse_range_header
+from werkzeug.http import http_date, parse_date, parse_range_header
 from werkzeug.wsgi import wrap_file
 
 from noraflask.digest import Digest
-from noraflask.errors import NotFound, NotGated
+from noraflask.errors import NotFound, NotGated, PreconditionFailed
 from noraflask.services.curation.gate import Permit
 from noraflask.web.accel import internal_path, told_to_proxy
 from noraflask.web.context import HANDED_OVER, SERVED, services
@@ -45,17 +46,30 @@ class HandedOver(Answer):
         return told_to_proxy(self.headers)
 
 
-def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: type[NotFound], headers: dict[str, str] | None = None) -> Response:
-    """Send content whose digest is known, with the gate's permit (web/gate.py). Raises `missing` when its bytes are not there."""
+def send(
+    permit: Permit,
+    digest: Digest,
+    size: int,
+    media_type: str,
+    missing: type[NotFound],
+    headers: Mapping[str, str],
+    modified: float | None = None,
+) -> Response:
+    """Send content whose digest is known, with the gate's permit (web/gate.py). Raises `missing` when its bytes are not there.
+
+    `headers`: the format's own, among them the strong ETag that conditions are about. `modified`: when it was changed, seconds since the epoch, where
+    the format tells clients. Raises PreconditionFailed.
+    """
     if not isinstance(permit, Permit) or not _is_for(permit, digest):
         raise NotGated()
-    etag = f'"{digest}"'
-    answer = {"Docker-Content-Digest": str(digest), "ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
-    environ = request.environ
-    if "HTTP_IF_NONE_MATCH" in environ and _matches(environ["HTTP_IF_NONE_MATCH"], etag):
+    answer = {"Accept-Ranges": "bytes", **headers}
+    if modified is not None:
+        answer["Last-Modified"] = http_date(modified)
+    environ, etag = request.environ, answer.get("ETag", "")
+    if _is_not_modified(environ, etag, modified):
         return Answer(status=304, headers=answer)
     start, stop, status = 0, size, 200
-    if "HTTP_RANGE" in environ and environ.get("HTTP_IF_RANGE", etag) == etag:
+    if "HTTP_RANGE" in environ and environ.get("HTTP_IF_RANGE", etag) == etag:  # a date never fits: two changes within a second have the same
         found = _range(environ["HTTP_RANGE"], size)
         if found:
             (start, stop), status = found, 206
@@ -65,11 +79,12 @@ def send(permit: Permit, digest: Digest, size: int, media_type: str, missing: ty
     environ[SERVED] = True
     if environ["REQUEST_METHOD"] == "HEAD":
         return Answer(status=status, headers=answer)
-    here = services()
-    if size > INLINE_BYTES and (path := internal_path(here, environ, digest, size)):
+    all_services = services()
+    has_date = modified is not None and environ.get("HTTP_IF_RANGE", '"')[-1:] != '"'  # nginx would compare it with Last-Modified
+    if size > INLINE_BYTES and not has_date and (path := internal_path(all_services, environ, digest, size)):
         environ[HANDED_OVER] = stop - start
         return HandedOver(status=status, headers=answer | {"X-Accel-Redirect": path})
-    content = here.content
+    content = all_services.content
     try:
         if size <= INLINE_BYTES:
             data = content.read(digest)
@@ -86,8 +101,28 @@ def _is_for(permit: Permit, digest: Digest) -> bool:
     return not comparable or str(digest) in comparable
 
 
-def _matches(header: str, etag: str) -> bool:
-    return header.strip() == "*" or etag in (entry.strip().removeprefix("W/") for entry in header.split(","))
+def _is_not_modified(environ: Mapping[str, Any], etag: str, modified: float | None) -> bool:
+    """RFC 9110, 13.2.2. Raises PreconditionFailed."""
+    if "HTTP_IF_MATCH" in environ:
+        if not matches(environ["HTTP_IF_MATCH"], etag):
+            raise PreconditionFailed()
+    elif "HTTP_IF_UNMODIFIED_SINCE" in environ and _is_later(modified, environ["HTTP_IF_UNMODIFIED_SINCE"]):
+        raise PreconditionFailed()
+    if "HTTP_IF_NONE_MATCH" in environ:
+        return matches(environ["HTTP_IF_NONE_MATCH"], etag, weak=True)
+    return "HTTP_IF_MODIFIED_SINCE" in environ and _is_later(modified, environ["HTTP_IF_MODIFIED_SINCE"]) is False
+
+
+def matches(header: str, etag: str, weak: bool = False) -> bool:
+    """Does If-Match or If-None-Match name the entity tag of what is there? `weak`: the comparison of RFC 9110, 8.8.3.2, that lets W/ pass."""
+    entries = (entry.strip() for entry in header.split(","))
+    return header.strip() == "*" or (bool(etag) and etag in (entry.removeprefix("W/") if weak else entry for entry in entries))
+
+
+def _is_later(modified: float | None, header: str) -> bool | None:
+    """Was it changed after that date? None: there is nothing to compare, and the condition is to be ignored."""
+    date = parse_date(header)
+    return None if modified is None or date is None else int(modified) > date.timestamp()
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

@@ -1,6 +1,8 @@
-"""GET /setup/<client>: how a client is set up for this registry, with the address that the caller used. The texts are in setup_texts.py."""
+"""GET /setup/<client>: how a client is set up for this registry, with the address that the caller used. The pages are the formats'."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from flask import Blueprint, Response
 
@@ -8,24 +10,28 @@ from noraflask.errors import NotFound
 from noraflask.web.access import PUBLIC, access
 from noraflask.web.addresses import absolute
 from noraflask.web.responses import Answer
-from noraflask.web.setup_texts import CLIENTS, Place, index
-
-bp = Blueprint("setup", __name__)
+from noraflask.web.setup_pages import Page, Place, render_index
 
 
-@bp.get("/setup")
-@access(PUBLIC)
-def clients() -> Response:
-    return _text(index(_place()))
+def make_blueprint(pages: Iterable[Page]) -> Blueprint:
+    """The pages of all mounted formats."""
+    bp = Blueprint("setup", __name__)
+    by_client = {page.client: page for page in pages}
 
+    @bp.get("/setup")
+    @access(PUBLIC)
+    def clients() -> Response:
+        return _text(render_index(_place(), by_client.values()))
 
-@bp.get("/setup/<client>")
-@access(PUBLIC)
-def client(client: str) -> Response:
-    page = CLIENTS.get(client)
-    if page is None:
-        raise NotFound(f"there are no settings for that client here, there are those for {', '.join(CLIENTS)}")
-    return _text(page(_place()))
+    @bp.get("/setup/<client>")
+    @access(PUBLIC)
+    def client(client: str) -> Response:
+        page = by_client.get(client)
+        if page is None:
+            raise NotFound(f"there are no settings for that client here, there are those for {', '.join(by_client)}")
+        return _text(page.render(_place()))
+
+    return bp
 
 
 def _place() -> Place:

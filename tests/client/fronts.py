@@ -190,6 +190,7 @@ def registry_on(machine: Machine, port: int = 4000, **env: str) -> Iterator[Serv
     env = {"NORA_AUTH_ENABLED": "true", "NORA_AUTH_HTPASSWD_FILE": str(htpasswd), "NORA_LOG_OPS_INTERVAL_SECS": "0"} | env
     storage, staging = machine.folder / "nora" / "storage", machine.folder / "staging"
     server = Server(machine.folder / f"server-{port}", env, port=port, storage=storage, staging=staging)
+    server.state = machine.folder / "nora" / "state"
     server.storage.mkdir(mode=0o750, exist_ok=True)
     with machine.network():
         server.start()

@@ -108,7 +108,7 @@ class Guarded:
 
     def audit(self, **wanted: str) -> list[dict[str, str]]:
         """Records of the audit log in which all these members are so."""
-        lines = (self.server.storage / "audit.jsonl").read_text().splitlines()
+        lines = (self.server.state / "audit.jsonl").read_text().splitlines()
         return [record for record in map(json.loads, lines) if wanted.items() <= record.items()]
 
 

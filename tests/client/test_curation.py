@@ -60,7 +60,7 @@ class Curated:
 
     def audited(self, action: str) -> list[str]:
         """The artifacts of the audit log's records of that kind."""
-        lines = (self.server.storage / "audit.jsonl").read_text().splitlines()
+        lines = (self.server.state / "audit.jsonl").read_text().splitlines()
         return [record["artifact"] for record in map(json.loads, lines) if record["action"] == action]
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.services.doctor import canary
-from noraflask.services.doctor.canary import Canary
+from noraflask.formats.docker import canary
+from noraflask.formats.docker.canary import Canary
+from noraflask.formats.docker.doctor import CHECKS
 from noraflask.services.doctor.examination import FrontOptions, through_front
 from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding
 from noraflask.services.doctor.front import Front, NoAnswer, Target
@@ -184,7 +185,7 @@ def tls_nginx(nginx: Nginx, registry: Registry, certificates: Certificates) -> C
 def examine(port: int, certificates: Certificates, prefix: str = "", **options: object) -> list[Finding]:
     target = Target("https", "127.0.0.1", port, prefix)
     wanted = FrontOptions(target, certificates.ca_file, size=SIZE, pause_seconds=0)
-    return list(through_front(replace(wanted, **options)))  # type: ignore[arg-type]
+    return list(through_front(replace(wanted, **options), [CHECKS]))  # type: ignore[arg-type]
 
 
 def verdicts(found: list[Finding], verdict: str) -> dict[str, Finding]:
@@ -224,7 +225,7 @@ def test_a_sub_path_that_is_named_is_well(tls_nginx: Callable[..., int], registr
 
 def test_the_registry_itself_is_well(registry: Registry) -> None:
     host, _, port = registry.address.partition(":")
-    found = list(through_front(FrontOptions(Target("http", host, int(port), ""), size=SIZE, pause_seconds=0)))
+    found = list(through_front(FrontOptions(Target("http", host, int(port), ""), size=SIZE, pause_seconds=0), [CHECKS]))
     assert [finding for finding in found if finding.verdict != OK] == []
     assert left_behind(registry) == []
 
@@ -314,14 +315,14 @@ HTTP = {
 def test_plain_http_beside_https(what: str, nginx: Nginx, registry: Registry) -> None:
     settings, verdict, text = HTTP[what]
     port = nginx(f"server {{ listen 127.0.0.1:PORT; {settings.replace('REGISTRY', registry.address)} }}")
-    (found,) = redirect(Target("https", "127.0.0.1", 443, ""), port)
+    (found,) = redirect(Target("https", "127.0.0.1", 443, ""), CHECKS.home, port)
     assert (found.check, found.verdict) == ("http", verdict)
     assert text in found.text
     assert bool(found.remedy) is (verdict == WRONG)
 
 
 def test_plain_http_that_is_closed() -> None:
-    (found,) = redirect(Target("https", "127.0.0.1", 443, ""), free_port())
+    (found,) = redirect(Target("https", "127.0.0.1", 443, ""), CHECKS.home, free_port())
     assert (found.verdict, found.text.endswith("is closed")) == (OK, True)
 
 
@@ -423,7 +424,7 @@ def nora_doctor(server: Server, *options: str | Path) -> tuple[int, dict[str, Fi
 def test_a_policy_that_lets_no_canary_through_is_a_remark(own_server: Callable[..., Server], tmp_path: Path) -> None:
     (tmp_path / "rules.toml").write_text('[[allow]]\nformat = "docker"\nname = "team/**"\n')
     server = own_server(config_text=f'[curation]\nmode = "enforce"\nrules_path = "{tmp_path / "rules.toml"}"\n')
-    found = list(through_front(FrontOptions(Target("http", "127.0.0.1", server.port, ""), size=SIZE, pause_seconds=0)))
+    found = list(through_front(FrontOptions(Target("http", "127.0.0.1", server.port, ""), size=SIZE, pause_seconds=0), [CHECKS]))
     assert verdicts(found, WRONG) == {}
     told = verdicts(found, WARNING)["pull"]
     assert "by policy" in told.text

@@ -184,6 +184,7 @@ def test_upgrade(mover: str, skopeo: Client, layout: Layout, tmp_path: Path) -> 
             "http://127.0.0.1:4000": server.url,
             "/etc/nora": str(folder),
             "/var/lib/nora/storage": str(server.storage),
+            "/var/lib/nora/state": str(server.state),
             "/var/backups": str(tmp_path / "backups"),
         }
         shell = Shell(work, environment(server, tmp_path / "home"), names, tool)

@@ -173,6 +173,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path, guarded, issuer, ngi
         "/etc/prometheus/": f"{tmp_path}/prometheus/",
         "/var/log/nginx/access.log": f"{tmp_path}/access.log",
         "/var/lib/nora/storage": f"{server.storage}",
+        "/var/lib/nora/state": f"{server.state}",
         "/var/lib/nora /tmp": f"{server.storage} {server.staging}",
         " -g nora": "",
         " -g prometheus": "",

@@ -139,7 +139,7 @@ def test_start_reload_stop(nora: Machine) -> None:
     assert nora.is_healthy(), "started is what serves"
     assert nora.show("StatusText") == f"serving on http://127.0.0.1:{PORT} with 2 workers"
     master = nora.show("MainPID")
-    assert nora("stat", "--format", "%U", f"/proc/{master}", "/var/lib/nora/storage", "/run/nora").split() == 3 * ["nora"]
+    assert nora("stat", "--format", "%U", f"/proc/{master}", "/var/lib/nora/storage", "/var/lib/nora/state", "/run/nora").split() == 4 * ["nora"]
     assert nora("stat", "--file-system", "--format", "%T", "/run/nora") == "tmpfs"
     status = nora("cat", f"/proc/{master}/status")
     assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
@@ -214,7 +214,7 @@ def test_a_master_may_put_another_in_its_place(nora: Machine) -> None:
 @pytest.mark.slow
 def test_the_audit_log_is_turned_over(nora: Machine) -> None:
     nora("systemctl", "start", "nora")
-    log = "/var/lib/nora/storage/audit.jsonl"
+    log = "/var/lib/nora/state/audit.jsonl"
     nora("systemctl", "reload", "nora")
     wait_until(lambda: nora.succeeds("test", "-s", log), 10, "the reload to be in the audit log")
     nora("logrotate", "--force", "/etc/logrotate.d/nora")

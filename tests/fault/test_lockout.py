@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from noraflask.services.auth.lockout import ACCOUNT_LIMIT, LockedOut, Lockout
-from noraflask.services.sharing import _try_lock
+from noraflask.services.shared_lock import _try_lock
 
 CLIENTS = [f"192.0.2.{number}" for number in range(40)]
 HANG_SECONDS = 60

@@ -73,7 +73,7 @@ def ping(server: Server, times: int) -> int:
 
 
 def files(shared: Path) -> list[str]:
-    return sorted(path.name for path in shared.rglob("*.db"))
+    return sorted(path.name for path in shared.rglob("cells-*"))
 
 
 def taken_bytes(shared: Path) -> int:

@@ -11,8 +11,9 @@ from itertools import pairwise
 import pytest
 
 from noraflask.errors import StorageReadOnly
+from noraflask.http_client import Bounds
 from noraflask.keys import Key
-from noraflask.services.auth import jwks
+from noraflask.services.auth import discovery, issuer_keys
 from noraflask.services.auth.oidc import Oidc, OidcRefused
 from noraflask.services.content import Content
 from noraflask.storage.memory import MemoryStorage
@@ -296,23 +297,23 @@ def test_a_slow_issuer_takes_few_threads(issuer, clock, monkeypatch):
     issuer.slow(30)
     oidc = worker(issuer, clock)
     results = []
-    waiting = [threading.Thread(target=lambda: results.append(oidc.verify(issuer.token()).name)) for _ in range(jwks.MAX_WAITING)]
+    waiting = [threading.Thread(target=lambda: results.append(oidc.verify(issuer.token()).name)) for _ in range(issuer_keys.MAX_WAITING)]
     for thread in waiting:
         thread.start()
-    wait_until(lambda: keys_of(oidc)._waiting == jwks.MAX_WAITING, 10, "all of them to wait")
-    monkeypatch.setattr(jwks, "WAIT_SECONDS", 3600)  # one that waited now would hang here
+    wait_until(lambda: keys_of(oidc)._waiting == issuer_keys.MAX_WAITING, 10, "all of them to wait")
+    monkeypatch.setattr(issuer_keys, "WAIT_SECONDS", 3600)  # one that waited now would hang here
     for _ in range(20):
         assert refusal(oidc, issuer.token()) == "jwks"
     assert not results
     issuer.slow(0)
     for thread in waiting:
         thread.join(20)
-    assert results == ["repo:team/app"] * jwks.MAX_WAITING
+    assert results == ["repo:team/app"] * issuer_keys.MAX_WAITING
     assert issuer.count() == 1
 
 
 def test_a_request_waits_for_a_while_only(issuer, clock, monkeypatch):
-    monkeypatch.setattr(jwks, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(issuer_keys, "WAIT_SECONDS", 0.05)
     issuer.slow(30)
     oidc = worker(issuer, clock)
     assert refusal(oidc, issuer.token()) == "jwks"
@@ -324,7 +325,7 @@ def test_a_slow_issuer_delays_nobody_whose_key_is_known(issuer, clock, monkeypat
     oidc = worker(issuer, clock)
     oidc.verify(issuer.token())
     settle(oidc)
-    monkeypatch.setattr(jwks, "WAIT_SECONDS", 3600)
+    monkeypatch.setattr(issuer_keys, "WAIT_SECONDS", 3600)
     issuer.slow(30)
     clock.now += 3600
     oidc.verify(issuer.token())
@@ -332,7 +333,7 @@ def test_a_slow_issuer_delays_nobody_whose_key_is_known(issuer, clock, monkeypat
 
 
 def test_an_issuer_that_says_nothing_is_given_up(issuer, clock, monkeypatch, caplog):
-    monkeypatch.setattr(jwks, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(discovery, "BOUNDS", Bounds(read_seconds=0.05))
     issuer.slow(30)
     oidc = worker(issuer, clock)
     assert refusal(oidc, issuer.token()) == "jwks"
@@ -361,7 +362,7 @@ BAD_ANSWERS = {
     "no JSON": (JWKS, lambda i: ok(b"<html>")),
     "no key set": (JWKS, lambda i: ok({"kty": "RSA"})),
     "a member twice": (JWKS, lambda i: ok(b'{"keys": [], ' + json.dumps(i.jwks()).encode()[1:])),
-    "too large": (JWKS, lambda i: ok({**i.jwks(), "more": "x" * jwks.MAX_BODY_BYTES})),
+    "too large": (JWKS, lambda i: ok({**i.jwks(), "more": "x" * discovery.BOUNDS.max_bytes})),
     "cut off": (JWKS, lambda i: (200, {"Content-Length": "99999"}, json.dumps(i.jwks()).encode())),
     "nested": (JWKS, lambda i: ok(b"[" * 100000)),
 }

@@ -346,7 +346,7 @@ def test_what_nobody_expects_of_a_reload_does_not_end_the_server(server: Curated
 
 def socket_in_the_way(server: Curated) -> socket.socket:
     """A ledger file that nobody can open, not even root."""
-    day = server.storage / "ledger" / time.strftime("%Y-%m-%d", time.gmtime())
+    day = server.state / "ledger" / time.strftime("%Y-%m-%d", time.gmtime())
     day.mkdir(parents=True, exist_ok=True)
     made = socket.socket(socket.AF_UNIX)
     there = os.getcwd()

@@ -14,7 +14,7 @@ import pytest
 
 from noraflask.services.limits.bucket import Bucket
 from noraflask.services.limits.table import BucketTable
-from noraflask.services.sharing import SharedLock
+from noraflask.services.shared_lock import SharedLock
 from tests.server import Server, wait_until
 
 from .conftest import all_workers

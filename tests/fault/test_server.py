@@ -747,6 +747,7 @@ def test_plain_gunicorn_behaves_the_same(tmp_path: Path) -> None:
     env = {
         "NORA_PORT": str(port),
         "NORA_STORAGE_PATH": str(tmp_path / "storage"),
+        "NORA_STATE_PATH": str(tmp_path / "state"),
         "NORA_STAGING_PATH": str(tmp_path / "staging"),
     }
     server = Bare(tmp_path, [sys.executable, "-m", "gunicorn", "-c", "etc/gunicorn.conf.py", "wsgi:app"], env, port=port, workers=2)

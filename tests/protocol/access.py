@@ -62,7 +62,7 @@ class Door:
     def stop_time(self) -> Clock:
         """All that looks at the time of day, or counts failed logins, goes by a clock of the test's from now on. Call it first of all."""
         clock, logins = Clock(), self.services.logins
-        for part in (self.services.tokens, logins, logins.signer):
+        for part in (self.services.tokens, logins, logins._record, logins.signer):
             part._clock = clock
         logins.signer.rotate(drop_old=True)  # the key was made by the other clock
         logins.lockout = Lockout(clock)
@@ -70,7 +70,7 @@ class Door:
 
     def audit(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
-        path = self.services.config.storage.path / "audit.jsonl"
+        path = self.services.config.state.path / "audit.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def get(self, path: str, authorization: str | None = None, **more: Any) -> TestResponse:

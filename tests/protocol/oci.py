@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from noraflask.digest import Digest
-from noraflask.formats.docker.protocol import OCI_INDEX, OCI_MANIFEST
+from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

@@ -13,12 +13,13 @@ import pytest
 from flask import Flask
 
 from noraflask.digest import Digest
-from noraflask.formats.docker import routes
-from noraflask.formats.docker.protocol import DOCKER_MANIFEST, OCI_MANIFEST
+from noraflask.formats.docker.protocol.media_types import DOCKER_MANIFEST, OCI_MANIFEST
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import Curation, read_decision_id
 from noraflask.services.curation.ledger import read
-from noraflask.services.curation.policy import DAY, Policy, Settings, compile
+from noraflask.services.curation.policy import DAY, Policy, Settings
+from noraflask.web import gate
 from tests.conftest import config_of
 from tests.protocol.access import Clock, basic, rule
 from tests.protocol.oci import Registry, code, descriptor, image, index
@@ -90,7 +91,7 @@ class Curated(Registry):
         return {short for short, status in answers.items() if status == 200}
 
     def audit(self, action: str) -> list[dict[str, Any]]:
-        path = self.services.config.storage.path / "audit.jsonl"
+        path = self.services.config.state.path / "audit.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["action"] == action]
 
@@ -594,7 +595,7 @@ def test_each_refusal_is_written_down(curated):
 
 def ledger(curated: Curated) -> list[tuple[str, str, str]]:
     curated.curation.ledger.flush()
-    return sorted((entry.name, entry.version, entry.digest) for entry in read(curated.folder / "storage" / "ledger", NOW - 1))
+    return sorted((entry.name, entry.version, entry.digest) for entry in read(curated.folder / "state" / "ledger", NOW - 1))
 
 
 def test_what_was_served_is_in_the_ledger(curated):
@@ -603,7 +604,7 @@ def test_what_was_served_is_in_the_ledger(curated):
     curated.ask("HEAD", "other/manifests/1")
     curated.ask("GET", "app/tags/list")
     assert ledger(curated) == [("app", "2", str(curated.two)), ("app", str(curated.two), str(curated.two))]
-    (first, *_) = read(curated.folder / "storage" / "ledger", NOW - 1)
+    (first, *_) = read(curated.folder / "state" / "ledger", NOW - 1)
     assert (first.format, first.repository, first.principal, first.source, first.hosted) == ("docker", "docker", "anonymous", "anonymous", True)
 
 
@@ -614,7 +615,7 @@ def test_who_got_it_is_in_the_ledger(tmp_path, app_with):
     curated.ask("GET", "library/app/manifests/1")
     curated.ask("GET", "app/manifests/1")
     curated.curation.ledger.flush()
-    assert [(entry.principal, entry.source) for entry in read(tmp_path / "storage" / "ledger", NOW - 1)] == [("root", "password")]
+    assert [(entry.principal, entry.source) for entry in read(tmp_path / "state" / "ledger", NOW - 1)] == [("root", "password")]
 
 
 # One snapshot for each request.
@@ -624,7 +625,7 @@ def test_who_got_it_is_in_the_ledger(tmp_path, app_with):
 def test_a_policy_that_comes_during_a_request_waits_for_the_next(curated, path, monkeypatch):
     old = curated.rules(block("1"))
     new = Policy.from_buffer(compile(Settings(mode="enforce", hosted=True, min_release_age=DAY), read_rules(_rules(curated, block(name="*")), NOW)))
-    real = routes.policy
+    real = gate.policy
 
     def then_reload() -> Policy:
         found = real()
@@ -640,7 +641,7 @@ def test_a_policy_that_comes_during_a_request_waits_for_the_next(curated, path, 
         return granted
 
     with monkeypatch.context() as patch:
-        patch.setattr(routes, "policy", then_reload)
+        patch.setattr(gate, "policy", then_reload)
         patch.setattr(Curation, "open_permit", adopting)
         answer = curated.ask("GET", path)
     assert answer.status_code == 200

@@ -9,17 +9,18 @@ import pytest
 from flask import Blueprint, Flask, Response, request
 
 from noraflask.digest import Digest
-from noraflask.errors import NotFound
-from noraflask.formats.docker.protocol import OCI_MANIFEST
+from noraflask.errors import CurationDenied, NotFound
+from noraflask.formats.docker.protocol.media_types import OCI_MANIFEST
 from noraflask.services.auth.principal import Action
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.gate import Permit
-from noraflask.services.curation.model import Decision, Package
-from noraflask.services.curation.policy import Policy
+from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
+from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.memory import MemoryStorage
-from noraflask.web import errors
+from noraflask.web import errors, gate
 from noraflask.web.access import PULL, PUSH, access
 from noraflask.web.context import EXTENSION, Repository, services
-from noraflask.web.gate import PERMIT, decide, open_permit, permit
+from noraflask.web.gate import PERMIT, decide
 from noraflask.web.responses import Answer, send
 from tests.protocol.oci import Registry, descriptor, image
 
@@ -166,7 +167,7 @@ def stored() -> Digest:
 
 
 def serve(granted: Permit) -> Response:
-    return send(granted, stored(), len(TEXT), "text/plain", NotFound)
+    return send(granted, stored(), len(TEXT), "text/plain", NotFound, {"ETag": f'"{stored().hex}"'})
 
 
 @bp.get("/no-permit/<name>")
@@ -227,19 +228,26 @@ def only_decides(name: str) -> Response:
 @bp.get("/other-bytes/<name>")
 @access(PULL)
 def other_bytes(name: str) -> Response:
-    return serve(permit(Package("raw", name, digests=(str(Digest.of(b"harmless")),))))
+    return serve(gate.once(None, None, lambda: Package("raw", name, digests=(str(Digest.of(b"harmless")),))))
 
 
 @bp.get("/proper/<name>")
 @access(PULL)
 def proper(name: str) -> Response:
-    return serve(permit(Package("raw", name, repository="notes", digests=(str(stored()),))))
+    return serve(gate.once(None, None, lambda: Package("raw", name, repository="notes", digests=(str(stored()),))))
 
 
 @bp.get("/quick/<name>")
 @access(PULL)
 def quick(name: str) -> Response:
-    return serve(open_permit() or permit(Package("raw", name, repository="notes")))
+    return serve(gate.once(name, None, lambda: Package("raw", name, repository="notes")))
+
+
+@bp.get("/folder/<name>")
+@access(PULL)
+def folder(name: str) -> Response:
+    found = gate.shown(Package("raw", name, repository="notes", is_index=True), ("good", "bad", "fine"), lambda entry: Package("raw", entry))
+    return Answer(json.dumps(list(found)), content_type="application/json")
 
 
 @bp.put("/new/<name>")
@@ -248,7 +256,7 @@ def put(name: str) -> Response:
     return Answer(status=201)
 
 
-FORGETFUL = ["no-permit", "own-permit", "look-alike", "plain", "stream", "not-modified", "elsewhere", "only-decides", "other-bytes"]
+FORGETFUL = ["no-permit", "own-permit", "look-alike", "plain", "stream", "not-modified", "elsewhere", "only-decides"]
 
 
 @pytest.fixture
@@ -280,6 +288,15 @@ def test_a_format_that_forgets_serves_nothing(notes, forgetful, curation, caplog
         assert 'GET "/notes/plain/good" was to be served without asking the gate'.replace("plain", forgetful) in caplog.text
 
 
+@pytest.mark.parametrize("curation", [{"mode": "audit"}, {"mode": "enforce", "rules": BLOCK_BAD}], ids=["audit", "enforce"])
+def test_whoever_asked_for_certain_bytes_sends_no_others(notes, curation):
+    """Where nothing can be refused, nobody says which bytes are meant."""
+    for method in ("GET", "HEAD"):
+        answer = notes(**curation).test_client().open("/notes/other-bytes/good", method=method)
+        assert answer.status_code == 500
+        assert b"stored" not in answer.data
+
+
 @pytest.mark.parametrize("way", ["proper", "quick"])
 def test_a_format_that_asks_is_filtered(notes, way):
     app = notes(mode="enforce", rules=BLOCK_BAD)
@@ -290,6 +307,94 @@ def test_a_format_that_asks_is_filtered(notes, way):
     assert bad.json["detail"]["rule_id"] == "no-bad"
     assert bad.headers["X-Nora-Rule"] == "blocklist"
     assert app.test_client().get(f"/notes/{way}/bad", headers={"If-None-Match": "*"}).status_code == 403
+
+
+def test_an_index_shows_what_can_be_had(notes):
+    curated = notes(mode="enforce", rules=BLOCK_BAD).test_client()
+    assert curated.get("/notes/folder/any").json == ["good", "fine"]
+    assert curated.get("/notes/folder/bad").status_code == 403
+    assert notes().test_client().get("/notes/folder/bad").json == ["good", "bad", "fine"]
+
+
+# A permit is worked out once.
+
+
+class Work:
+    """Counts how often the gate has it done."""
+
+    def __init__(self, name: str = "good", decision: Decision | None = None) -> None:
+        self.package, self.decision, self.done = Package("raw", name, "1", "notes"), decision, 0
+
+    def __call__(self) -> gate.Asked:
+        self.done += 1
+        return (self.package, self.decision) if self.decision else self.package
+
+
+ONE_VERSION = BLOCK_BAD + '[[block]]\nformat = "raw"\nname = "good"\nversion = "2"\n'
+
+
+@pytest.mark.parametrize(
+    ("rules", "decision", "states", "done"),
+    [
+        (BLOCK_BAD, None, ["a", "a", "a"], 1),
+        (BLOCK_BAD, None, ["a", "b", None], 1),  # no rule tells versions of the name apart, so storage has no say
+        (ONE_VERSION, None, ["a", "a", "a"], 1),
+        (ONE_VERSION, None, ["a", "b", "b"], 2),
+        (ONE_VERSION, None, [None, None], 2),
+        (BLOCK_BAD, Decision(True), ["a", "a", "b"], 2),
+        (BLOCK_BAD, Decision(True), ["a", None, "a"], 2),
+        (BLOCK_BAD, Decision(True, "blocklist", would_block=True), ["a", "a"], 2),
+        (BLOCK_BAD, Decision(True, bypassed_by="ci"), ["a", "a"], 2),
+    ],
+)
+def test_a_permit_is_worked_out_once_for_each_state_that_it_rests_on(notes, rules, decision, states, done):
+    app, work = notes(mode="enforce", rules=rules), Work(decision=decision)
+    for state in states:
+        with app.test_request_context("/notes/quick/good"):
+            granted = gate.once("key", lambda state=state: state, work)
+            assert request.environ[PERMIT] is granted
+            assert granted.package is work.package
+    assert work.done == done
+
+
+def test_what_changes_while_the_work_is_done_counts_as_changed(notes):
+    app, state = notes(mode="enforce", rules=ONE_VERSION), ["before"]
+
+    class Slow(Work):
+        def __call__(self) -> gate.Asked:
+            state[0] = "after"
+            return super().__call__()
+
+    work = Slow()
+    for _ in range(3):
+        with app.test_request_context("/notes/quick/good"):
+            gate.once("key", lambda: state[0], work)
+    assert work.done == 2
+
+
+def test_permits_are_remembered_by_key_and_repository_and_a_refusal_is_not(notes):
+    app = notes(mode="enforce", rules=BLOCK_BAD)
+    works = {(key, path): Work() for key in ("one", "other", None) for path in ("/notes/quick/x", "/v2/x/tags/list")}
+    for _ in range(2):
+        for (key, path), work in works.items():
+            with app.test_request_context(path):
+                gate.once(key, None, work)
+    assert {place: work.done for place, work in works.items()} == {place: 1 if place[0] else 2 for place in works}
+    bad = Work("bad")
+    for _ in range(2):
+        with app.test_request_context("/notes/quick/bad"), pytest.raises(CurationDenied):
+            gate.once("bad", None, bad)
+    assert bad.done == 2
+
+
+def test_a_new_policy_asks_anew(notes):
+    app, work = notes(mode="enforce", rules=BLOCK_BAD), Work()
+    for policy in (None, Policy.from_buffer(compile(Settings(mode="enforce"), RuleSet((Rule("x", Kind.BLOCK, "raw", "y"),))))):
+        if policy:
+            app.services.curation.adopt(policy)
+        with app.test_request_context("/notes/quick/good"):
+            gate.once("key", None, work)
+    assert work.done == 2
 
 
 def test_where_nothing_can_be_blocked_nothing_is_asked(notes):

@@ -11,7 +11,7 @@ import pytest
 
 from noraflask.config import RoleRule
 from noraflask.digest import Digest
-from noraflask.services.auth.authenticator import Password
+from noraflask.services.auth.credentials import Password
 from noraflask.services.auth.principal import Action, Scope
 from tests.conftest import write_htpasswd
 from tests.oidc import Issuer

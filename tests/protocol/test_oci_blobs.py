@@ -146,6 +146,19 @@ def test_if_none_match(registry, blob, method, header, status):
         assert "Content-Range" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("{etag}", 206), ("*", 206), ('"a", {etag}', 206), ("W/{etag}", 412), ('"a"', 412), ("", 412), ("{bare}", 412)],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_if_match(registry, blob, method, header, status):
+    """RFC 9110, 13.1.1: the strong comparison; and it is looked at before If-None-Match and Range."""
+    etag = registry.ask("HEAD", blob).headers["ETag"]
+    headers = {"If-Match": header.format(etag=etag, bare=etag.strip('"')), "Range": "bytes=0-9"}
+    assert registry.ask(method, blob, headers=headers).status_code == status
+    assert registry.ask(method, blob, headers=headers | {"If-None-Match": etag}).status_code == (412 if status == 412 else 304)
+
+
 def test_delete(registry):
     for name in ("app", "other"):
         registry.push_blob(name, DATA)

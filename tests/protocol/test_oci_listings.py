@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from noraflask.digest import Digest
-from noraflask.formats.docker.protocol import OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST
+from noraflask.formats.docker.protocol.media_types import OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST
 from tests.protocol.oci import CONFIG_TYPE, Registry, code, descriptor, image, index
 
 TAGS = ["0", "1", "1.0", "1.0-rc", "1_0", "10", "2", "A", "Z", "_", "a", "a-b", "a.b", "latest", "z" * 128]

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from noraflask.digest import Digest
-from noraflask.formats.docker.protocol import DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_BYTES, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST
+from noraflask.formats.docker.protocol.manifests import MANIFEST_BYTES
+from noraflask.formats.docker.protocol.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST
 from tests.protocol.oci import STREAMED, Registry, code, descriptor, image, index
 
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"

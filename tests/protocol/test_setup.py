@@ -9,7 +9,11 @@ import tomllib
 
 import pytest
 
-from noraflask.web.setup_texts import CLIENTS
+from noraflask.formats import FORMATS
+from noraflask.formats.docker.setup import PAGES
+from noraflask.web.setup_pages import Place
+
+CLIENTS = tuple(page.client for page in PAGES)
 
 FORWARDED = {"X-Forwarded-Host": "r.example:8443", "X-Forwarded-Proto": "https"}
 
@@ -30,6 +34,19 @@ def test_the_list(client):
     answer = client.get("/setup", headers={"Host": "r.example:5000"})
     assert answer.text.splitlines()[1:] == [f"http://r.example:5000/setup/{name}" for name in CLIENTS]
     assert set(CLIENTS) == {"docker", "podman", "containerd", "kubernetes", "helm"}
+
+
+def test_the_clients_of_all_formats_are_distinct():
+    clients = [page.client for format in FORMATS for page in format.setup]
+    assert sorted(set(clients)) == sorted(clients)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.client)
+def test_a_named_repository_stands_in_the_names_of_images(page):
+    text = page.render(Place("https://r.example", repository="shop"))
+    assert "r.example/team/app" not in text
+    assert "r.example/shop/team/app:1" in text or "oci://r.example/shop/charts" in text
+    assert page.render(Place("https://r.example")) != text
 
 
 @pytest.mark.parametrize("path", ["/setup/npm", "/setup/Docker", "/setup/docker/x", "/setup/%0ax"])

@@ -7,7 +7,7 @@ from flask import Flask, request
 
 from noraflask.digest import Digest
 from noraflask.formats import FORMATS
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import answers
 from noraflask.formats.docker.routes import bp
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Access, Decision, Policy
@@ -127,7 +127,7 @@ def two(make_app, storage) -> Flask:
     app = make_app(storage)
     app.register_blueprint(bp, url_prefix=SECOND.mount, name=SECOND.name)
     app.extensions[f"{EXTENSION}.{SECOND.name}"] = SECOND
-    errors.install(app, [*((format.default, format.render_error) for format in FORMATS), (SECOND, protocol.render_error)])
+    errors.install(app, [*((format.default, format.render_error) for format in FORMATS), (SECOND, answers.render_error)])
     return app
 
 

@@ -70,6 +70,8 @@ provider = "hub"
 claims.repository = "*"
 names = "{{claim:repository}}/**"
 actions = "push"
+[state]
+path = "{0}/state"
 """
 
 
@@ -110,7 +112,7 @@ def has_password(name: str, password: str) -> bool:
 
 
 def audit() -> list[dict[str, str]]:
-    return [json.loads(line) for line in Path("storage/audit.jsonl").read_bytes().splitlines()]
+    return [json.loads(line) for line in Path("state/audit.jsonl").read_bytes().splitlines()]
 
 
 def audited() -> list[tuple[str, str]]:
@@ -147,7 +149,7 @@ def test_generate_prints_the_password_alone(nora):
     done = nora("user", "add", "alice", "--generate", "--cost", "4")
     assert re.fullmatch(r"[\w-]{32}\n", done.out)
     assert has_password("alice", done.out.strip())
-    assert done.out.strip() not in done.err + Path("storage/audit.jsonl").read_text()
+    assert done.out.strip() not in done.err + Path("state/audit.jsonl").read_text()
 
 
 def test_asks_twice_on_the_terminal(nora, monkeypatch):
@@ -199,7 +201,7 @@ def test_bad_passwords(password, message, nora):
     assert done.code == 1
     assert re.fullmatch(r"nora: [^\n]*" + re.escape(message) + r"[^\n]*\n", done.err)
     assert not Path("users").exists()
-    assert not Path("storage/audit.jsonl").exists()
+    assert not Path("state/audit.jsonl").exists()
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a\nb", " a", "#a", "anonymous", "x" * 256, "\udcff"])
@@ -288,7 +290,7 @@ def test_remove_of_nobody(nora):
 
 def test_remove_says_when_tokens_could_not_be_revoked(nora):
     add_user(nora, "alice")
-    Path("storage/audit.jsonl").rename("kept")
+    Path("state/audit.jsonl").rename("kept")
     shutil.rmtree("storage")
     Path("storage").write_text("no folder")
     done = nora("user", "remove", "alice")
@@ -320,7 +322,7 @@ def test_create_prints_the_token_alone(nora):
     assert record.scopes == (Scope(frozenset({Action.PULL, Action.PUSH}), ("docker",), ("team/**", "x")), Scope(frozenset({Action.PULL})))
     assert token not in done.err
     assert audited() == [("token_mint", record.id)]
-    assert token not in Path("storage/audit.jsonl").read_text()
+    assert token not in Path("state/audit.jsonl").read_text()
 
 
 def test_create_has_modest_defaults(nora):
@@ -689,7 +691,7 @@ def test_audit_never_gets_into_the_output(mode, written, nora):
     settings("[storage]", f'[audit]\nmode = "{mode}"\n[storage]')
     done = nora("token", "create", "ci")
     assert re.fullmatch(r"nra_\w+\n", done.out)
-    assert Path("storage/audit.jsonl").exists() == written
+    assert Path("state/audit.jsonl").exists() == written
     assert ("not in it is: token_mint" in done.err) == (mode == "stdout")
 
 
@@ -697,11 +699,11 @@ def test_audit_where_it_is_configured(nora):
     settings("[storage]", f'[audit]\npath = "{os.getcwd()}/elsewhere.jsonl"\n[storage]')
     add_user(nora, "alice")
     assert json.loads(Path("elsewhere.jsonl").read_text())["action"] == "user_add"
-    assert not Path("storage/audit.jsonl").exists()
+    assert not Path("state/audit.jsonl").exists()
 
 
 def test_an_audit_log_that_cannot_be_written_is_told(nora):
-    Path("storage/audit.jsonl").mkdir()
+    Path("state/audit.jsonl").mkdir(parents=True)
     done = nora("user", "add", "alice", "--generate", "--cost", "4")
     assert done.code == 0
     assert "the audit log" in done.err
@@ -726,8 +728,9 @@ def owned(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
         pytest.skip("only root can become another user")
     place = Path(tempfile.mkdtemp(dir="/tmp"))  # the folders of pytest are closed to others
     place.chmod(0o755)
-    (place / "storage").mkdir(mode=0o750)
-    os.chown(place / "storage", SERVER_USER, SERVER_USER + 1)
+    for name in ("storage", "state"):
+        (place / name).mkdir(mode=0o750)
+        os.chown(place / name, SERVER_USER, SERVER_USER + 1)
     Path("config.toml").write_text(CONFIG.format(place))
     monkeypatch.chdir(place)
     (place / "config.toml").write_text(CONFIG.format(place))
@@ -747,7 +750,7 @@ def test_root_writes_as_the_owner_of_the_storage(owned, nora):
     create(nora, "alice")
     nora("keys", "rotate")
     assert (os.geteuid(), os.getegid(), os.getgroups()) == before
-    found = [os.stat(path) for path in Path("storage").rglob("*")]
+    found = [os.stat(path) for path in (*Path("storage").rglob("*"), *Path("state").rglob("*"))]
     assert len(found) > 4
     assert {(info.st_uid, info.st_gid) for info in found} == {(SERVER_USER, SERVER_USER + 1)}
     assert nora("user", "remove", "alice").err.splitlines()[0].endswith("API tokens revoked: 1")

@@ -15,17 +15,18 @@ from noraflask.cli import reload as reloading
 from noraflask.cli.curation import ALLOWLIST, BLOCKLIST, RULES, kind_of
 from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
-from noraflask.config import load
+from noraflask.config import ServerConfig, load
 from noraflask.digest import Digest
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import keys, manifests, media_types
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.explaining import explain, parse_coordinate, parse_name, question_of
 from noraflask.services.curation.gate import decision_id
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.model import Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import Policy, Settings, compile
+from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.disk import DiskStorage
 
 NOW = 1_800_000_000.0
@@ -35,6 +36,8 @@ CONFIG = """\
 port = 4999
 [storage]
 path = "{0}/storage"
+[state]
+path = "{0}/state"
 [curation]
 mode = "{1}"
 blocklist_path = "{0}/blocklist.json"
@@ -305,11 +308,11 @@ def keep_images(folder: Path, images: dict[str, int], name: str = "library/nginx
     content, found = Content(DiskStorage(folder / "storage")), {}
     for tag, number in images.items():
         config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{number:064x}", "size": 2}
-        body = json.dumps({"schemaVersion": 2, "mediaType": protocol.OCI_MANIFEST, "config": config, "layers": []}).encode()
+        body = json.dumps({"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": config, "layers": []}).encode()
         digest = Digest.of(body)
         content.keep_bytes(body, digest)
-        pointer = protocol.render_pointer(protocol.StoredManifest(digest, protocol.OCI_MANIFEST, len(body)))
-        for key in (protocol.manifest_pointer("docker", name, digest), protocol.tag_pointer("docker", name, tag)):
+        pointer = manifests.render_pointer(manifests.StoredManifest(digest, media_types.OCI_MANIFEST, len(body)))
+        for key in (keys.manifest_pointer("docker", name, digest), keys.tag_pointer("docker", name, tag)):
             content.repoint(key, pointer)
         found[tag] = str(digest)
     return found
@@ -340,7 +343,7 @@ def test_what_was_never_stored_has_no_alternatives_to_name(nora):
 
 
 def serve(folder: Path, *served: tuple[str, str, str], clock=lambda: NOW, **facts) -> None:
-    ledger = Ledger(folder / "storage/ledger", 90, clock)
+    ledger = Ledger(folder / "state/ledger", 90, clock)
     for name, version, who in served:
         ledger.served(Package("npm", name, version, "npm", **facts), "sha256:" + "0" * 64, who, "token", "repository=team/app")
     ledger.stop()
@@ -467,7 +470,7 @@ def test_a_freeze_begins_is_seen_and_is_lifted(nora):
     assert nora("curation", "explain", "npm:x@1").code == 0
     assert nora("curation", "freeze", "--lift").code == 0
     assert nora("curation", "freeze", "--status", "--json").members == {"freeze": None}
-    records = [json.loads(line) for line in Path("storage/audit.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in Path("state/audit.jsonl").read_text().splitlines()]
     assert [(record["action"], record["actor"]) for record in records] == [("curation_freeze", "cli"), ("curation_lift", "cli")]
     assert "incident" in records[0]["detail"]
 
@@ -566,8 +569,8 @@ def server(monkeypatch) -> SimpleNamespace:
     policy = Policy.from_buffer(load_policy(load().curation, NOW)[0])
     seen = SimpleNamespace(signals=[], fingerprint=policy.fingerprint)
 
-    def ask(host: str, port: int) -> State:
-        assert (host, port) == ("127.0.0.1", 4999)
+    def ask(server: ServerConfig) -> State:
+        assert (server.host, server.port) == ("127.0.0.1", 4999)
         return State(seen.fingerprint, 4, 4, 100.0 + len(seen.signals), None)
 
     monkeypatch.setattr(reloading, "find_master", lambda address: 7 if address == "127.0.0.1:4999" else None)

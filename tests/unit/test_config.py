@@ -72,6 +72,7 @@ TAKEN_VARIABLES = [
     ("NORA_MAINTENANCE_STALL_SECS", "90", "server.maintenance_stall_secs", 90),
     ("NORA_STORAGE_MODE", "Filesystem", "storage.mode", "local"),
     ("NORA_STORAGE_PATH", "/srv/naïve", "storage.path", Path("/srv/naïve")),
+    ("NORA_STATE_PATH", "/srv/state", "state.path", Path("/srv/state")),
     ("NORA_STAGING_PATH", "/dev/shm", "staging.path", Path("/dev/shm")),
     ("NORA_STAGING_BUDGET_BYTES", "1048576", "staging.share_bytes", 1048576),
     ("NORA_STAGING_SHARE_BYTES", "0", "staging.share_bytes", 0),
@@ -366,7 +367,7 @@ REFUSED_LINES = [
     (
         "[[repositories]]\nname = 1",
         "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, "
-        "registries, server, staging, storage",
+        "registries, server, staging, state, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
     ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),
@@ -562,8 +563,8 @@ WARNINGS = [
     ({"NORA_AUTH_TRUSTED_PROXIES": "0.0.0.0/0"}, None, ["auth.trusted_proxies"]),
     ({"NORA_DOCKER_ENABLED": "false"}, None, ["docker.enabled = false"]),
     ({"NORA_STORAGE_PATH": "here"}, None, []),
-    ({}, "", ["storage.path = data/storage"]),
-    ({"NORA_STORAGE_PATH": "/srv", "NORA_STAGING_PATH": "x"}, "", ["staging.path = x"]),
+    ({}, "", ["storage.path = data/storage", "state.path = data/state"]),
+    ({"NORA_STORAGE_PATH": "/srv", "NORA_STATE_PATH": "/srv", "NORA_STAGING_PATH": "x"}, "", ["staging.path = x"]),
     ({"NORA_HOST": "0.0.0.0"}, None, ["auth.enabled = false: everybody who reaches the port"]),
     ({"NORA_SERVICE_HOST": "10.0.0.1", "NORA_PORT": "tcp://10.0.0.1:4000"}, None, ["ignored NORA_SERVICE_HOST, NORA_PORT: Kubernetes"]),
     ({"NORA_PORT_4000_TCP_ADDR": "10.0.0.1"}, None, ["ignored NORA_PORT_4000_TCP_ADDR: Kubernetes"]),

@@ -396,7 +396,7 @@ def test_provider_with_a_mistake_is_not_unknown_too():
     assert len(problems(RULE + "provider = 'p'\n" + PROVIDER + "enabled = 1")) == 1
 
 
-CLEAN = "storage.path = '/srv/s'\nauth.htpasswd_file = '/dev/null'\n"
+CLEAN = "storage.path = '/srv/s'\nstate.path = '/srv/state'\nauth.htpasswd_file = '/dev/null'\n"
 DENY_USERS = "[[access.rules]]\neffect = 'deny'\nactions = 'push'\nusers = '*'\n"
 WARNINGS = [
     ("", []),
@@ -421,7 +421,7 @@ WARNINGS = [
     ("auth.groups_file = 'g'", []),
     ("auth.enabled = true\nauth.bearer_ttl_secs = 59", ["auth.bearer_ttl_secs = 59: docker, podman, skopeo and regctl use a token for 60 seconds"]),
     ("auth.enabled = true\nauth.bearer_ttl_secs = 60", []),
-    (ON + PROVIDER + "audience = 'a'\n" + DENY_USERS, ["config.toml:9: access.rules[1]: denies all users, who are those of this registry; OIDC"]),
+    (ON + PROVIDER + "audience = 'a'\n" + DENY_USERS, ["config.toml:10: access.rules[1]: denies all users, who are those of this registry; OIDC"]),
     (ON + PROVIDER + "audience = 'a'\n" + DENY_USERS + "anonymous = true", []),
     (ON + PROVIDER + "audience = 'a'\n" + DENY_USERS.replace("'*'", "'ann'"), []),
     ("auth.enabled = true\n" + DENY_USERS, []),

@@ -212,11 +212,11 @@ def test_warnings(variables, begins):
 
 
 def test_token_in_the_file_is_warned_of_and_shown_nowhere():
-    config = config_of({}, f'[storage]\npath = "/s"\n[curation]\nbypass_token = "{TOKEN}"\n')
-    assert config.warnings == ("curation.bypass_token: stands in config.toml:4 for all to read; set NORA_CURATION_BYPASS_TOKEN instead",)
+    config = config_of({}, f'[storage]\npath = "/s"\n[state]\npath = "/s"\n[curation]\nbypass_token = "{TOKEN}"\n')
+    assert config.warnings == ("curation.bypass_token: stands in config.toml:6 for all to read; set NORA_CURATION_BYPASS_TOKEN instead",)
     assert TOKEN not in repr(config)
     assert TOKEN not in doc.effective(config)
-    assert "# curation.bypass_token is set and not shown  # from config.toml:4\n" in doc.effective(config)
+    assert "# curation.bypass_token is set and not shown  # from config.toml:6\n" in doc.effective(config)
 
 
 def test_all_of_it_is_taken_over_by_a_reload():

@@ -74,12 +74,13 @@ def test_the_unit_and_the_server_mean_the_same():
     variables = dict(pair.split("=", 1) for pair in shlex.split(found["Environment"][0]))
     config = load(None, {name: value for name, value in variables.items() if name.startswith("NORA_")})
     assert str(config.storage.path).startswith(f"/var/lib/{found['StateDirectory'][0]}/")
+    assert str(config.state.path) == f"/var/lib/{found['StateDirectory'][0]}/state"
     assert str(config.staging.path) == f"/run/{found['RuntimeDirectory'][0]}"
     assert found["WorkingDirectory"] == ["/var/lib/nora"]
 
 
 def test_the_audit_log_that_is_turned_over_is_the_units():
-    assert "/var/lib/nora/storage/audit.jsonl {" in (ETC / "logrotate.d" / "nora").read_text(encoding="utf-8")
+    assert "/var/lib/nora/state/audit.jsonl {" in (ETC / "logrotate.d" / "nora").read_text(encoding="utf-8")
 
 
 # ---- the Dockerfile and docker compose
@@ -92,7 +93,7 @@ def dockerfile_variables() -> dict[str, str]:
 def test_the_container_listens_everywhere_and_keeps_to_its_folders():
     config = load(None, dockerfile_variables())
     assert config.server.host == "0.0.0.0"
-    assert (str(config.storage.path), str(config.staging.path)) == ("/data/storage", "/tmp")
+    assert (str(config.storage.path), str(config.state.path), str(config.staging.path)) == ("/data/storage", "/data/state", "/tmp")
 
 
 def test_the_container_and_its_health_check_mean_the_default_port():

@@ -15,14 +15,15 @@ import pytest
 from noraflask.cli import _parser
 from noraflask.config import ConfigError, CurationConfig, load
 from noraflask.config.kinds import read_duration
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import answers
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version, parse_range
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import refusal
 from noraflask.services.curation.ledger import Entry, read
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.model import Decision, Package
-from noraflask.services.curation.policy import Policy, decide
+from noraflask.services.curation.policy import Policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 CURATION = (DOCS / "curation.md").read_text(encoding="utf-8")
@@ -164,10 +165,10 @@ def test_a_rule_file_loads_without_a_warning(number, tmp_path):
 
 
 def test_every_table_and_key_of_rule_files_is_told():
-    from noraflask.services.curation import toml_rules
+    from noraflask.services.curation import toml_rules, toml_tables
 
     told = CURATION[CURATION.index("### Our TOML") : CURATION.index("### Patterns")]
-    for kind, keys in toml_rules._KEYS.items():
+    for kind, keys in toml_tables.KEYS.items():
         assert f"`[[{kind}]]`" in told
         assert [key for key in keys if f"`{key}`" not in told] == []
     assert all(f"`{key}`" in told for key in toml_rules._TOP)
@@ -213,7 +214,7 @@ def test_the_refusal_is_as_it_is_shown(tmp_path):
     policy = Policy.from_buffer(load_policy(config_of(section, tmp_path), NOW)[0])
     package = Package("docker", "team/app", "1", "docker")
     told = refusal(policy, package, decide(policy, package, NOW), NOW)
-    body = protocol.render_error(told.as_error())[1].decode()
+    body = answers.render_error(told.as_error())[1].decode()
     shown = next(block for block in blocks(CURATION, "json") if '"DENIED"' in block)
     assert json.loads(body.replace(told.id, "d-…").replace(policy.fingerprint, "…")) == json.loads(shown)
     headers = CURATION[CURATION.index("`context.until`") : CURATION.index("| client | shows |")]

@@ -12,8 +12,9 @@ from noraflask.cli import main
 from noraflask.cli.doctor import _writable
 from noraflask.config import AuthConfig, Config, ConfigError, CurationConfig, ServerConfig, StagingConfig
 from noraflask.errors import StorageFull
+from noraflask.formats.docker.canary import Layer, hash_of
+from noraflask.formats.docker.canary_answers import judge_location, judge_pull
 from noraflask.services.doctor import certificate, files, machine, proxy, server
-from noraflask.services.doctor.canary import Layer, hash_of, judge_location, judge_pull
 from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding, ok, run, wrong
 from noraflask.services.doctor.front import Answer, Front, NoAnswer, Target
 from noraflask.services.doctor.machine import GIB, MIB, Mount
@@ -449,7 +450,7 @@ GOOD = {"Docker_Content_Digest": DIGEST, "ETag": f'"{DIGEST}"'}
     ],
 )
 def test_a_pull(answer, text):
-    found = only(judge_pull(answer, DIGEST, 5))
+    found = judge_pull(answer, DIGEST, 5)
     assert (found.verdict, text in found.text, bool(found.remedy)) == ((WRONG, True, True) if text else (OK, True, False))
 
 
@@ -573,5 +574,11 @@ def test_where_nothing_is_there(tmp_path, monkeypatch, capsys):
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert err == ""
-    for line in ("✓ configuration: ", "✗ storage folder: data/storage is not there", "✗ server: no answer on 127.0.0.1:1", "✓ policy: mode off"):
+    for line in (
+        "✓ configuration: ",
+        "✗ storage folder: data/storage is not there",
+        "✗ state folder: data/state is not there",
+        "✗ server: no answer on 127.0.0.1:1",
+        "✓ policy: mode off",
+    ):
         assert line in out

@@ -9,7 +9,7 @@ import pytest
 
 from noraflask import errors
 from noraflask.formats import FORMATS
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import answers
 from noraflask.services.auth.lockout import LockedOut
 from noraflask.services.auth.oidc import OidcRefused
 from noraflask.web.auth import NoLogins
@@ -50,6 +50,7 @@ TABLE = {
     "NotGated": (500, "UNSUPPORTED"),
     "UnsupportedMediaType": (415, "UNSUPPORTED"),
     "Unprocessable": (422, "UNSUPPORTED"),
+    "PreconditionFailed": (412, "UNSUPPORTED"),
     "NotFound": (404, "UNSUPPORTED"),
     "RepositoryUnknown": (404, "NAME_UNKNOWN"),
     "BlobUnknown": (404, "BLOB_UNKNOWN"),
@@ -77,8 +78,8 @@ RETRIED = {"TooManyUploads": "10", "TooManyLogins": "1", "RateLimiterAway": "5",
 def test_the_table_has_every_class_and_the_codes_are_the_specs():
     assert set(TABLE) == set(KINDS)
     assert {code for _, code in TABLE.values()} <= SPEC_CODES
-    assert set(protocol.CODES.values()) <= SPEC_CODES
-    assert set(protocol.CODES) <= set(KINDS)
+    assert set(answers.CODES.values()) <= SPEC_CODES
+    assert set(answers.CODES) <= set(KINDS)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -118,7 +119,7 @@ def test_given_patience(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_as_oci_json(name):
     for detail in (None, {"digest": "sha256:x"}, "text", ["a"], {"bad": "\ud800"}):
-        content_type, body = protocol.render_error(KINDS[name]("the words \ud800 é", detail))
+        content_type, body = answers.render_error(KINDS[name]("the words \ud800 é", detail))
         assert content_type == "application/json"
         assert json.loads(body) == {"errors": [{"code": TABLE[name][1], "message": "the words \ud800 é", "detail": detail}]}
 
@@ -136,7 +137,7 @@ def test_a_class_that_comes_later_takes_its_parents_code():
     class Fresh(errors.BlobUnknown):
         pass
 
-    assert json.loads(protocol.render_error(Fresh())[1])["errors"][0]["code"] == "BLOB_UNKNOWN"
+    assert json.loads(answers.render_error(Fresh())[1])["errors"][0]["code"] == "BLOB_UNKNOWN"
 
 
 def test_what_is_raised_elsewhere_is_one_of_them():
@@ -147,8 +148,8 @@ def test_what_is_raised_elsewhere_is_one_of_them():
     locked = LockedOut(retry_after_seconds=2.5)
     assert isinstance(locked, errors.TooManyLogins)
     assert locked.headers == {"Retry-After": "3"}
-    assert json.loads(protocol.render_error(locked)[1])["errors"][0]["code"] == "TOOMANYREQUESTS"
-    assert json.loads(protocol.render_error(OidcRefused("expired"))[1])["errors"][0]["code"] == "UNAUTHORIZED"
+    assert json.loads(answers.render_error(locked)[1])["errors"][0]["code"] == "TOOMANYREQUESTS"
+    assert json.loads(answers.render_error(OidcRefused("expired"))[1])["errors"][0]["code"] == "UNAUTHORIZED"
 
 
 @pytest.mark.parametrize("name", TABLE)

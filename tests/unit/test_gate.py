@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from noraflask.errors import CurationDenied, Denied, Unavailable
 from noraflask.services.auth.documents import Documents
+from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.freeze import LOOK_SECONDS, Freeze
 from noraflask.services.curation.gate import ID_CHARACTERS, Curation, Permit, decision_id, is_off, read_decision_id, refusal
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.model import FORMATS, Decision, Kind, Namespace, Package, Rule, RuleSet
-from noraflask.services.curation.policy import Policy, Settings, compile
+from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.access import Clock
 
@@ -94,7 +95,7 @@ def test_a_permit_is_recalled_as_long_as_nothing_it_rests_on_has_changed(gate):
     assert here.recall(found, "another", lambda: None) is None
     other = policy(RULE, replace(RULE, id="more", name="other"))
     assert here.recall(other, "without", lambda: None) is None, "another policy says other things"
-    here.remember(other, "x", here.check(other, PROXIED), None)
+    here.remember(other, "x", here.check(other, replace(APP, name="third")), None)
     assert here.recall(found, "without", lambda: None) is None
 
 
@@ -115,6 +116,19 @@ def test_what_is_told_each_time_is_worked_out_each_time(gate, decision):
     here = gate.curation
     here.remember(here.policy, "key", here.check(here.policy, APP, decision=decision), None)
     assert here.recall(here.policy, "key", lambda: None) is None
+
+
+def test_what_a_freeze_may_refuse_at_any_moment_is_asked_each_time(gate):
+    here = gate.curation
+    for seen, remembered in ((None, False), (5.0, True)):
+        here.remember(here.policy, "key", here.check(here.policy, replace(PROXIED, seen=seen)), None)
+        assert (here.recall(here.policy, "key", None) is not None) is remembered
+
+
+def test_a_permit_that_rests_on_storage_is_not_given_to_who_cannot_tell_its_state(gate):
+    here = gate.curation
+    here.remember(here.policy, "key", here.check(here.policy, replace(APP, name="other")), "state 1")
+    assert here.recall(here.policy, "key", None) is None
 
 
 def test_recalled_permits_are_bounded(gate, monkeypatch):

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from noraflask.digest import Digest
-from noraflask.formats.docker import protocol
-from noraflask.formats.docker.images import ALLOWED, Graph, Graphs, Images, combined, is_block, package
-from noraflask.formats.docker.protocol import OCI_INDEX, OCI_MANIFEST, StoredManifest
+from noraflask.errors import Unavailable
+from noraflask.formats.docker import graphs
+from noraflask.formats.docker.graphs import Graph, Graphs, graph_of
+from noraflask.formats.docker.images import ALLOWED, TOO_LARGE, Images, combined, is_block, package
+from noraflask.formats.docker.protocol import keys
+from noraflask.formats.docker.protocol.manifests import StoredManifest, render_pointer
+from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
 from noraflask.services.content import Content
+from noraflask.services.curation.compiling import compile
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
-from noraflask.services.curation.policy import DAY, Policy, Settings, compile, decide
+from noraflask.services.curation.policy import DAY, Policy, Settings
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 
@@ -317,11 +323,11 @@ def test_packages():
 def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256") -> str:
     data = json.dumps(body).encode()
     found = Digest.of(data, algorithm)
-    document = protocol.render_pointer(StoredManifest(found, body["mediaType"], len(data)))
+    document = render_pointer(StoredManifest(found, body["mediaType"], len(data)))
     content.keep_bytes(data, found)
-    content.point(protocol.manifest_pointer("docker", "app", found), document)
+    content.point(keys.manifest_pointer("docker", "app", found), document)
     for tag in tags:
-        content.repoint(protocol.tag_pointer("docker", "app", tag), document)
+        content.repoint(keys.tag_pointer("docker", "app", tag), document)
     return str(found)
 
 
@@ -350,42 +356,91 @@ def test_a_graph_is_what_storage_holds(content):
 
 
 def test_what_was_pushed_counts_at_once(content):
-    graphs = Graphs()
+    known = Graphs()
     one = keep(content, solo(BASE), "1")
-    assert graphs.of(content, "docker", "app").tags == {one: ["1"]}
+    assert known.of(content, "docker", "app").tags == {one: ["1"]}
     two = keep(content, solo(TOP), "1")
-    assert graphs.of(content, "docker", "app").tags == {two: ["1"]}
-    content.remove(protocol.tag_pointer("docker", "app", "1"))
-    content.remove(protocol.manifest_pointer("docker", "app", Digest.parse(two)))
-    assert graphs.of(content, "docker", "app") == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
+    assert known.of(content, "docker", "app").tags == {two: ["1"]}
+    content.remove(keys.tag_pointer("docker", "app", "1"))
+    content.remove(keys.manifest_pointer("docker", "app", Digest.parse(two)))
+    assert known.of(content, "docker", "app") == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
 
 
 def test_a_graph_is_kept_while_its_folders_stay_as_they_are(content, monkeypatch):
-    stamps = iter(["a", "a", "b"])
-    monkeypatch.setattr(Content, "stamp", lambda *_: next(stamps))
-    graphs = Graphs()
+    state = ["a"]
+    monkeypatch.setattr(Content, "stamp", lambda *_: state[0])
+    known = Graphs()
     keep(content, solo(BASE), "1")
-    first = graphs.of(content, "docker", "app")
-    assert graphs.of(content, "docker", "app") is first
-    assert graphs.of(content, "docker", "app") is not first
+    first = known.of(content, "docker", "app")
+    assert known.of(content, "docker", "app") is first
+    state[0] = "b"
+    assert known.of(content, "docker", "app") is not first
 
 
-def test_no_more_graphs_are_kept_than_said(content, monkeypatch):
+def test_no_more_bytes_of_graphs_are_kept_than_said(content, monkeypatch):
     monkeypatch.setattr(Content, "stamp", lambda *_: "a")
-    monkeypatch.setattr(sys.modules[Graphs.__module__], "GRAPHS_KEPT", 3)
-    graphs = Graphs()
+    known = Graphs(limit_bytes=1000)
     for number in range(10):
-        graphs.of(content, "docker", f"app{number}")
-        assert len(graphs._known) <= 3
+        known.of(content, "docker", f"app{number}")
+        assert known._known.bytes <= 1000
+        assert len(known._known) in (1, 2, 3)
+
+
+def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(content):
+    """And read once for each state, like any other: its pusher shall not make each request read all of it."""
+    keep(content, solo(BASE, TOP), "1")
+    graph = Graphs(limit_bytes=1000).of(content, "docker", "app")
+    assert graph.is_too_large
+    found = images(graph=graph)
+    assert [found.tag("1", SOLO), found.manifest(SOLO), found.blob(TOP, is_read=True)] == [TOO_LARGE] * 3
+    assert not Graphs(limit_bytes=5000).of(content, "docker", "app").is_too_large
+
+
+def test_parsed_manifests_are_kept_within_their_share(content, monkeypatch):
+    monkeypatch.setattr(graphs, "PARTS_SHARE_BYTES", 1000)
+    known = Graphs()
+    small, large = solo(BASE), solo(*(digest(f"layer {number}") for number in range(10)))
+    keep(content, large, "large")
+    kept = keep(content, small, "small")
+    known.of(content, "docker", "app")
+    assert list(known._parts._values) == [(kept, OCI_MANIFEST)]
+
+
+def test_a_name_that_is_being_read_holds_up_no_other(content, monkeypatch):
+    monkeypatch.setattr(graphs, "WAIT_SECONDS", 0.01)
+    known = Graphs()
+    with known._locks.hold(("docker", "slow")):
+        assert known.of(content, "docker", "app") == Graph()
+        with ThreadPoolExecutor(1) as pool, pytest.raises(Unavailable):
+            pool.submit(known.of, content, "docker", "slow").result()
+    assert known.of(content, "docker", "slow") == Graph()
+    assert len(known._locks) == 0
+
+
+def test_threads_that_want_the_same_graph_read_it_once(content, monkeypatch):
+    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
+    known, reads = Graphs(), []
+    read = known._read
+    monkeypatch.setattr(known, "_read", lambda *of: reads.append(of) or read(*of))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: known.of(content, "docker", "app"), range(50)))
+    assert len(reads) == 1
+    assert all(graph is found[0] for graph in found)
+
+
+def test_requests_and_explanations_share_one_memory(content, monkeypatch):
+    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
+    assert graph_of(content, "docker", "app") is graph_of(content, "docker", "app")
+    assert graph_of(Content(MemoryStorage()), "docker", "app") is not graph_of(content, "docker", "app")
 
 
 def test_lost_bytes_cost_a_manifest_its_part_in_the_graph_alone(content):
     kept = keep(content, solo(BASE), "1")
     lost = keep(content, solo(TOP), "2")
-    graphs = Graphs()
+    known = Graphs()
     content._storage.delete(f"blobs/sha256/{lost[7:9]}/{lost[7:]}")
     content._remembered.clear()
-    found = graphs.of(content, "docker", "app")
+    found = known.of(content, "docker", "app")
     assert found.holders == {CONFIG: [kept], BASE: [kept]}
     assert found.digests == {kept, lost}
 

@@ -9,10 +9,11 @@ import pytest
 
 from noraflask.config import ConfigError, CurationConfig
 from noraflask.services.curation import loading
+from noraflask.services.curation.deciding import decide
 from noraflask.services.curation.ledger import Entry
 from noraflask.services.curation.loading import check_flips, load_policy
 from noraflask.services.curation.model import Package, RuleSet
-from noraflask.services.curation.policy import Policy, decide
+from noraflask.services.curation.policy import Policy
 
 NOW = 1_800_000_000.0
 DAY = 86400

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import ManifestInvalid
-from noraflask.formats.docker.protocol import (
+from noraflask.formats.docker.protocol.manifests import (
+    StoredManifest,
+    default_child,
+    parse_manifest,
+    parse_pointer,
+    render_pointer,
+    render_referrer,
+    render_referrers,
+)
+from noraflask.formats.docker.protocol.media_types import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     GENERIC_TYPES,
@@ -19,14 +28,7 @@ from noraflask.formats.docker.protocol import (
     OCI_ARTIFACT,
     OCI_INDEX,
     OCI_MANIFEST,
-    StoredManifest,
     accepts,
-    default_child,
-    parse_manifest,
-    parse_pointer,
-    render_pointer,
-    render_referrer,
-    render_referrers,
 )
 
 CONFIG, LAYER, OTHER = Digest.of(b"config"), Digest.of(b"layer"), Digest.of(b"other", "sha512")

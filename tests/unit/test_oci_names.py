@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, InvalidName, InvalidTag
-from noraflask.formats.docker import protocol
+from noraflask.formats.docker.protocol import keys, names
 from noraflask.keys import Key
 
 DIGEST = Digest.of(b"x")
@@ -39,7 +39,7 @@ DIGEST = Digest.of(b"x")
     ],
 )
 def test_names(name):
-    assert protocol.parse_name(name) == name
+    assert names.parse_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_names(name):
 )
 def test_what_is_no_name(name):
     with pytest.raises(InvalidName) as caught:
-        protocol.parse_name(name)
+        names.parse_name(name)
     assert caught.value.detail["name"] == name[:255]
 
 
@@ -118,72 +118,81 @@ def is_part(part: str) -> bool:
 @example("a\u2028b")
 def test_a_name_or_the_right_error_and_nothing_else(text):
     if is_name(text):
-        assert protocol.parse_name(text) == text
+        assert names.parse_name(text) == text
     else:
         with pytest.raises(InvalidName):
-            protocol.parse_name(text)
+            names.parse_name(text)
 
 
-names = st.lists(st.from_regex(r"[a-z0-9]{1,4}(?:(?:\.|_|__|--?)[a-z0-9]{1,4}){0,2}", fullmatch=True), min_size=1, max_size=8).map("/".join)
+image_names = st.lists(st.from_regex(r"[a-z0-9]{1,4}(?:(?:\.|_|__|--?)[a-z0-9]{1,4}){0,2}", fullmatch=True), min_size=1, max_size=8).map("/".join)
 
 
-@given(names)
+@given(image_names)
 @settings(max_examples=20)
 def test_a_name_has_keys_of_its_own(name):
-    name = protocol.parse_name(name)
-    keys = [
-        protocol.blob_pointer("docker", name, DIGEST),
-        protocol.manifest_pointer("docker", name, DIGEST),
-        protocol.tag_pointer("docker", name, "v1.0"),
-        protocol.referrer_pointer("docker", name, DIGEST, DIGEST),
-        protocol.name_pointer("docker", name),
+    name = names.parse_name(name)
+    own = [
+        keys.blob_pointer("docker", name, DIGEST),
+        keys.manifest_pointer("docker", name, DIGEST),
+        keys.tag_pointer("docker", name, "v1.0"),
+        keys.referrer_pointer("docker", name, DIGEST, DIGEST),
+        keys.name_pointer("docker", name),
     ]
-    assert len(set(keys)) == len(keys)
-    assert [Key(key) for key in keys] == keys  # what is trusted would have passed
-    assert protocol.name_of_pointer(keys[-1].rpartition("/")[2]) == name
+    assert len(set(own)) == len(own)
+    assert [Key(key) for key in own] == own  # what is trusted would have passed
+    assert keys.name_of_pointer(own[-1].rpartition("/")[2]) == name
+
+
+@given(image_names, image_names)
+@example("a-b", "a.b")
+@example("a.b", "a/b")
+@example("a/b", "a0")
+def test_pointers_are_in_the_order_of_names(first, second):
+    """So that a page of the catalog begins where the one before ended, without reading it."""
+    assert (keys.pointer_of_name(first) < keys.pointer_of_name(second)) is (first < second)
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "/".join("a" * 128)])
 def test_the_longest_name_fits_into_keys(name):
     for key in (
-        protocol.referrer_pointer("docker", name, Digest.of(b"", "sha512"), Digest.of(b"", "sha512")),
-        protocol.tag_pointer("docker", name, "t" * 128),
-        protocol.name_pointer("docker", name),
+        keys.referrer_pointer("docker", name, Digest.of(b"", "sha512"), Digest.of(b"", "sha512")),
+        keys.tag_pointer("docker", name, "t" * 128),
+        keys.name_pointer("docker", name),
     ):
         assert Key(key) == key
 
 
 def test_no_key_of_a_name_is_inside_those_of_another():
     """`a` and `a/tags`, `a/b`: a listing of one folder must not meet another name's pointers."""
-    outer, inner = protocol.tags_folder("docker", "a"), protocol.tag_pointer("docker", "a/tags", "1")
+    outer, inner = keys.tags_folder("docker", "a"), keys.tag_pointer("docker", "a/tags", "1")
     assert not inner.startswith(outer + "/")
-    assert not protocol.manifest_pointer("docker", "a/b", DIGEST).startswith(protocol.referrers_folder("docker", "a", DIGEST))
+    assert not keys.manifest_pointer("docker", "a/b", DIGEST).startswith(keys.referrers_folder("docker", "a", DIGEST))
 
 
 @pytest.mark.parametrize("tag", ["a", "_", "1", "latest", "V1.2-rc_3", "_x", "a..b", "a--b", "A" * 128])
 def test_tags(tag):
-    assert protocol.parse_tag(tag) == tag
-    assert protocol.parse_reference(tag) == tag
+    assert names.parse_tag(tag) == tag
+    assert names.parse_reference(tag) == tag
 
 
 @pytest.mark.parametrize("tag", ["", ".a", "-a", "a/b", "a b", "a+b", "a@b", "é", "a\n", "a\x00", "٣", "\ud800", "a" * 129, "a%2fb"])
 def test_what_is_no_tag(tag):
     with pytest.raises(InvalidTag):
-        protocol.parse_tag(tag)
+        names.parse_tag(tag)
     with pytest.raises(InvalidTag):
-        protocol.parse_reference(tag)
+        names.parse_reference(tag)
 
 
 @pytest.mark.parametrize("text", [":", "a:b", "sha256:", "latest:1", str(DIGEST)[:-1], str(DIGEST).upper()])
 def test_a_reference_with_a_colon_is_a_digest_or_nothing(text):
     with pytest.raises(InvalidDigest):
-        protocol.parse_reference(text)
+        names.parse_reference(text)
 
 
 @given(st.text())
 def test_a_reference_or_the_right_error_and_nothing_else(text):
     try:
-        found = protocol.parse_reference(text)
+        found = names.parse_reference(text)
     except (InvalidTag, InvalidDigest):
         return
     assert str(found) == text
@@ -192,4 +201,4 @@ def test_a_reference_or_the_right_error_and_nothing_else(text):
 
 @pytest.mark.parametrize("digest", [DIGEST, Digest.of(b"x", "sha512")])
 def test_a_reference_by_digest(digest):
-    assert protocol.parse_reference(str(digest)) == digest
+    assert names.parse_reference(str(digest)) == digest

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noraflask.errors import InvalidPage, RangeInvalid
-from noraflask.formats.docker.protocol import Page, check_chunk, content_range, next_link, page_size, take_page, upload_range
+from noraflask.formats.docker.protocol.listings import Page, next_link, page_size, take_page
+from noraflask.formats.docker.protocol.ranges import check_chunk, content_range, upload_range
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from noraflask.config.model import OidcProvider, RoleRule
-from noraflask.services.auth.jwks import ALGORITHMS, KeySet, parse_object
+from noraflask.services.auth.key_sets import ALGORITHMS, KeySet, parse_object
 from noraflask.services.auth.oidc import MAX_TOKEN_BYTES, REFUSALS, Oidc, OidcRefused, flatten, looks_like_jwt
 from noraflask.services.auth.principal import Source
 from tests.oidc import Issuer, base64url, private_key, sign

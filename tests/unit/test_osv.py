@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from noraflask.config.model import CurationConfig
-from noraflask.services.curation import ecosystems, osv
+from noraflask.services.curation import ecosystems
 from noraflask.services.curation.files import read_rules
-from noraflask.services.curation.osv import OsvProblem, import_osv, write_blocklist
+from noraflask.services.curation.osv import feed as feeds
+from noraflask.services.curation.osv.blocklist import write_blocklist
+from noraflask.services.curation.osv.feed import import_osv
+from noraflask.services.curation.osv.values import OsvProblem
 
 DATA = Path(__file__).parent.parent / "data" / "osv"
 WHOLE = [("*",)]
@@ -323,14 +326,14 @@ def test_folder_file_and_archive_say_the_same(tmp_path):
 
 
 def test_a_bomb_in_an_archive_is_not_inflated(tmp_path):
-    bomb = b'{"id": "' + b"x" * (osv.MAX_RECORD_BYTES + 1)
+    bomb = b'{"id": "' + b"x" * (feeds.MAX_RECORD_BYTES + 1)
     found = import_osv(archive(tmp_path / "a.zip", [("a.json", bomb), ("b.json", json.dumps(record()))]))
     assert found.broken_named == ("a.json: larger than 8 MB",)
 
 
 @pytest.mark.parametrize(("bound", "value"), [("MAX_RECORDS", 3), ("MAX_TOTAL_BYTES", 500)])
 def test_an_archive_beyond_the_bounds_is_refused(tmp_path, monkeypatch, bound, value):
-    monkeypatch.setattr(osv, bound, value)
+    monkeypatch.setattr(feeds, bound, value)
     members = [(f"{number}.json", json.dumps(record(f"MAL-{number}"))) for number in range(5)]
     with pytest.raises(OsvProblem, match="import it ecosystem by ecosystem"):
         import_osv(archive(tmp_path / "a.zip", members))

@@ -13,30 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noraflask.services.curation.compiling import compile
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, explain, next_change, visible
+from noraflask.services.curation.filters import FILTERS, Ask, Match, Step, allowlist, blocklist, min_release_age, pin, quarantine, span
 from noraflask.services.curation.model import Bypass, Decision, Kind, Namespace, Package, Rule, RuleSet
 from noraflask.services.curation.patterns import Pattern
-from noraflask.services.curation.policy import (
-    DAY,
-    FILTERS,
-    Ask,
-    Match,
-    Policy,
-    Settings,
-    Step,
-    allowlist,
-    blocklist,
-    blocks_name,
-    compile,
-    concerns_versions,
-    decide,
-    explain,
-    min_release_age,
-    next_change,
-    pin,
-    quarantine,
-    span,
-    visible,
-)
+from noraflask.services.curation.policy import DAY, Policy, Settings
 
 NOW = 1_800_000_000.0
 SOON, LATER, PAST = NOW + 100, NOW + 200, NOW - 1

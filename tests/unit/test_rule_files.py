@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noraflask.config import ConfigError, CurationConfig
-from noraflask.services.curation import rule_words, toml_rules
+from noraflask.config.toml_file import FileProblem
+from noraflask.services.curation import rule_words, toml_tables
 from noraflask.services.curation.ecosystems import canonical_version
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.model import Bypass, Expect, Kind, Namespace, Rule, RuleSet
@@ -345,7 +346,7 @@ SAME = [
 
 @pytest.mark.parametrize("text", SAME)
 def test_cutting_at_the_headers_gives_what_tomllib_gives(text):
-    found = toml_rules.parse(text)
+    found = toml_tables.parse(text)
     whole = tomllib.loads(text)
     assert [table.values for table in found.tables] == whole.pop("block")
     assert found.top == whole
@@ -378,10 +379,10 @@ def test_any_text_is_read_as_tomllib_reads_it(picks):
     try:
         whole = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        with pytest.raises(toml_rules.FileProblem):
-            toml_rules.parse(text)
+        with pytest.raises(FileProblem):
+            toml_tables.parse(text)
         return
-    found = toml_rules.parse(text)
+    found = toml_tables.parse(text)
     for kind in ("block", "pin"):
         assert [table.values for table in found.tables if table.kind == kind] == whole.pop(kind, [])
     assert found.top == whole

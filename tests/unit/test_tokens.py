@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from noraflask.errors import StorageReadOnly, Unavailable
 from noraflask.services.auth import tokens as module
-from noraflask.services.auth.authenticator import kid_of
+from noraflask.services.auth.credentials import kid_of
 from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.principal import Action, Scope
 from noraflask.services.auth.signing import LOOK_SECONDS, BadToken, Signer

@@ -2,105 +2,22 @@
 
 A rule on a tag reaches the manifest that it leads to, and so every other tag of it. What a blocked image alone is made of (children of an index,
 config, layers) is blocked with it; what an allowed image is made of as well stays free. Under an allowlist it is the other way round: what an allowed
-image is made of is allowed. The graph is read from storage, once for each state of its folders, and only where a rule can tell versions of the name
-apart.
+image is made of is allowed. The graph (graphs.py) is read only where a rule can tell versions of the name apart.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from noraflask.digest import Digest
-from noraflask.errors import InvalidDigest, ManifestInvalid, NotFound
-from noraflask.formats.docker import protocol
-from noraflask.services.content import Content
+from noraflask.formats.docker.graphs import Graph
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version
 from noraflask.services.curation.model import Decision, Package
 
-GRAPHS_KEPT = 64
-
 Judge = Callable[[Package], Decision]
 ALLOWED = Decision(True)
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """All manifests of a name: their tags, what they are made of, and who is made of them."""
-
-    tags: dict[str, list[str]] = field(default_factory=dict)
-    """By digest."""
-    parents: dict[str, list[str]] = field(default_factory=dict)
-    """Indexes, by the digest of a child."""
-    holders: dict[str, list[str]] = field(default_factory=dict)
-    """Manifests, by the digest of a blob."""
-    digests: frozenset[str] = frozenset()
-    aliases: dict[str, str] = field(default_factory=dict)
-    """Of manifests that were pushed under another algorithm: what rules are likely to call the same bytes."""
-
-
-class Graphs:
-    """Graphs of the names asked for lately, of one process."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[object, Graph]] = {}
-        self._parts: dict[tuple[str, str], tuple[protocol.Manifest, str]] = {}
-        self._lock = threading.Lock()
-
-    def of(self, content: Content, here: str, name: str) -> Graph:
-        stamp = content.stamp(protocol.tags_folder(here, name), protocol.manifests_folder(here, name))
-        known = self._known.get((here, name))
-        if known is not None and stamp is not None and known[0] == stamp:
-            return known[1]
-        with self._lock:
-            graph = self._read(content, here, name)
-            if len(self._known) >= GRAPHS_KEPT:
-                self._known.clear()
-            if stamp is not None:
-                self._known[here, name] = (stamp, graph)
-        return graph
-
-    def _read(self, content: Content, here: str, name: str) -> Graph:
-        tags: dict[str, list[str]] = {}
-        for tag in content.names(protocol.tags_folder(here, name)):
-            document = content.document(protocol.tag_pointer(here, name, tag))
-            if document:
-                tags.setdefault(str(protocol.parse_pointer(document).digest), []).append(tag)
-        parents: dict[str, list[str]] = {}
-        holders: dict[str, list[str]] = {}
-        digests = list(content.names(protocol.manifests_folder(here, name)))
-        aliases: dict[str, str] = {}
-        for digest in digests:
-            found = self._parse(content, here, name, digest)
-            if found is None:
-                continue
-            manifest, alias = found
-            if alias != digest:
-                aliases[digest] = alias
-            for child in manifest.children:
-                parents.setdefault(str(child), []).append(digest)
-            for blob in manifest.blobs:
-                holders.setdefault(str(blob), []).append(digest)
-        return Graph(tags, parents, holders, frozenset(digests), aliases)
-
-    def _parse(self, content: Content, here: str, name: str, digest: str) -> tuple[protocol.Manifest, str] | None:
-        """What a manifest is made of, and its sha256, which never change, so it is read once. None: its bytes are lost."""
-        try:
-            wanted = Digest.parse(digest)
-            document = content.document(protocol.manifest_pointer(here, name, wanted))
-            if document is None:
-                return None
-            media_type = protocol.parse_pointer(document).media_type
-            if (digest, media_type) not in self._parts:
-                if len(self._parts) >= 16384:
-                    self._parts.clear()
-                data = content.read(wanted)
-                alias = digest if wanted.algorithm == "sha256" else str(Digest.of(data))
-                self._parts[digest, media_type] = (protocol.parse_manifest(data, media_type), alias)
-            return self._parts[digest, media_type]
-        except (NotFound, ManifestInvalid, InvalidDigest):
-            return None
+TOO_LARGE = Decision(False, "images", reason="the name holds more layers than the gate can look through; part its images over several names")
+"""A gate that cannot decide says no."""
 
 
 class Images:
@@ -109,8 +26,8 @@ class Images:
     Each verdict is worked out twice where a rule only tells what it would do: as it is, and as it would be if that rule were in force.
     """
 
-    def __init__(self, here: str, name: str, graph: Graph, judge: Judge, published: Callable[[str], float | None]) -> None:
-        self._here, self._name, self._graph = here, name, graph
+    def __init__(self, repository: str, name: str, graph: Graph, judge: Judge, published: Callable[[str], float | None]) -> None:
+        self._repository, self._name, self._graph = repository, name, graph
         self._judge, self._published = judge, published
         self._own: dict[str, list[Decision]] = {}
         self._verdicts: tuple[dict[str, Decision], dict[str, Decision]] = ({}, {})
@@ -129,6 +46,8 @@ class Images:
         return self._answer(lambda strict: self._blob(digest, is_read, strict))
 
     def _answer(self, find: Callable[[bool], Decision]) -> Decision:
+        if self._graph.is_too_large:
+            return TOO_LARGE
         real = find(False)
         if not real.allowed or not self._tells:
             return real
@@ -174,7 +93,7 @@ class Images:
         return found
 
     def _ask(self, version: str, digest: str) -> Decision:
-        asked = package(self._here, self._name, version, digest, self._published(digest))
+        asked = package(self._repository, self._name, version, digest, self._published(digest))
         alias = self._graph.aliases.get(digest)
         decision = self._judge(replace(asked, digests=(digest, alias)) if alias else asked)
         self._tells = self._tells or decision.would_block
@@ -205,8 +124,8 @@ def is_block(decision: Decision, strict: bool = False) -> bool:
     return is_refused(decision, strict) and decision.filter != "allowlist"
 
 
-def package(here: str, name: str, version: str | None = None, digest: str | None = None, published: float | None = None) -> Package:
+def package(repository: str, name: str, version: str | None = None, digest: str | None = None, published: float | None = None) -> Package:
     """In the form that rules know."""
     shown = canonical_version("docker", version) if version else None
     digests = (digest,) if digest else ()
-    return Package("docker", canonical_name("docker", name), shown, here, version is None, digests, published, None, True)
+    return Package("docker", canonical_name("docker", name), shown, repository, version is None, digests, published, None, True)

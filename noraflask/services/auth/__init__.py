@@ -7,5 +7,7 @@ tokens.py      API tokens, kept in storage as hashes
 signing.py     bearer tokens that this registry signs, and their keys
 oidc.py        identities of other issuers
 lockout.py     failed logins, counted for all workers of a server
+credentials.py what a request carries to log in with
 authenticator.py  from a request's headers to a Principal
+login_record.py   what is logged, audited and counted of logins
 """

@@ -1,49 +1,34 @@
 """From what a request carries to a Principal. Whoever sends credentials is known by them or refused; whoever sends none is anonymous.
 
-Accepted are `Basic` and `Bearer` in any letter case, a bare token (cargo, gem) and `X-NuGet-ApiKey`. A secret is a password, an API token (`nra_…`),
+Accepted are `Basic` and `Bearer` in any letter case, a bare token, and `X-NuGet-ApiKey`. A secret is a password, an API token (`nra_…`),
 a token that this registry signed, or a JWT of an OIDC issuer; all but the password may also stand where a Basic password stands, for clients that
 know nothing else. What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
-import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, NoReturn
 
 from noraflask.config import AuthConfig
 from noraflask.errors import TooManyLogins, Unauthenticated
-from noraflask.services.audit import Audit
 from noraflask.services.auth import signing
+from noraflask.services.auth.credentials import Malformed, Password, kid_of, mark_of, parse_authorization, token_in
 from noraflask.services.auth.lockout import Lockout
+from noraflask.services.auth.login_record import NAME_CHARACTERS, Environ, LoginRecord
 from noraflask.services.auth.oidc import Oidc, OidcRefused, looks_like_jwt
 from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scope, Source
 from noraflask.services.auth.signing import BadToken, Signer
 from noraflask.services.auth.tokens import FORM, TokenRecord, Tokens
 from noraflask.services.auth.users import Users
-from noraflask.services.metrics import catalogue
-from noraflask.services.metrics.counting import NullMetrics
 
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
-SEEN_KEPT = 32768
-TOLD_SECONDS = 60.0
-NAME_CHARACTERS = 255
-NOTED_SECONDS = 900.0
-"""A login that goes on is noted in the audit log so often."""
-
-log = logging.getLogger("nora.auth")
-
-Environ = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +36,6 @@ class Known:
     principal: Principal
     until: float
     holds: Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Password:
-    name: str
-    password: bytes = field(repr=False)
 
 
 class Authenticator:
@@ -68,22 +47,14 @@ class Authenticator:
         signer: Signer,
         oidc: Oidc,
         lockout: Lockout,
-        audit: Audit,
-        client_of: Callable[[Environ], str],
-        clock: Callable[[], float] = time.time,
-        metrics: NullMetrics | None = None,
+        record: LoginRecord,
     ) -> None:
-        """`client_of`: the address that a request is from, by its environ."""
         self.config = config
         self.users, self.tokens, self.signer, self.oidc, self.lockout = users, tokens, signer, oidc, lockout
-        self._audit = audit
-        self._client_of = client_of
-        self._metrics = metrics or NullMetrics()
-        self._clock = clock
+        self._record = record
+        self._clock = time.time
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, Known] = {}
-        self._seen: dict[tuple[bytes, str], float] = {}
-        self._told: dict[tuple[str, str], float] = {}
 
     def adopt(self, config: AuthConfig, oidc: Oidc) -> None:
         """A reload: other providers, other roles."""
@@ -98,15 +69,15 @@ class Authenticator:
             if header is None:
                 return ANONYMOUS
         mark, now = blake2b(header.encode("latin-1", "replace"), key=self._secret, digest_size=16).digest(), self._clock()
-        place = (mark, self._client_of(environ))
+        origin = (mark, self._record.client_of(environ))
         remembered = self._known  # a reload in between begins another one, and what was recognised by the old rules must not get into it
         known = remembered.get(mark)
-        if known is None or known.until <= now or not self._is_usual(known.principal, place, now) or not known.holds():
+        if known is None or known.until <= now or not self._record.is_known(known.principal, origin, now) or not known.holds():
             known = self._recognise(header, environ)
             if len(remembered) >= KNOWN_KEPT:
                 remembered.clear()
             remembered[mark] = known
-            self._note(known.principal, place, environ)
+            self._record.succeeded(known.principal, origin, environ)
         if known.principal.token_id:
             self.tokens.used(known.principal.token_id, now)
         return known.principal
@@ -114,7 +85,7 @@ class Authenticator:
     def login(self, name: str, password: str, environ: Environ) -> Principal:
         """A name and a password from elsewhere than a header, such as a form. The password may be a token, as in Basic."""
         principal = self._log_in(Password(name, password.encode(errors="surrogatepass")), environ).principal
-        self._note(principal, None, environ)
+        self._record.succeeded(principal, None, environ)
         return principal
 
     # By kind.
@@ -142,14 +113,14 @@ class Authenticator:
     def _by_password(self, given: Password, environ: Environ) -> Known:
         if not 0 < len(given.name) <= NAME_CHARACTERS:
             self._refuse("no_user", f"a user name of 1 to {NAME_CHARACTERS} characters is missing", environ)
-        client, directory = self._client_of(environ), self.users.current()
+        client, directory = self._record.client_of(environ), self.users.current()
         if not directory.hashes:
             self._refuse("no_users", "this registry has no users with passwords; use a token", environ, given.name)
         try:
             self.lockout.check(client, given.name)
             hashed = self.users.verify(given.name, given.password, lambda: self.lockout.check(client, given.name))
         except TooManyLogins:
-            self._fail("locked_out", given.name, environ)
+            self._record.failed("locked_out", given.name, environ)
             raise
         if hashed is None:
             self.lockout.failed(client, given.name, given.password.decode("latin-1"))
@@ -197,7 +168,7 @@ class Authenticator:
         try:
             principal = self.oidc.verify(token)
         except OidcRefused as problem:
-            self._fail(f"oidc_{problem.reason}", "", environ)
+            self._record.failed(f"oidc_{problem.reason}", "", environ)
             raise
         return Known(principal, min(self._clock() + KNOWN_SECONDS, principal.expires_at or 0), lambda: True)
 
@@ -238,7 +209,7 @@ class Authenticator:
             self._refuse("refresh_token", "the refresh token is not valid; log in again", environ)
         kid = kid_of(token)
         principal = self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ).principal
-        self._note(principal, None, environ)
+        self._record.succeeded(principal, None, environ)
         return principal
 
     def _of_claims(self, claims: dict[str, Any], kid: str, environ: Environ) -> Known:
@@ -273,135 +244,9 @@ class Authenticator:
                 return None
         return Known(ANONYMOUS, later, lambda: True)
 
-    # Notes.
-
     def _refuse(self, reason: str, message: str, environ: Environ, account: str = "") -> NoReturn:
-        self._fail(reason, account, environ)
+        self._record.failed(reason, account, environ)
         raise Unauthenticated(message)
-
-    def _fail(self, reason: str, account: str, environ: Environ) -> None:
-        client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
-        account = "(a token)" if is_secret(account) else account[:NAME_CHARACTERS]
-        self._metrics.count(catalogue.LOGINS, method_of(reason), "locked_out" if reason == "locked_out" else "failed")
-        if reason.startswith("oidc_"):
-            known = reason.removeprefix("oidc_")
-            self._metrics.count(catalogue.OIDC_REJECTED, known if known in OIDC_REASONS else "jwt_invalid" if known in INVALID else "other")
-        if reason == "locked_out" and not self._is_news(client, account):
-            return
-        log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
-        self._audit.record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id)
-
-    def _is_news(self, client: str, account: str) -> bool:
-        """Whoever waits and tries on is not told of each time: that would fill disks."""
-        now, last = self._clock(), self._told.get((client, account), 0.0)
-        if now - last < TOLD_SECONDS:
-            return False
-        if len(self._told) >= KNOWN_KEPT:
-            self._told.clear()
-        self._told[client, account] = now
-        return True
-
-    def _is_usual(self, principal: Principal, place: tuple[bytes, str], now: float) -> bool:
-        """Has this credential come from this client lately? If not, it is a login: looked at as a whole, and noted."""
-        return now - self._seen.get(place, 0.0) < NOTED_SECONDS or principal.source is Source.ANONYMOUS
-
-    def _note(self, principal: Principal, place: tuple[bytes, str] | None, environ: Environ) -> None:
-        """A login in the audit log: not each request that carries the credential, and not each time that it is looked at again."""
-        if principal.source is Source.ANONYMOUS or (place is not None and self._is_usual(principal, place, self._clock())):
-            return
-        if place is not None:
-            if len(self._seen) >= SEEN_KEPT:
-                self._seen.clear()
-            self._seen[place] = self._clock()
-        client, request_id = self._client_of(environ), environ.get("nora.request_id", "")
-        self._audit.record("login", principal.name, source=principal.source.value, client=client, request_id=request_id)
-        method = "bearer" if principal.bearer is not None else principal.source.value
-        self._metrics.count(catalogue.LOGINS, method if method in METHODS else "other", "ok")
-
-
-INVALID = ("audience", "expired")
-"""What NORA counts as jwt_invalid."""
-METHODS, OIDC_REASONS = (frozenset(values) for values in ((catalogue.LOGINS.values or ((),))[0], (catalogue.OIDC_REJECTED.values or ((),))[0]))
-
-
-def method_of(reason: str) -> str:
-    """The kind of credential that a login failed with, by the reason."""
-    if reason in ("wrong_password", "no_users", "no_user", "locked_out"):
-        return "password"
-    if reason in ("unknown_token", "expired_token", "owner_gone"):
-        return "token"
-    if reason.startswith("oidc_"):
-        return "oidc"
-    return "bearer" if reason.startswith("bearer_") or reason in ("withdrawn", "refresh_token") else "other"
-
-
-class Malformed(Exception):
-    """An Authorization header that cannot be read; `reason` for the log, the text for the client."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def parse_authorization(header: str) -> Password | str | None:
-    """A name with a password, or a token; None for an empty Basic login, which skopeo and buildah send where they have no credentials.
-
-    RFC 9110, 11.4 (schemes in any letter case); RFC 7617 (Basic). Raises Malformed.
-    """
-    scheme, _, rest = header.strip().partition(" ")
-    rest = rest.strip()
-    word = scheme.lower()
-    if word == "basic":
-        return _parse_basic(rest)
-    if word == "bearer" and not rest:
-        raise Malformed("malformed", "the Bearer token is missing")
-    if word != "bearer" and (rest or not scheme):
-        raise Malformed("scheme", "use Basic or Bearer authentication")
-    return rest or scheme
-
-
-def _parse_basic(text: str) -> Password | None:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise Malformed("malformed", "the Basic credentials are not valid base64") from None
-    raw, colon, password = data.partition(b":")
-    if not data or data == b":":
-        return None
-    if not colon:
-        raise Malformed("malformed", "the Basic credentials have no colon between user name and password")
-    try:
-        return Password(raw.decode(), password)
-    except UnicodeDecodeError:
-        raise Malformed("malformed", "the user name is not UTF-8") from None
-
-
-def token_in(given: Password) -> str | None:
-    """The token that stands in place of a password, or, as some write it, of the user name."""
-    for data in (given.password, given.name.encode(errors="replace")):
-        if data.isascii() and is_secret(data.decode()):
-            return data.decode()
-    return None
-
-
-def is_secret(text: str) -> bool:
-    return FORM.match(text) is not None or looks_like_jwt(text)
-
-
-def mark_of(hashed: bytes | None) -> str:
-    """Changes when the password does; says nothing about it. Empty when there is none."""
-    return hashlib.sha256(b"nora" + hashed).hexdigest()[:16] if hashed else ""
-
-
-def kid_of(token: str) -> str:
-    """The key id that a JWT's header claims, unverified; empty when there is none."""
-    head = token.partition(".")[0]
-    try:
-        members = json.loads(base64.urlsafe_b64decode(head[:4096] + "=" * (-len(head[:4096]) % 4)))
-    except (ValueError, RecursionError):
-        return ""
-    kid = members.get("kid") if isinstance(members, dict) else None
-    return kid if isinstance(kid, str) else ""
 
 
 def _scope_of(entry: list[str]) -> Scope:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from noraflask.errors import TooManyLogins
 from noraflask.services.clients import network_of
-from noraflask.services.sharing import SharedLock
+from noraflask.services.shared_lock import SharedLock
 
 PAIR_LIMIT = 5
 FIRST_LIMIT = 1

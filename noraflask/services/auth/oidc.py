@@ -1,7 +1,7 @@
 """OIDC workload identity: the token that a CI system or a cluster gave to its job is the credential.
 
 A token is a signed JWT (RFC 7519, 7515; advice of RFC 8725). What it says of itself decides only which configured issuer is asked; algorithms, keys
-and limits come from the configuration and the issuer. Keys: jwks.py.
+and limits come from the configuration and the issuer. Keys: issuer_keys.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from noraflask.config.model import OidcProvider
 from noraflask.errors import Unauthenticated
-from noraflask.services.auth.jwks import ALGORITHMS, IssuerKeys, KeysUnavailable, decode_base64url, parse_object
+from noraflask.services.auth.issuer_keys import IssuerKeys, KeysUnavailable
+from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url, parse_object
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.auth.rules import glob
 from noraflask.services.content import Content
@@ -103,8 +104,8 @@ class Oidc:
 
     def identity(self, provider: str, subject: str, claims: tuple[tuple[str, str], ...], expires_at: float) -> Principal:
         """An identity that was verified before, by the rules of now: for what was issued on its strength. Raises OidcRefused."""
-        found = next((known for known in self._providers.values() if known.name == provider), None)
-        known = self._provider(found.issuer if found else None)
+        issuer = next((known.issuer for known in self._providers.values() if known.name == provider), None)
+        known = self._provider(issuer)
         return self._with_role(known, Principal(subject, Source.OIDC, provider=provider, claims=claims, expires_at=expires_at))
 
     def _provider(self, issuer: Any) -> OidcProvider:
@@ -204,8 +205,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
 
 
 def _audiences(claims: dict[str, Any]) -> set[str]:
-    found = claims.get("aud")
-    return {item for item in (found if isinstance(found, list) else [found]) if isinstance(item, str)}
+    audience = claims.get("aud")
+    return {item for item in (audience if isinstance(audience, list) else [audience]) if isinstance(item, str)}
 
 
 def flatten(claims: dict[str, Any]) -> tuple[tuple[str, str], ...]:

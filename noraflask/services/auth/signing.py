@@ -105,11 +105,11 @@ class Signer:
         self._look()
         if kid not in self._keys:
             self._look(AGAIN_SECONDS)  # another worker may have made it a moment ago
-        found = self._keys.get(kid)
-        if found is None:
+        known = self._keys.get(kid)
+        if known is None:
             raise BadToken("unknown key")
         try:
-            claims: dict[str, Any] = dict(jwt.decode(token, found[1], algorithms=[ALGORITHM]).claims)
+            claims: dict[str, Any] = dict(jwt.decode(token, known[1], algorithms=[ALGORITHM]).claims)
         except (JoseError, ValueError, TypeError, RecursionError):
             raise BadToken("signature") from None
         end = claims.get("exp")
@@ -143,21 +143,21 @@ class Signer:
     def _stored(self) -> dict[str, tuple[float, Any]]:
         from joserfc.jwk import ECKey
 
-        found: dict[str, tuple[float, Any]] = {}
+        keys: dict[str, tuple[float, Any]] = {}
         for name in self._documents.names():
             kid = name.removesuffix(".json")
             if kid in self._keys:
-                found[kid] = self._keys[kid]
+                keys[kid] = self._keys[kid]
                 continue
             data = self._documents.read(name) if kid.startswith(KID_START) else None
             if data is None:
                 continue
             try:
                 members = json.loads(data)
-                found[kid] = (float(members["created_at"]), ECKey.import_key(members["key"]))
+                keys[kid] = (float(members["created_at"]), ECKey.import_key(members["key"]))
             except Exception as problem:  # whatever it is, the other keys are good
                 log.error("the signing key %s cannot be read and is not used: %s", kid, type(problem).__name__)
-        return found
+        return keys
 
 
 def _new_key() -> tuple[str, Any]:

@@ -200,13 +200,13 @@ class Tokens:
 
     def list(self, user: str | None = None) -> list[TokenRecord]:
         """Newest first; `user` None: of all."""
-        found = []
+        records = []
         for name in self._documents.names():
             id = name.removesuffix(".json")
             record = self._readable(id) if ID.match(id) and name != id else None
             if record is not None and user in (None, record.user):
-                found.append(replace(record, last_used=self._last_used(record)))
-        return sorted(found, key=lambda record: (-record.created_at, record.id))
+                records.append(replace(record, last_used=self._last_used(record)))
+        return sorted(records, key=lambda record: (-record.created_at, record.id))
 
     def _readable(self, id: str) -> TokenRecord | None:
         """For lists: one record that cannot be read must not hide the others."""
@@ -250,19 +250,29 @@ class Tokens:
         """Forget tokens that ended long ago, and marks that nothing needs any more."""
         now = self._clock()
         for name in list(self._documents.names()):
-            folder, _, id = name.rpartition("/")
-            found = self._documents.stat(name)
-            if found is None:
+            folder, _, last = name.rpartition("/")
+            info = self._documents.stat(name)
+            if info is None:
                 continue
-            if folder == "revoked" and now - found.modified > MARK_SECONDS:
-                self._documents.delete(f"{id}.json")
-                self._documents.delete(name)
-            elif folder == "used" and now - found.modified > MARK_SECONDS and self._documents.stat(f"{id}.json") is None:
-                self._documents.delete(name)
-            elif not folder and ID.match(name.removesuffix(".json")):
-                record = self._readable(name.removesuffix(".json"))
-                if record is not None and record.expires_at + KEPT_SECONDS < now:
-                    self.revoke(record.id)
+            if folder:
+                self._sweep_mark(folder, last, is_old=now - info.modified > MARK_SECONDS)
+            elif ID.match(last.removesuffix(".json")):
+                self._sweep_record(last.removesuffix(".json"), now)
+
+    def _sweep_mark(self, folder: str, id: str, is_old: bool) -> None:
+        """`folder`: what the mark says of the token, revoked or used."""
+        if not is_old:
+            return
+        if folder == "revoked":
+            self._documents.delete(f"{id}.json")
+            self._documents.delete(f"{folder}/{id}")
+        elif folder == "used" and self._documents.stat(f"{id}.json") is None:
+            self._documents.delete(f"{folder}/{id}")
+
+    def _sweep_record(self, id: str, now: float) -> None:
+        record = self._readable(id)
+        if record is not None and record.expires_at + KEPT_SECONDS < now:
+            self.revoke(record.id)
 
     def _forget(self, id: str) -> None:
         self._read.pop(id, None)
@@ -352,7 +362,7 @@ def parse_scopes(value: Any) -> tuple[Scope, ...] | None:
 
 
 def parse_scope(value: Any) -> Scope:
-    """{"actions": ["pull"], "repositories": ["docker"], "names": ["team/**"]}; roles count as the actions they stand for. Raises ValueError."""
+    """{"actions": ["pull"], "repositories": ["images"], "names": ["team/**"]}; roles count as the actions they stand for. Raises ValueError."""
     if not isinstance(value, dict) or set(value) - {"actions", "repositories", "names"}:
         raise ValueError("a scope has the members actions, repositories and names, and no others")
     words = _words(value.get("actions"), "actions")

@@ -95,12 +95,12 @@ def _parse_user(line: bytes) -> tuple[str, str]:
         return name, "the user name is not valid: 1 to 255 characters of UTF-8 without colon and control characters"
     if name == "anonymous":
         return name, "anonymous is the name of those without a login; no user can have it"
-    found = _BCRYPT.match(hashed)
-    if not found:
+    parts = _BCRYPT.match(hashed)
+    if not parts:
         kind = next((kind for start, kind in KINDS.items() if hashed.startswith(start)), "none of $2a$, $2b$ and $2y$")
         return name, f"the password hash of {name} is {kind}, and only bcrypt is accepted; set it anew with: nora user passwd {name}"
-    if int(found[1]) not in COSTS:
-        return name, f"the bcrypt cost of {name} is {int(found[1])}, accepted are {COSTS.start} to {COSTS.stop - 1}; set it anew"
+    if int(parts[1]) not in COSTS:
+        return name, f"the bcrypt cost of {name} is {int(parts[1])}, accepted are {COSTS.start} to {COSTS.stop - 1}; set it anew"
     return name, ""
 
 
@@ -237,9 +237,9 @@ class _File:
     def changed(self) -> bool:
         """Look; True when `data` is new. What cannot be read leaves what was read before."""
         try:
-            found = os.stat(self.path)
-            signature = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev, found.st_ctime_ns)
-            if signature == self._seen and time.time() - max(found.st_mtime, found.st_ctime) > YOUNG_SECONDS:
+            info = os.stat(self.path)
+            signature = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_dev, info.st_ctime_ns)
+            if signature == self._seen and time.time() - max(info.st_mtime, info.st_ctime) > YOUNG_SECONDS:
                 return False
             data = self._read()
         except OSError as problem:

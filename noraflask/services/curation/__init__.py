@@ -3,13 +3,17 @@
 model.py       Package, Rule, RuleSet, Decision: the words
 ecosystems.py  canonical names and versions, and the range language, of each format
 patterns.py    globs over names and versions, in linear time
-files.py       rule files to a RuleSet, every problem with file and line: nora_files.py (JSON), toml_rules.py (TOML), rule_words.py (single values)
-policy.py      a RuleSet compiled to a Policy: decide(), explain(); its bytes are shared by the workers
+files.py       rule files to a RuleSet, every problem with file and line: nora_files.py reads the JSON, toml_tables.py and toml_rules.py the TOML,
+               rule_words.py the single values
+compiling.py   a RuleSet as bytes, in the master
+policy.py      these bytes as a Policy, in the workers, who share them
+filters.py     what each filter says of a package
+deciding.py    decide(), visible(), explain(): the filters in their order
 loading.py     from the configuration to a policy that has passed its own tests
 gate.py        Curation: the current policy, and check(), which alone gives the permit that serving demands
 explaining.py  what every filter says, and what could be had instead
 freeze.py      nothing new from upstream, at once
 ledger.py      what was served, to whom
 replay.py      a candidate policy over the ledger; who got what
-osv.py         malicious-package feeds into rules, offline
+osv/           malicious-package feeds into rules, offline
 """

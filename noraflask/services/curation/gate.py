@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from noraflask.errors import CurationDenied
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, next_change, visible
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.curation.ledger import LAST_SECOND, Ledger
 from noraflask.services.curation.model import FORMATS, Decision, Package
-from noraflask.services.curation.policy import Policy, blocks_name, concerns_versions, decide, next_change, visible
+from noraflask.services.curation.policy import Policy
 
 _SEAL = object()
 PERMITS_KEPT = 16384
@@ -49,7 +50,7 @@ class Remembered:
 
     permit: Permit
     until: float
-    stamp: object | None
+    revision: object | None
     """The state of storage that it rests on; None: it rests on none."""
 
 
@@ -83,25 +84,27 @@ class Curation:
         """One assignment: a request sees the old policy or the new one, whole."""
         self._policy, self.adopted = policy, self._clock()
 
-    def recall(self, policy: Policy, key: Hashable, stamp: Callable[[], object | None]) -> Permit | None:
-        """The permit that was given for this before, if nothing that it rests on has changed. `stamp`: the state of storage now."""
+    def recall(self, policy: Policy, key: Hashable, revision: Callable[[], object | None] | None) -> Permit | None:
+        """The permit that was given for this before, if nothing that it rests on has changed. `revision`: tells the state of storage now."""
         of, memory = self._memory
-        found = memory.get(key) if of is policy and not policy.settings.audit_allows else None
-        if found is None or found.until <= self._clock() or (found.stamp is not None and found.stamp != stamp()):
+        known = memory.get(key) if of is policy and not policy.settings.audit_allows else None
+        if known is None or known.until <= self._clock():
             return None
-        return found.permit
+        if known.revision is not None and (revision is None or known.revision != revision()):
+            return None
+        return known.permit
 
-    def remember(self, policy: Policy, key: Hashable, permit: Permit, stamp: object | None) -> None:
-        """For a hot read. Only plain permits: what is told of in the logs is worked out, and told, each time."""
-        decision = permit.decision
-        if not decision.allowed or decision.would_block or decision.bypassed_by:
+    def remember(self, policy: Policy, key: Hashable, permit: Permit, revision: object | None) -> None:
+        """For a hot read. Only plain permits: what is logged is worked out, and logged, each time; and a freeze may begin at any moment."""
+        decision, package = permit.decision, permit.package
+        if not decision.allowed or decision.would_block or decision.bypassed_by or not (package.hosted or package.seen is not None):
             return
         ends = [end for end in (decision.until, next_change(policy, self._clock())) if end is not None]
         of, memory = self._memory
         if of is not policy or len(memory) >= PERMITS_KEPT:
             memory = {}
             self._memory = (policy, memory)
-        memory[key] = Remembered(permit, min(ends, default=math.inf), stamp)
+        memory[key] = Remembered(permit, min(ends, default=math.inf), revision)
 
     def check(self, policy: Policy, package: Package, bypass_token: str | None = None, decision: Decision | None = None) -> Permit:
         """May it be served? Raises CurationDenied. `decision`: what a format has worked out itself, of several answers of decide()."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from noraflask.config import ConfigError, CurationConfig
-from noraflask.services.curation import policy as policies
+from noraflask.services.curation import compiling, deciding
 from noraflask.services.curation.ecosystems import canonical_name, canonical_version
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.ledger import Entry
@@ -24,7 +24,7 @@ MOST_FAILED = 20
 def load_policy(config: CurationConfig, now: float) -> tuple[bytes, RuleSet]:
     """The compiled policy, whose own tests (`expect`) hold. Raises ConfigError with every problem."""
     rules = read_rules(config, now)
-    data = policies.compile(Settings.of(config), rules)
+    data = compiling.compile(Settings.of(config), rules)
     tested = Policy.from_buffer(data)
     if tested.settings.mode == "off":
         tested.settings = replace(tested.settings, mode="enforce")
@@ -38,7 +38,7 @@ def failed_expectations(policy: Policy, expects: Iterable[Expect], now: float) -
     """A line for each test of a rule file that its policy does not pass. Tests ask what the rules say, whatever the mode."""
     for expect in expects:
         package = package_of(expect, now)
-        steps = policies.explain(policy, package, now)
+        steps = deciding.explain(policy, package, now)
         blocked = next((step for step in steps if step.verdict in ("block", "would-block")), None)
         if (blocked is None) is expect.allowed:
             continue
@@ -63,7 +63,7 @@ def check_flips(config: CurationConfig, rules: RuleSet, old: Policy, new: Policy
     if not config.flip_guard_percent or new.settings.mode != "enforce" or (rules.flip_until or 0) > now:
         return
     try:
-        blocked, total = flip_share(served, partial(policies.decide, old), partial(policies.decide, new), now)
+        blocked, total = flip_share(served, partial(deciding.decide, old), partial(deciding.decide, new), now)
     except OSError as problem:
         raise ConfigError([f"curation.flip_guard_percent: the ledger, which it asks, cannot be read: {problem.strerror}"]) from None
     if total >= FLIP_LEAST and blocked * 100 > config.flip_guard_percent * total:

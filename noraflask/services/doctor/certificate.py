@@ -24,10 +24,7 @@ DAY = 86400.0
 NOT_YET_VALID, EXPIRED = 9, 10
 SELF_SIGNED, SELF_SIGNED_IN_CHAIN, NO_ISSUER, NO_FIRST_ISSUER = 18, 19, 20, 21
 OTHER_NAME = (62, 63, 64)
-TRUST = (
-    "docker:   /etc/docker/certs.d/<host:port>/ca.crt on each client; GET /setup/docker tells how, likewise podman, containerd, kubernetes, helm",
-    "here:     nora doctor --ca-file ca.crt",
-)
+TRUST_HERE = "here:     nora doctor --ca-file ca.crt"
 
 
 def context_for(ca_file: Path | None) -> ssl.SSLContext:
@@ -37,12 +34,13 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def certificate(target: Target, context: ssl.SSLContext) -> Generator[Finding, None, bool]:
-    """Returns whether it is trusted: else nothing may be sent there."""
+def certificate(target: Target, context: ssl.SSLContext, trust: Sequence[str] = ()) -> Generator[Finding, None, bool]:
+    """Returns whether it is trusted: else nothing may be sent there. `trust`: where clients take the certificate of a CA from."""
     try:
         chain = _connect(target, context, verified=True)
     except ssl.SSLCertVerificationError as problem:
-        yield from explain(problem.verify_code, problem.verify_message or "", target.host, _shown(target), time.time(), _known(context))
+        message = problem.verify_message or ""
+        yield from explain(problem.verify_code, message, target.host, _shown(target), time.time(), _known(context), trust)
         return False
     except ssl.SSLError as problem:
         said = problem.reason or str(problem)
@@ -72,7 +70,13 @@ def lifetime(chain: Sequence[x509.Certificate], now: float) -> Iterator[Finding]
 
 
 def explain(
-    code: int, message: str, host: str, shown: Sequence[x509.Certificate], now: float, known: frozenset[str] = frozenset()
+    code: int,
+    message: str,
+    host: str,
+    shown: Sequence[x509.Certificate],
+    now: float,
+    known: frozenset[str] = frozenset(),
+    trust: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """Of a chain that is not trusted. `code`: of OpenSSL; `shown`: what the server sent, its own first; `known`: subjects of trusted CAs."""
     own = shown[0] if shown else None
@@ -95,11 +99,12 @@ def explain(
             f"it is signed by {issuer}, which the server does not send and which is no CA that is trusted here: "
             "either the proxy leaves an intermediate certificate out, or that CA must be made known",
             *remedies.CHAIN,
-            *TRUST,
+            *trust,
+            TRUST_HERE,
         )
     else:
         issuer = f" by {name_of(own.issuer)}" if own else ""
-        yield wrong(CHECK, f"it is signed{issuer}, a CA that is not trusted here ({message})", *TRUST)
+        yield wrong(CHECK, f"it is signed{issuer}, a CA that is not trusted here ({message})", *trust, TRUST_HERE)
 
 
 def _is_incomplete(shown: Sequence[x509.Certificate], known: frozenset[str]) -> bool:

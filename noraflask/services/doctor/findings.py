@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
+NAME = "nora-doctor"
+"""What everything that the doctor makes is named after."""
 SIGNS = {OK: "✓", WARNING: "!", WRONG: "✗"}
 
 
@@ -23,7 +25,7 @@ class Finding:
             yield f"    {printable(line)}"
 
 
-Check = Callable[[], Iterable[Finding]]
+Run = Callable[[], Iterable[Finding]]
 
 
 def ok(check: str, text: str) -> Finding:
@@ -38,7 +40,7 @@ def wrong(check: str, text: str, *remedy: str) -> Finding:
     return Finding(check, WRONG, text, remedy)
 
 
-def run(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
+def run(checks: Iterable[tuple[str, Run]]) -> Iterator[Finding]:
     """The findings of all, in order. A check that stumbles is itself a finding, whatever it has stumbled over."""
     for name, check in checks:
         try:

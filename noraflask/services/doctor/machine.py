@@ -13,7 +13,8 @@ from pathlib import Path
 from noraflask.config import Config, ServerConfig, StagingConfig
 from noraflask.errors import NoraError
 from noraflask.keys import Key
-from noraflask.services.doctor.findings import Finding, ok, warning, wrong
+from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
+from noraflask.services.master_process import PROC, count_workers, find_masters
 from noraflask.storage import Storage
 
 MIB = 1024 * 1024
@@ -93,7 +94,7 @@ def same_device(path: Path, device_of: Callable[[Path], int]) -> Iterator[Findin
 
 def round_trip(storage: Storage, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Write, sync, read back, compare and delete an object, by the very calls that the server makes."""
-    key, data = Key(f"nora-doctor/{secrets.token_hex(8)}"), os.urandom(PROBE_BYTES)
+    key, data = Key(f"{NAME}/{secrets.token_hex(8)}"), os.urandom(PROBE_BYTES)
     started = clock()
     try:
         storage.create(key, data)
@@ -223,17 +224,10 @@ class Process:
     workers: int
 
 
-def find_server(server: ServerConfig, proc: Path = Path("/proc")) -> Process | None:
-    """By the titles that the server gives its processes."""
+def find_server(server: ServerConfig, proc: Path = PROC) -> Process | None:
     address = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
-    master, workers = 0, 0
-    for folder in proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip().decode(errors="replace")
-            if title == f"nora: master [{address}]":
-                master = int(folder.name)
-            workers += title == f"nora: worker [{address}]"
-    return Process(master, workers) if master else None
+    masters = find_masters(address, proc)
+    return Process(masters[-1], count_workers(address, proc)) if masters else None
 
 
 def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Finding]:

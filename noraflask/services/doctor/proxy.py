@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from noraflask.services.doctor import remedies
 from noraflask.services.doctor.findings import Finding, ok, warning, wrong
+from noraflask.services.doctor.format_checks import Home
 from noraflask.services.doctor.front import Answer, Front, NoAnswer, Target
 from noraflask.services.doctor.server import clock_of
 
 FORGED_ADDRESS = "192.0.2.99"  # RFC 5737: documentation, nobody has it
 FORGED_HOST = "forged.invalid"
 REQUEST_ID = "nora-doctor-4711"
-_REALM = re.compile(r'realm="([^"]*)"')
 
 
-def reachable(front: Front) -> Iterator[Finding]:
+def reachable(front: Front, home: Home) -> Iterator[Finding]:
     """Ends with a WRONG finding when it is not our registry that answers."""
     try:
-        answer = front.ask("GET", f"{front.target.prefix}/v2/")
+        answer = front.ask("GET", front.target.prefix + home.path)
     except NoAnswer as problem:
         yield wrong("front", f"no answer from {front.target.base}: {problem}", *remedies.UPSTREAM)
         return
@@ -28,9 +27,9 @@ def reachable(front: Front) -> Iterator[Finding]:
         yield wrong("front", f"the proxy does not reach the registry: {answer.told()}", *remedies.UPSTREAM)
     elif answer.status == 401 and front.authorization:
         yield wrong("front", f"the login is refused: {answer.told()}", "nora whoami --url … --user <name>: the same login, alone", *_dropped_login())
-    elif answer.status not in (200, 401) or not answer.headers.get("Docker-Distribution-Api-Version"):
+    elif answer.status not in (200, 401) or not home.is_ours(answer):
         hint = remedies.outside_address(front.target.base, front.target.prefix) if front.target.prefix else remedies.UPSTREAM
-        yield wrong("front", f"{front.target.base}/v2/ is no registry: {answer.told()}", *hint)
+        yield wrong("front", f"{front.target.base}{home.path} is no registry: {answer.told()}", *hint)
     else:
         yield ok("front", f"{front.target.base} is the registry")
         yield from clock_of("clock of the front", answer)
@@ -38,20 +37,6 @@ def reachable(front: Front) -> Iterator[Finding]:
 
 def _dropped_login() -> tuple[str, ...]:
     return ("nginx:   take `proxy_set_header Authorization` and `auth_basic` out",)
-
-
-def login_address(front: Front) -> Iterator[Finding]:
-    """Whoever is not logged in is led to the token service; docker sends its password there."""
-    answer = front.ask("GET", f"{front.target.prefix}/v2/", with_login=False)
-    found = _REALM.search(answer.headers.get("WWW-Authenticate", ""))
-    if answer.status != 401 or found is None:
-        return
-    wanted = f"{front.target.base}/v2/token"
-    if found[1] != wanted:
-        text = f"logins are sent to {found[1]} instead of {wanted}"
-        yield wrong("login address", text, *remedies.outside_address(front.target.base, front.target.prefix))
-    else:
-        yield ok("login address", wanted)
 
 
 def forwarded(front: Front) -> Iterator[Finding]:
@@ -128,10 +113,10 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def redirect(target: Target, port: int = 80) -> Iterator[Finding]:
+def redirect(target: Target, home: Home, port: int = 80) -> Iterator[Finding]:
     """Of plain HTTP, where https is on its usual port."""
     try:
-        answer = Front(Target("http", target.host, port, target.prefix), timeout=5).ask("GET", f"{target.prefix}/v2/")
+        answer = Front(Target("http", target.host, port, target.prefix), timeout=5).ask("GET", target.prefix + home.path)
     except NoAnswer:
         yield ok("http", f"port {port} is closed")
         return

@@ -15,7 +15,7 @@ from functools import lru_cache
 from limits.storage import Storage
 
 from noraflask.services.limits.bucket import TICKS, Bucket, Taken, look, take
-from noraflask.services.sharing import SharedLock
+from noraflask.services.shared_lock import SharedLock
 
 SCHEME = "nora+shared"
 """Of the address by which flask-limiter finds it."""

@@ -1,11 +1,12 @@
 """Every metric that is counted: name, labels, and the label values that are there from the start, so that no alert misses a first event.
 
 Names, labels and label values of NORA are kept (fact sheet metrics.md, since-1.1.md section 6); the others are ours. Labels never hold names of
-artifacts, users or addresses. docs/monitoring.md is checked against this table and figures.py.
+artifacts, users or addresses. docs/monitoring.md is checked against this table and scrape_metrics.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,7 +18,7 @@ REGISTRIES_AND_OTHER = ("<registries>", OTHER)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 METHOD_OTHER = "other"
 
-COUNTER, HISTOGRAM, GAUGE = "counter", "histogram", "gauge_livesum"
+COUNTER, HISTOGRAM, GAUGE = "counter", "histogram", "gauge"
 """A gauge here is a number that each process has of its own, and that is added up over those that live."""
 
 HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -37,14 +38,22 @@ class Family:
     """Of each label, those that are there from the start, in all combinations. None: whatever comes."""
     buckets: tuple[float, ...] = ()
 
-    def presets(self, registries: tuple[str, ...]) -> list[tuple[str, ...]]:
+    @property
+    def by_repository(self) -> bool:
+        return self.labels[:1] == ("registry",)
+
+    def presets(self, in_full: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, ...]]:
+        """Labels that are there before anything is counted. `in_full`: repositories that have all of them, `others`: those that have only
+        what is counted by repository alone; the rest of theirs comes with the first event, or 200 of them would fill each scrape with zeros."""
         if self.values is None:
-            return []
-        return list(product(*(_filled_in(of_label, registries) for of_label in self.values)))
-
-
-def _filled_in(values: tuple[str, ...], registries: tuple[str, ...]) -> list[str]:
-    return [filled for value in values for filled in (registries if value == REGISTRIES[0] else (value,))]
+            return
+        if not self.by_repository:
+            yield from product(*self.values)
+            return
+        names, *rest = self.values
+        yield from product((*in_full, *(name for name in names if name != REGISTRIES[0])), *rest)
+        if not rest and self.kind == COUNTER:
+            yield from ((name,) for name in others)
 
 
 # Requests.

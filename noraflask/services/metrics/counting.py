@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.utils import floatToGoString
 
 from noraflask.services.metrics import catalogue
-from noraflask.services.metrics.bank import Bank, Buckets, Series
 from noraflask.services.metrics.catalogue import COUNTER, FAMILIES, GAUGE, HISTOGRAM, METHOD_OTHER, METHODS, OTHER, Family
+from noraflask.services.metrics.counter_files import Buckets, CounterFiles, TooMany
 
-MOST_SERIES = 2000
-"""Of one family; a label that is not as bounded as was thought must not fill the memory."""
+MOST_REMEMBERED = 50_000
+"""Kinds of requests whose cells a process has at hand."""
 _METHODS = frozenset(METHODS)
 
 
@@ -30,84 +33,114 @@ class NullMetrics:
 
 
 class Metrics(NullMetrics):
-    def __init__(self, bank: Bank, registries: tuple[str, ...]) -> None:
-        self.bank = bank
-        self._registries = registries
-        self._lock = threading.Lock()
-        self._numbers: dict[tuple[Family, tuple[str, ...]], Series] = {}
+    def __init__(self, files: CounterFiles, repositories: Callable[[], Collection[str]], in_full: Collection[str] = ()) -> None:
+        """`repositories`: the names of those that there are now; the same object as long as nothing has changed, which is cheaper to tell.
+
+        `in_full`: repositories all of whose series are there from the start. The value `registry` of a label is a repository's name or `other`,
+        whatever is counted: no client can make series.
+        """
+        self.files = files
+        self._repositories, self._in_full = repositories, tuple(in_full)
+        self._seen: Collection[str] = ()
+        self._names: frozenset[str] = frozenset()
+        self._numbers: dict[tuple[Family, tuple[str, ...]], int] = {}
         self._buckets: dict[tuple[Family, tuple[str, ...]], Buckets] = {}
-        self._sizes: dict[Family, int] = {}
         self._requests: dict[tuple[str, str, str], _Request] = {}
-        for family in FAMILIES:
-            for labels in family.presets(registries):
-                self._bucket(family, labels) if family.kind == HISTOGRAM else self._number(family, labels)
         self._in_flight = self._number(catalogue.HTTP_IN_FLIGHT, ())
+        self._make_presets()
+
+    def names(self) -> frozenset[str]:
+        current = self._repositories()
+        if current is not self._seen:
+            self._seen, self._names = current, frozenset(current)
+        return self._names
 
     def count(self, family: Family, *labels: str, by: float = 1.0) -> None:
         assert family.kind == COUNTER
-        series, bank = self._number(family, labels), self.bank
-        with bank.lock:
-            bank.counters[series.cell] += by
+        cell, files = self._number(family, labels), self.files
+        with files.lock:
+            files.cells[cell] += by
 
     def observe(self, family: Family, amount: float, *labels: str) -> None:
-        buckets, bank = self._bucket(family, labels), self.bank
-        with bank.lock:
-            buckets.observe(bank.histograms, amount)
+        buckets, files = self._bucket(family, labels), self.files
+        with files.lock:
+            buckets.observe(files.cells, amount)
 
     def change(self, family: Family, by: float) -> None:
         assert family.kind == GAUGE
-        series, bank = self._number(family, ()), self.bank
-        with bank.lock:
-            bank.gauges[series.cell] += by
+        cell, files = self._number(family, ()), self.files
+        with files.lock:
+            files.cells[cell] += by
 
     def request_began(self) -> None:
-        bank = self.bank
-        with bank.lock:
-            bank.gauges[self._in_flight.cell] += 1.0
+        files = self.files
+        with files.lock:
+            files.cells[self._in_flight] += 1.0
 
     def request_answered(self, registry: str, method: str, status: str, seconds: float, decision: str | None) -> None:
         """Before the first byte leaves: whoever has an answer finds it counted, whatever becomes of this process.
 
         `decision`: the gate's answer, None: it was not asked.
         """
-        made = self._requests.get((registry, method, status)) or self._request(registry, method, status)
+        request = self._requests.get((registry, method, status)) or self._request(registry, method, status)
         decided = self._number(catalogue.CURATION_DECISIONS, (decision,)) if decision else None
-        bank = self.bank
-        with bank.lock:
-            bank.counters[made.requests.cell] += 1.0
-            if decided:
-                bank.counters[decided.cell] += 1.0
-            made.head.observe(bank.histograms, seconds)
+        files = self.files
+        with files.lock:
+            cells = files.cells
+            cells[request.requests] += 1.0
+            if decided is not None:
+                cells[decided] += 1.0
+            request.head.observe(cells, seconds)
 
     def request_done(self, registry: str, method: str, status: str, seconds: float, received: int, sent: int, served: bool) -> None:
         """When the last byte has left, or could not. `served`: an artifact was."""
-        made = self._requests.get((registry, method, status)) or self._request(registry, method, status)
-        bank = self.bank
-        with bank.lock:
-            counters = bank.counters
+        request = self._requests.get((registry, method, status)) or self._request(registry, method, status)
+        files = self.files
+        with files.lock:
+            cells = files.cells
             if sent:
-                counters[made.sent.cell] += sent
+                cells[request.sent] += sent
             if received:
-                counters[made.received.cell] += received
-            if served and made.downloads and made.hits:
-                counters[made.downloads.cell] += 1.0
-                counters[made.hits.cell] += 1.0
-            made.last.observe(bank.histograms, seconds)
-            bank.gauges[self._in_flight.cell] -= 1.0
+                cells[request.received] += received
+            if served and request.downloads is not None and request.hits is not None:
+                cells[request.downloads] += 1.0
+                cells[request.hits] += 1.0
+            request.last.observe(cells, seconds)
+            cells[self._in_flight] -= 1.0
 
     def storage_timer(self, operation: str, backend: str) -> Callable[[str, float], None]:
-        bank, took = self.bank, self._bucket(catalogue.STORAGE_DURATION, (backend, operation))
+        files, took = self.files, self._bucket(catalogue.STORAGE_DURATION, (backend, operation))
         done = {status: self._number(catalogue.STORAGE_OPERATIONS, (operation, status)) for status in ("ok", "not_found", "error")}
 
         def timer(status: str, seconds: float) -> None:
-            with bank.lock:
-                bank.counters[done[status].cell] += 1.0
-                took.observe(bank.histograms, seconds)
+            with files.lock:
+                files.cells[done[status]] += 1.0
+                took.observe(files.cells, seconds)
 
         return timer
 
+    def collect(self) -> Iterator[Metric]:
+        """Everything that all processes have counted, for a scrape. What was counted of a repository that is gone by now stays."""
+        counted: dict[Family, dict[tuple[str, ...], tuple[float, ...]]] = {family: self._presets(family) for family in FAMILIES}
+        for series, cells in self.files.totals():
+            counted.setdefault(series.family, {})[series.labels] = cells
+        yield from (_metric(family, rows) for family, rows in counted.items() if rows)
+
+    def _make_presets(self) -> None:
+        """Those of `in_full` have their cells from the start, so that they are counted even where the tmpfs fills up later."""
+        present = [name for name in self._in_full if name in self.names()]
+        for family in FAMILIES:
+            for labels in family.presets(present, ()):
+                self._bucket(family, labels) if family.kind == HISTOGRAM else self._number(family, labels)
+
+    def _presets(self, family: Family) -> dict[tuple[str, ...], tuple[float, ...]]:
+        names = self.names()
+        in_full = [name for name in self._in_full if name in names]
+        zeros = (0.0,) * (len(family.buckets) + 2)
+        return dict.fromkeys(family.presets(in_full, names.difference(in_full)), zeros)
+
     def _request(self, registry: str, method: str, status: str) -> _Request:
-        known, named = registry in self._registries, method if method in _METHODS else METHOD_OTHER
+        known, named = registry in self.names(), method if method in _METHODS else METHOD_OTHER
         place = (registry,) if known else (OTHER,)
         made = _Request(
             self._number(catalogue.HTTP_REQUESTS, (*place, named, status)),
@@ -118,40 +151,72 @@ class Metrics(NullMetrics):
             self._bucket(catalogue.HTTP_DURATION, (*place, named)),
             self._bucket(catalogue.HTTP_LAST_BYTE, place),
         )
-        if method == named and len(self._requests) < MOST_SERIES:
+        if method == named and registry == place[0]:
+            if len(self._requests) >= MOST_REMEMBERED:
+                self._requests.clear()
             self._requests[registry, method, status] = made
         return made
 
-    def _number(self, family: Family, labels: tuple[str, ...]) -> Series:
-        found = self._numbers.get((family, labels))
-        if found is None:
-            found = self._make(self._numbers, family, labels, lambda named: self.bank.series(family, family.name, named))
-        return found
+    def _number(self, family: Family, labels: tuple[str, ...]) -> int:
+        cell = self._numbers.get((family, labels))
+        if cell is None:
+            labels = self._bounded(family, labels)
+            cell = self._numbers.get((family, labels))
+            if cell is None:
+                labels, cell = self._first_cell(family, labels)
+                self._numbers[family, labels] = cell
+        return cell
 
     def _bucket(self, family: Family, labels: tuple[str, ...]) -> Buckets:
-        found = self._buckets.get((family, labels))
-        if found is None:
-            found = self._make(self._buckets, family, labels, lambda named: self.bank.buckets(family, named))
-        return found
+        buckets = self._buckets.get((family, labels))
+        if buckets is None:
+            labels = self._bounded(family, labels)
+            buckets = self._buckets.get((family, labels))
+            if buckets is None:
+                labels, first = self._first_cell(family, labels)
+                buckets = self._buckets[family, labels] = Buckets(family.buckets, first)
+        return buckets
 
-    def _make(self, made: dict[Any, Any], family: Family, labels: tuple[str, ...], make: Callable[[dict[str, str]], Any]) -> Any:
-        with self._lock:
-            if self._sizes.get(family, 0) >= MOST_SERIES:
-                labels = (OTHER,) * len(labels)
-            if (family, labels) not in made:
-                made[family, labels] = make(dict(zip(family.labels, labels, strict=True)))
-                self._sizes[family] = self._sizes.get(family, 0) + 1
-            return made[family, labels]
+    def _bounded(self, family: Family, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if family.by_repository and labels[0] not in self.names():
+            return (OTHER, *labels[1:])
+        return labels
+
+    def _first_cell(self, family: Family, labels: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+        """And the labels under which it is counted, which are `other` where there are too many."""
+        try:
+            return labels, self.files.first_cell(family, labels)
+        except TooMany:
+            kept = labels[: family.by_repository]
+            labels = (*kept, *(OTHER,) * (len(labels) - len(kept)))
+            return labels, self.files.first_cell(family, labels)
 
 
+@dataclass(slots=True, eq=False)
 class _Request:
-    """What requests to one repository, with one method and one status, count."""
+    """Where requests to one repository, with one method and one status, are counted."""
 
-    __slots__ = ("downloads", "head", "hits", "last", "received", "requests", "sent")
+    requests: int
+    sent: int
+    received: int
+    downloads: int | None
+    hits: int | None
+    head: Buckets
+    last: Buckets
 
-    def __init__(
-        self, requests: Series, sent: Series, received: Series, downloads: Series | None, hits: Series | None, head: Buckets, last: Buckets
-    ) -> None:
-        self.requests, self.sent, self.received, self.downloads, self.hits, self.head, self.last = (
-            requests, sent, received, downloads, hits, head, last,
-        )  # fmt: skip
+
+def _metric(family: Family, rows: dict[tuple[str, ...], tuple[float, ...]]) -> Metric:
+    name = family.name.removesuffix("_total") if family.kind == COUNTER else family.name
+    metric = Metric(name, family.help, family.kind)
+    bounds = [floatToGoString(bound) for bound in (*family.buckets, float("inf"))]
+    for values, cells in rows.items():
+        labels = dict(zip(family.labels, values, strict=True))
+        if family.kind != HISTOGRAM:
+            metric.add_sample(family.name, labels, cells[0])
+            continue
+        counts = list(accumulate(cells[1:]))
+        for bound, count in zip(bounds, counts, strict=True):
+            metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)
+        metric.add_sample(f"{name}_count", labels, counts[-1])
+        metric.add_sample(f"{name}_sum", labels, cells[0])
+    return metric

@@ -1,4 +1,4 @@
-"""A canary pushed and pulled through the real front, as an OCI client would, with a look at each thing that proxies get wrong.
+"""A canary image, pushed and pulled through the real front as a client would, with a look at each thing that proxies get wrong.
 
 It lives in a name of its own, is removed whatever happens, and its bytes are the same for each run, so that what storage keeps of them until a
 garbage collection is there once. Sections named are those of the OCI distribution-spec.
@@ -13,15 +13,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPMessage
 from urllib.parse import urlsplit
 
+from noraflask.formats.docker.canary_answers import judge_location, judge_pull, missing_headers, remedy_of_413
 from noraflask.services.doctor import remedies
-from noraflask.services.doctor.findings import Finding, ok, warning, wrong
+from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.services.doctor.front import Answer, Exchange, Front, NoAnswer
 from noraflask.services.doctor.machine import MIB, size_text
 
-NAME = "nora-doctor"
 ANNOUNCED_BYTES = 5 * 1024 * MIB
 """As large as layers get: what a limit of the proxy says to that is asked by announcing it, not by sending it."""
 EARLY_SECONDS = 2.0
@@ -35,6 +34,7 @@ BROKEN = (400, 408, 499, 502, 503, 504)
 SMALL_BYTES = 256 * 1024
 """Instead of the wanted size, behind a proxy that refuses that."""
 PIECE_BYTES = 64 * 1024
+OCTETS: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 
@@ -141,7 +141,7 @@ class Canary:
         answer = self.front.ask("PUT", f"{session}?digest={layer.digest}", layer.pieces(), OCTETS, length=layer.size)
         if answer.status == 413 and layer.size > SMALL_BYTES:
             self.is_limited = True
-            yield wrong("push", f"a layer of {size_text(layer.size)} is refused: {answer.told()}", *_of_413(answer))
+            yield wrong("push", f"a layer of {size_text(layer.size)} is refused: {answer.told()}", *remedy_of_413(answer))
             layer = Layer("at once", SMALL_BYTES)
             session = self._begin("push", None)
             answer = self.front.ask("PUT", f"{session}?digest={layer.digest}", layer.pieces(), OCTETS, length=layer.size)
@@ -191,7 +191,7 @@ class Canary:
             return
         if answer.status == 413:
             self._cancel(session)
-            yield wrong("body limit", f"a layer of unknown length is refused: {answer.told()}", *_of_413(answer))
+            yield wrong("body limit", f"a layer of unknown length is refused: {answer.told()}", *remedy_of_413(answer))
             return
         if answer.status in BROKEN:
             self._cancel(session)
@@ -253,7 +253,7 @@ class Canary:
             raise Stop(
                 warning("pull", f"not tried: {answer.told()}", f'[[allow]]   format = "docker"   name = "{NAME}/**"   (in curation.rules_path)')
             )
-        yield from judge_pull(answer, digest, size)
+        yield judge_pull(answer, digest, size)
         head = self.front.ask("HEAD", path)
         if head.status != 200 or head.headers.get("Content-Length") != str(size):
             told = f"Content-Length {head.headers.get('Content-Length') or 'is missing'}, expected {size}" if head.status == 200 else head.told()
@@ -367,7 +367,7 @@ class Canary:
         if answer.status in (401, 403) and answer.is_ours:
             raise Stop(wrong(check, f"{what} is refused: {answer.told()}", remedies.LOGIN))
         if answer.status == 413:
-            raise Stop(wrong(check, f"{what} is refused: {answer.told()}", *_of_413(answer)))
+            raise Stop(wrong(check, f"{what} is refused: {answer.told()}", *remedy_of_413(answer)))
         if answer.status == 405 or (answer.status == 403 and not answer.is_ours):
             raise Stop(wrong(check, f"{what} is refused: {answer.told()}", *remedies.METHODS))
         if answer.status in (502, 503, 504) and not answer.is_ours:
@@ -376,50 +376,3 @@ class Canary:
 
     def _address_remedy(self) -> tuple[str, ...]:
         return remedies.outside_address(self.front.target.base, self.front.target.prefix)
-
-
-OCTETS: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
-
-
-def _of_413(answer: Answer) -> tuple[str, ...]:
-    return ("docker.max_upload_session_size_mb = 20480",) if answer.is_ours else remedies.BODY_LIMIT
-
-
-def judge_location(front: Front, location: str, absolute: str, asked: str, remedy: tuple[str, ...]) -> Iterator[Finding]:
-    """Does it lead back through the front, by scheme, host, port and sub-path?"""
-    wanted = front.target.origin + asked
-    if not location:
-        yield wrong("Location", "is missing in the answer to the start of an upload", *remedies.ANSWER_HEADERS)
-    elif not absolute.startswith(wanted):
-        yield wrong("Location", f"{location} does not lead through {front.target.base}: clients cannot go on with an upload", *remedy)
-
-
-def judge_pull(answer: Answer, digest: str, size: int) -> Iterator[Finding]:
-    accel = next((name for name in ("X-Accel-Redirect", "X-Sendfile") if answer.headers.get(name)), "")
-    if answer.status != 200:
-        yield wrong("pull", f"of a layer: {answer.told()}", *remedies.UPSTREAM)
-    elif accel:
-        told = f"{accel} reaches the client{' and no bytes do' if not answer.size else ''}: the proxy does not act on it"
-        yield wrong("pull", told, *remedies.ACCEL)
-    elif answer.headers.get("Content-Encoding"):
-        told = f"the proxy compresses layers ({answer.headers['Content-Encoding']}): their digests are those of other bytes"
-        yield wrong("pull", told, *remedies.COMPRESSION)
-    elif answer.cut or answer.size < size:
-        told = f"a layer ends after {answer.size} of {size} bytes: {answer.cut or 'the answer says that this is all'}"
-        yield wrong("pull", told, *remedies.PULL_CUT)
-    elif answer.digest != digest:
-        yield wrong("pull", "other bytes come back than were pushed", *remedies.COMPRESSION)
-    else:
-        lost = list(missing_headers(answer.headers, digest))
-        if lost:
-            yield wrong("pull", f"the proxy changes what the registry says of a layer: {', '.join(lost)}", *remedies.ANSWER_HEADERS)
-        else:
-            yield ok("pull", f"a layer of {size_text(size)}, whole; Docker-Content-Digest and ETag come through")
-
-
-def missing_headers(headers: HTTPMessage, digest: str) -> Iterator[str]:
-    """What of an answer is not as the registry says it."""
-    for name, wanted in (("Docker-Content-Digest", digest), ("ETag", f'"{digest}"')):
-        found = headers.get(name)
-        if found != wanted:
-            yield f"{name} is {found}" if found else f"{name} is missing"

@@ -6,16 +6,16 @@ import os
 
 import pytest
 
-from noraflask.services.metrics import figures as module
-from noraflask.services.metrics.figures import Usage
+from noraflask.services.metrics import scrape_metrics as module
 from noraflask.services.metrics.memory import memory_limit
+from noraflask.services.metrics.scrape_metrics import Usage
 from noraflask.services.reloads import WorkerPolicy
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_processes(make_app, monkeypatch):
-    figures = make_app(metrics={"enabled": True}).figures
+    figures = make_app(metrics={"enabled": True}).scrape_metrics
     usages = {
         1: Usage(cpu_seconds=3, children_cpu_seconds=100, memory_bytes=10, descriptors=7),
         os.getpid(): Usage(cpu_seconds=5, children_cpu_seconds=1000, memory_bytes=20, descriptors=50),

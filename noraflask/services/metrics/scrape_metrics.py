@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +29,14 @@ Labelled = tuple[tuple[str, ...], float]
 
 
 @dataclass(eq=False)
-class Figures:
-    registries: tuple[str, ...]
+class ScrapeMetrics:
+    repositories: Callable[[], Collection[str]]
+    """Names of those that there are now."""
     workers: int
     """As configured."""
     max_connections: int
     volumes: dict[str, Path]
-    """storage and staging: folders."""
+    """Folders by name: storage, staging, and state where it lies on another file system."""
     health: Health
     staging: Staging
     curation: Curation
@@ -136,11 +137,9 @@ class Figures:
 
     def _stock(self) -> Iterator[Metric]:
         stock = self.inventory.current()
-        artifacts = stock.artifacts or {}
-        yield gauge(
-            "nora_artifacts_total", "Names that hold artifacts.", ("registry",), [((name,), artifacts.get(name, 0)) for name in self.registries]
-        )
-        places = (*self.registries, "total") if len(self.registries) == 1 else ("total",)
+        artifacts, names = stock.artifacts or {}, self.repositories()
+        yield gauge("nora_artifacts_total", "Names that hold artifacts.", ("registry",), [((name,), artifacts.get(name, 0)) for name in names])
+        places = (*names, "total") if len(names) == 1 else ("total",)
         yield gauge(
             "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), stock.bytes) for place in places]
         )
@@ -152,7 +151,7 @@ class Figures:
     def _of_nora(self) -> Iterator[Metric]:
         """Of what this version does not do yet; see catalogue.py."""
         for name, help in (("nora_circuit_breaker_state", "0: no upstream is cut off."), ("nora_proxy_inflight", "Fetches under way.")):
-            yield gauge(name, help, ("registry",), [((registry,), 0) for registry in self.registries])
+            yield gauge(name, help, ("registry",), [((name,), 0) for name in self.repositories()])
         yield gauge("nora_config_deprecated", "Deprecated settings in use.", ("reason",), [(("curation_mode_implicit",), 0)])
         for name, help in (
             ("nora_proxy_active_downloads", "Blob fetches under way."),

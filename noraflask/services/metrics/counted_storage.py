@@ -8,22 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from noraflask.errors import AlreadyExists, NotFound
-from noraflask.services.metrics.catalogue import OTHER, STORAGE_GET_BYTES
+from noraflask.services.metrics.catalogue import STORAGE_GET_BYTES
 from noraflask.services.metrics.counting import NullMetrics
 
 OPERATIONS = {"create": "put", "replace": "put", "delete": "delete", "stat": "stat", "whole": "get"}
 """Verbs by the name of the operation that NORA counts; `open` is either of two."""
 
 
-class Measured:
-    def __init__(self, storage: Any, metrics: NullMetrics, registries: tuple[str, ...]) -> None:
-        """`registries`: beginnings of keys that a repository has for itself."""
+class CountedStorage:
+    def __init__(self, storage: Any, metrics: NullMetrics) -> None:
         self._storage = storage
         self._metrics = metrics
         for verb, operation in OPERATIONS.items():
             if hasattr(storage, verb):
                 timed = self._timed(getattr(storage, verb), operation)
-                setattr(self, verb, self._sized(timed, registries) if operation == "get" else timed)
+                setattr(self, verb, self._sized(timed) if operation == "get" else timed)
         self._open_whole = self._timed(storage.open, "get_reader")
         self._open_range = self._timed(storage.open, "get_range")
 
@@ -33,13 +32,12 @@ class Measured:
     def open(self, key: Any, start: int = 0, stop: int | None = None) -> Any:
         return (self._open_range if start or stop is not None else self._open_whole)(key, start, stop)
 
-    def _sized(self, whole: Callable[[Any], bytes], registries: tuple[str, ...]) -> Callable[[Any], bytes]:
+    def _sized(self, whole: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
         observe = self._metrics.observe
 
         def sized(key: Any) -> bytes:
             data = whole(key)
-            first = str(key).partition("/")[0]
-            observe(STORAGE_GET_BYTES, len(data), first if first in registries else OTHER)
+            observe(STORAGE_GET_BYTES, len(data), str(key).partition("/")[0])  # a repository's name, or what is counted as `other`
             return data
 
         return sized

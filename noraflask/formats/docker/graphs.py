@@ -1,0 +1,169 @@
+"""Graphs of images, read from storage: what the manifests of a name are made of, and which tags lead to them.
+
+A graph is read once for each state of its name, in each process, by one thread; requests and explanations share it.
+
+What one hostile pusher can make of it: 36,000 blobs of a byte or two fill a manifest of 4 MiB with descriptors, and each further manifest of that
+kind is 430 KB of edges. So all is bounded by bytes. Where one name would take more than GRAPHS_BYTES, the gate says no to what is in that name, and
+to nothing else. The graphs of other names may be driven out of memory, and are then read again; their locks are their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from noraflask.digest import Digest
+from noraflask.errors import InvalidDigest, ManifestInvalid, NotFound
+from noraflask.formats.docker.protocol import keys, manifests
+from noraflask.services.bounded_memory import BoundedMemory
+from noraflask.services.content import Content
+from noraflask.services.name_locks import NameLocks
+
+GRAPHS_BYTES = 128 * 1024 * 1024
+"""Of one process, all graphs together, and the most that one may have."""
+PARTS_BYTES = 16 * 1024 * 1024
+"""Likewise: what parsed manifests are made of, so that a push to a large name does not cost reading all its manifests again."""
+PARTS_SHARE_BYTES = PARTS_BYTES // 64
+WAIT_SECONDS = 10
+"""How long a thread waits for another that reads the same graph."""
+NODE_BYTES = 300
+"""A digest or a tag as text, its place in a dict and in a list."""
+EDGE_BYTES = 12
+DIGEST_BYTES = 130
+"""As text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """All manifests of a name: their tags, what they are made of, and who is made of them."""
+
+    tags: dict[str, list[str]] = field(default_factory=dict)
+    """By digest."""
+    parents: dict[str, list[str]] = field(default_factory=dict)
+    """Indexes, by the digest of a child."""
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    """Manifests, by the digest of a blob."""
+    digests: frozenset[str] = frozenset()
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Of manifests that were pushed under another algorithm: what rules are likely to call the same bytes."""
+    is_too_large: bool = False
+    """The name holds more than is kept of one; nothing of it is known then."""
+
+
+TOO_LARGE = Graph(is_too_large=True)
+
+
+class Parts(NamedTuple):
+    """What a manifest is made of, which never changes."""
+
+    children: tuple[str, ...]
+    blobs: tuple[str, ...]
+    alias: str
+    """Its sha256."""
+
+
+class Graphs:
+    """Of one storage, in one process."""
+
+    def __init__(self, limit_bytes: int = GRAPHS_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._known: BoundedMemory[tuple[str, str], tuple[object, Graph]] = BoundedMemory(limit_bytes)
+        """With the revision that it was read at."""
+        self._parts: BoundedMemory[tuple[str, str], Parts] = BoundedMemory(PARTS_BYTES, PARTS_SHARE_BYTES)
+        self._locks = NameLocks(WAIT_SECONDS)
+
+    def of(self, content: Content, repository: str, name: str) -> Graph:
+        """Raises Unavailable where another thread needs too long for it."""
+        graph = self._current(content, repository, name)[1]
+        if graph is None:
+            with self._locks.hold((repository, name)):
+                revision, graph = self._current(content, repository, name)  # another thread may have read it meanwhile
+                if graph is None:
+                    graph, size_bytes = self._read(content, repository, name)
+                    if revision is not None:
+                        self._known.put((repository, name), (revision, graph), size_bytes)
+        return graph
+
+    def _current(self, content: Content, repository: str, name: str) -> tuple[object | None, Graph | None]:
+        """The name's revision, and its graph, if it was read at that revision."""
+        revision = revision_of(content, repository, name)
+        known = self._known.get((repository, name)) if revision is not None else None
+        return revision, known[1] if known is not None and known[0] == revision else None
+
+    def _read(self, content: Content, repository: str, name: str) -> tuple[Graph, int]:
+        """With an estimate of its bytes."""
+        tags: dict[str, list[str]] = {}
+        parents: dict[str, list[str]] = {}
+        holders: dict[str, list[str]] = {}
+        aliases: dict[str, str] = {}
+        digests: set[str] = set()
+        nodes = edges = 0
+        for tag, digest in _tags(content, repository, name):
+            tags.setdefault(digest, []).append(tag)
+            nodes += 1
+        for digest in content.names(keys.manifests_folder(repository, name)):
+            digests.add(digest)
+            parts = self._parse(content, repository, name, digest)
+            if parts is None:
+                continue
+            if parts.alias != digest:
+                aliases[digest] = parts.alias
+            for child in parts.children:
+                parents.setdefault(child, []).append(digest)
+            for blob in parts.blobs:
+                holders.setdefault(blob, []).append(digest)
+            edges += len(parts.children) + len(parts.blobs)
+            if (nodes + len(digests) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES > self._limit_bytes:
+                return TOO_LARGE, 0
+        size_bytes = (nodes + len(digests) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES
+        return Graph(tags, parents, holders, frozenset(digests), aliases), size_bytes
+
+    def _parse(self, content: Content, repository: str, name: str, digest: str) -> Parts | None:
+        """None: its bytes are lost."""
+        try:
+            wanted = Digest.parse(digest)
+            document = content.document(keys.manifest_pointer(repository, name, wanted))
+            if document is None:
+                return None
+            media_type = manifests.parse_pointer(document).media_type
+            parts = self._parts.get((digest, media_type))
+            if parts is None:
+                parts = _parts_of(content.read(wanted), media_type, wanted)
+                self._parts.put((digest, media_type), parts, DIGEST_BYTES * (len(parts.children) + len(parts.blobs)))
+            return parts
+        except (NotFound, ManifestInvalid, InvalidDigest):
+            return None
+
+
+def _tags(content: Content, repository: str, name: str) -> Iterator[tuple[str, str]]:
+    for tag in content.names(keys.tags_folder(repository, name)):
+        document = content.document(keys.tag_pointer(repository, name, tag))
+        if document:
+            yield tag, str(manifests.parse_pointer(document).digest)
+
+
+def _parts_of(data: bytes, media_type: str, digest: Digest) -> Parts:
+    manifest = manifests.parse_manifest(data, media_type)
+    alias = digest if digest.algorithm == "sha256" else Digest.of(data)
+    return Parts(tuple(map(str, manifest.children)), tuple(map(str, manifest.blobs)), str(alias))
+
+
+def revision_of(content: Content, repository: str, name: str) -> object | None:
+    """The state of all that a name's graph is read from. None: it cannot be told now."""
+    return content.stamp(keys.tags_folder(repository, name), keys.manifests_folder(repository, name))
+
+
+_GRAPHS: WeakKeyDictionary[Content, Graphs] = WeakKeyDictionary()
+_GRAPHS_LOCK = threading.Lock()
+
+
+def graph_of(content: Content, repository: str, name: str) -> Graph:
+    """As Graphs.of(), from the one memory that this process has for that storage."""
+    graphs = _GRAPHS.get(content)
+    if graphs is None:
+        with _GRAPHS_LOCK:
+            graphs = _GRAPHS.setdefault(content, Graphs())
+    return graphs.of(content, repository, name)

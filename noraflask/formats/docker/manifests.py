@@ -1,0 +1,146 @@
+"""Manifests ("Pulling manifests", "Pushing Manifests", "Deleting Manifests", "Deleting tags")."""
+
+from __future__ import annotations
+
+from flask import Response, request
+
+from noraflask.digest import Digest
+from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, NotFound
+from noraflask.formats.docker.blueprint import IMMUTABLE, access, address, bp, content_headers
+from noraflask.formats.docker.protocol import keys, media_types, names
+from noraflask.formats.docker.protocol import manifests as protocol
+from noraflask.formats.docker.protocol.manifests import Manifest, StoredManifest
+from noraflask.formats.docker.verdicts import permit_manifest
+from noraflask.services.metrics import catalogue
+from noraflask.services.staging import read_body
+from noraflask.web.access import DELETE, PULL, PUSH
+from noraflask.web.context import note, repository, services
+from noraflask.web.gate import served
+from noraflask.web.responses import Answer, send
+
+
+@bp.get("/<path:name>/manifests/<reference>")
+@access(PULL)
+def get_manifest(name: str, reference: str) -> Response:
+    wanted = names.parse_reference(reference)
+    stored = find_manifest(name, wanted)
+    granted = permit_manifest(name, wanted, stored.digest)
+    accept = request.environ.get("HTTP_ACCEPT")
+    if isinstance(wanted, str) and not media_types.accepts(accept, stored.media_type):
+        stored = acceptable_child(name, stored, accept)
+        granted = permit_manifest(name, stored.digest, stored.digest)
+    served(granted, str(stored.digest))
+    headers = content_headers(stored.digest, {"Vary": "Accept"} if isinstance(wanted, str) else IMMUTABLE)
+    return send(granted, stored.digest, stored.size, stored.media_type, ManifestUnknown, headers)
+
+
+@bp.put("/<path:name>/manifests/<reference>")
+@access(PUSH)
+def put_manifest(name: str, reference: str) -> Response:
+    target = names.parse_reference(reference)
+    tags = [names.parse_tag(tag) for tag in request.args.getlist("tag")]
+    wanted = Digest.parse(request.args["digest"]) if "digest" in request.args else None
+    if isinstance(target, str):
+        tags.insert(0, target)
+    else:
+        wanted = target
+    limit = min(protocol.MANIFEST_BYTES, services().config.server.body_limit_mb << 20)
+    data = read_body(request.stream, limit, request.content_length)
+    digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
+    if wanted and wanted != digest:
+        raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})
+    manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
+    check_references(name, manifest)
+    keep_manifest(name, manifest, StoredManifest(digest, manifest.media_type, len(data)), data, tags)
+    for tag in tags or [""]:
+        note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
+    services().metrics.count(catalogue.UPLOADS, repository().name)
+    response = Answer(status=201, headers={"Location": address(f"{name}/manifests/{digest}"), "Docker-Content-Digest": str(digest)})
+    if manifest.subject:
+        response.headers["OCI-Subject"] = str(manifest.subject)
+    for tag in tags:
+        response.headers.add("OCI-Tag", tag)
+    return response
+
+
+@bp.delete("/<path:name>/manifests/<reference>")
+@access(DELETE)
+def delete_manifest(name: str, reference: str) -> Response:
+    """By tag: that tag alone. By digest: the manifest, the tags that lead to it, and its entry among its subject's referrers."""
+    wanted = names.parse_reference(reference)
+    content, repository_name = services().content, repository().name
+    stored = find_manifest(name, wanted)
+    if isinstance(wanted, str):
+        content.remove(keys.tag_pointer(repository_name, name, wanted))
+        note("delete", f"{name}:{wanted}", f"manifest {stored.digest}, the tag alone")
+        return Answer(status=202)
+    for tag in content.names(keys.tags_folder(repository_name, name)):
+        document = content.document(keys.tag_pointer(repository_name, name, tag))
+        if document and protocol.parse_pointer(document).digest == wanted:
+            content.remove(keys.tag_pointer(repository_name, name, tag))
+    try:
+        subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
+    except ManifestUnknown:  # its bytes are lost; what is left must be deletable all the same
+        subject = None
+    if subject:
+        content.remove(keys.referrer_pointer(repository_name, name, subject, wanted))
+    content.remove(keys.manifest_pointer(repository_name, name, wanted))
+    note("delete", f"{name}@{wanted}", "manifest")
+    return Answer(status=202)
+
+
+def find_manifest(name: str, reference: Digest | str) -> StoredManifest:
+    """Raises ManifestUnknown, also for a tag whose manifest is gone."""
+    content, repository_name = services().content, repository().name
+    if isinstance(reference, Digest):
+        document = content.document(keys.manifest_pointer(repository_name, name, reference))
+    else:
+        document = content.document(keys.tag_pointer(repository_name, name, reference))
+    stored = protocol.parse_pointer(document) if document else None
+    if stored is None or (isinstance(reference, str) and not content.exists(keys.manifest_pointer(repository_name, name, stored.digest))):
+        raise ManifestUnknown(detail={"name": name, "reference": str(reference)})
+    return stored
+
+
+def read_manifest(stored: StoredManifest) -> bytes:
+    try:
+        return services().content.read(stored.digest)
+    except NotFound:
+        raise ManifestUnknown(detail={"digest": str(stored.digest)}) from None
+
+
+def acceptable_child(name: str, stored: StoredManifest, accept: str | None) -> StoredManifest:
+    """For a client that does not take the type a tag leads to: the index's default image. Raises ManifestUnknown, as other registries do."""
+    if stored.media_type in media_types.INDEXES:
+        child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
+        if child:
+            return find_manifest(name, child)
+    raise ManifestUnknown(f"the manifest is of type {stored.media_type}, which the request's Accept header does not admit", detail={"name": name})
+
+
+def check_references(name: str, manifest: Manifest) -> None:
+    """Raises ManifestBlobUnknown unless config, layers and children are in this name."""
+    content, repository_name = services().content, repository().name
+    for digest in manifest.blobs:
+        if not content.exists(keys.blob_pointer(repository_name, name, digest)) or content.stat(digest) is None:
+            raise ManifestBlobUnknown(f"the blob {digest} is not in {name}; push it before the manifest", detail={"digest": str(digest)})
+    for digest in manifest.children:
+        if not content.exists(keys.manifest_pointer(repository_name, name, digest)):
+            raise ManifestBlobUnknown(f"the manifest {digest} is not in {name}; push it before the index", detail={"digest": str(digest)})
+
+
+def keep_manifest(name: str, manifest: Manifest, stored: StoredManifest, data: bytes, tags: list[str]) -> None:
+    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it."""
+    content, repository_name = services().content, repository().name
+    document, pointer = protocol.render_pointer(stored), keys.manifest_pointer(repository_name, name, stored.digest)
+    with content.together():
+        content.keep_bytes(data, stored.digest)
+        content.point(pointer, document)
+        content.point(keys.name_pointer(repository_name, name))
+    if content.document(pointer) != document:  # the same bytes under another media type
+        content.repoint(pointer, document)
+    if manifest.subject:
+        entry = keys.referrer_pointer(repository_name, name, manifest.subject, stored.digest)
+        content.repoint(entry, protocol.render_referrer(manifest, stored))
+    for tag in tags:
+        content.repoint(keys.tag_pointer(repository_name, name, tag), document)

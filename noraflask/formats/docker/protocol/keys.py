@@ -1,0 +1,63 @@
+"""Keys of a repository, all below its own name, here `docker`, and an image name, here `team/app`:
+
+    docker/team/app/_blobs/sha256:<hex>                     empty: the blob may be read under this name
+    docker/team/app/_manifests/sha256:<hex>                 JSON: media type and size
+    docker/team/app/_tags/1.0                               JSON: digest, media type and size
+    docker/team/app/_referrers/sha256:<subject>/sha256:<x>  JSON: the descriptor that the referrers API lists
+    docker/.names/team.app                                  empty: the image name exists; a flat folder, so that the catalog need not walk a tree
+
+An image name's parts begin with a letter or digit, so a part that begins with `_` or `.` is never one of them. The bytes are in services/content.py.
+"""
+
+from __future__ import annotations
+
+from noraflask.digest import Digest
+from noraflask.keys import Key
+
+_AS_POINTER = str.maketrans("-./", "+-.")
+_AS_NAME = str.maketrans("+-.", "-./")
+
+
+def blob_pointer(repository: str, name: str, digest: Digest) -> Key:
+    return Key.trusted(f"{repository}/{name}/_blobs/{digest.algorithm}:{digest.hex}")
+
+
+def manifest_pointer(repository: str, name: str, digest: Digest) -> Key:
+    return Key.trusted(f"{repository}/{name}/_manifests/{digest.algorithm}:{digest.hex}")
+
+
+def tag_pointer(repository: str, name: str, tag: str) -> Key:
+    return Key.trusted(f"{tags_folder(repository, name)}/{tag}")
+
+
+def tags_folder(repository: str, name: str) -> str:
+    return f"{repository}/{name}/_tags"
+
+
+def manifests_folder(repository: str, name: str) -> str:
+    return f"{repository}/{name}/_manifests"
+
+
+def referrers_folder(repository: str, name: str, subject: Digest) -> str:
+    return f"{repository}/{name}/_referrers/{subject}"
+
+
+def referrer_pointer(repository: str, name: str, subject: Digest, digest: Digest) -> Key:
+    return Key.trusted(f"{referrers_folder(repository, name, subject)}/{digest}")
+
+
+def names_folder(repository: str) -> str:
+    return f"{repository}/.names"
+
+
+def name_pointer(repository: str, name: str) -> Key:
+    return Key.trusted(f"{names_folder(repository)}/{pointer_of_name(name)}")
+
+
+def pointer_of_name(name: str) -> str:
+    """One file name, in the same order as the names are in: each of `-`, `.` and `/` is written as what comes just before it."""
+    return name.translate(_AS_POINTER)
+
+
+def name_of_pointer(pointer: str) -> str:
+    return pointer.translate(_AS_NAME)

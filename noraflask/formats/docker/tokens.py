@@ -1,0 +1,90 @@
+"""Logins: the ping that asks for one, and bearer tokens (distribution, "Token Authentication Specification", "OAuth2 Token Authentication")."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from flask import Response, request
+
+from noraflask.errors import BadRequest, NotFound, Unauthenticated
+from noraflask.formats.docker.blueprint import JSON, access, bp
+from noraflask.formats.docker.protocol import scopes as protocol
+from noraflask.formats.docker.protocol.scopes import Wanted
+from noraflask.services.auth.principal import Action, Principal, Scope, Source
+from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, may
+from noraflask.web.addresses import absolute, own_host
+from noraflask.web.context import PRINCIPAL, principal, repository, services
+from noraflask.web.forms import read_form_lists
+from noraflask.web.responses import Answer
+
+
+@bp.get("/")
+@access(LOGIN)
+def ping() -> Response:
+    """Clients find out here how to log in, and whether a login is good. So it is closed to anonymous clients also where they may pull."""
+    return Answer("{}", content_type=JSON)
+
+
+@bp.get("/token")
+@access(PUBLIC)
+def get_token() -> Response:
+    """Who asks is known by the Basic login of this request; whoever has none gets a token for what is open to all."""
+    return issue_token(principal(), request.args.getlist("scope"), request.args.get("offline_token") == "true")
+
+
+@bp.post("/token")
+@access(PUBLIC)
+def post_token() -> Response:
+    logins = services().logins
+    if logins is None:
+        raise NotFound("this registry has no logins")
+    fields = read_form_lists()
+    form = {name: values[0] for name, values in fields.items()}
+    grant = form.get("grant_type")
+    if grant == "password":
+        who = logins.login(form.get("username", ""), form.get("password", ""), request.environ)
+    elif grant == "refresh_token":
+        who = logins.by_refresh_token(form.get("refresh_token", ""), request.environ)
+    else:
+        raise BadRequest("grant_type must be password or refresh_token")
+    request.environ[PRINCIPAL] = who
+    return issue_token(who, fields.get("scope", []), form.get("access_type") == "offline")
+
+
+def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
+    """A token for what of the wanted scopes the principal may do. RFC 6749, 5.1: never cached."""
+    logins = services().logins
+    if logins is None:
+        raise NotFound("this registry has no logins")
+    if who.source is Source.ANONYMOUS and not services().access.rights(who).grants:
+        raise Unauthenticated()
+    if who.bearer is not None:  # it would live for ever, and get a refresh token that is cut to nothing
+        raise Unauthenticated("a bearer token is no login; ask with what it was issued for")
+    granted = tuple(scope for wanted in protocol.parse_scopes(scopes) if (scope := granted_scope(wanted)).actions)
+    token, issued, lifetime = logins.issue(who, "bearer", logins.config.bearer_ttl_secs, granted)
+    members: dict[str, object] = {
+        "token": token,
+        "access_token": token,
+        "expires_in": lifetime,
+        "issued_at": datetime.fromtimestamp(issued, UTC).isoformat().replace("+00:00", "Z"),
+        "scope": " ".join(protocol.render_scope(scope.names[0], (action.value for action in scope.actions)) for scope in granted),
+    }
+    if offline and who.source in (Source.PASSWORD, Source.TOKEN):
+        members["refresh_token"] = logins.issue(who, "refresh", logins.config.refresh_ttl_days * 86400)[0]
+    return Answer(json.dumps(members), content_type=JSON, headers={"Cache-Control": "no-store"})
+
+
+def granted_scope(wanted: Wanted) -> Scope:
+    here = (repository().name,)
+    if wanted.name is None:
+        return Scope(frozenset((PULL,)), here, (LISTING,))
+    return Scope(
+        frozenset(action for action in (PULL, PUSH, DELETE) if action.value in wanted.actions and may(action, wanted.name)), here, (wanted.name,)
+    )
+
+
+def challenge(action: Action, name: str | None, error: str, source: str = "") -> str:
+    """`source`: a name that must be pulled from as well."""
+    scopes = [protocol.wanted_scope(None if name == LISTING else name or "", action.value), protocol.wanted_scope(source, PULL.value)]
+    return protocol.render_challenge(absolute(f"{repository().mount}/token"), own_host(), " ".join(filter(None, scopes)), error)

@@ -1,0 +1,132 @@
+"""Uploads ("Pushing blobs")."""
+
+from __future__ import annotations
+
+from flask import Response, request
+
+from noraflask.digest import Digest
+from noraflask.errors import NoraError, RangeInvalid, Unauthenticated
+from noraflask.formats.docker.blueprint import access, address, bp
+from noraflask.formats.docker.protocol import keys, names, ranges
+from noraflask.formats.docker.tokens import challenge
+from noraflask.formats.docker.verdicts import is_free
+from noraflask.services.metrics import catalogue
+from noraflask.services.staging import Upload
+from noraflask.web.access import PULL, PUSH, may, may_by_right, may_everywhere
+from noraflask.web.context import note, principal, repository, services
+from noraflask.web.gate import is_open
+from noraflask.web.responses import Answer
+
+
+@bp.post("/<path:name>/blobs/uploads/")
+@access(PUSH)
+def start_upload(name: str) -> Response:
+    """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
+    if "mount" in request.args and mount(name, Digest.parse(request.args["mount"]), request.args.get("from")):
+        return blob_created(name, Digest.parse(request.args["mount"]))
+    expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
+    staging, scope = services().staging, scope_of(name)
+    session = staging.begin(scope)
+    if expected is None:
+        return upload_state(202, name, session, 0)
+    with staging.resume(scope, session) as upload:
+        try:
+            receive(name, upload)
+            return finish(name, upload, expected)
+        except NoraError:
+            upload.discard()  # nobody knows this session, so nobody can go on with it
+            raise
+
+
+@bp.get("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def get_upload(name: str, session: str) -> Response:
+    return upload_state(204, name, session, services().staging.offset(scope_of(name), session))
+
+
+@bp.patch("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def patch_upload(name: str, session: str) -> Response:
+    with services().staging.resume(scope_of(name), session) as upload:
+        receive(name, upload)
+        return upload_state(202, name, session, upload.offset)
+
+
+@bp.put("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def put_upload(name: str, session: str) -> Response:
+    """The last bytes, if any, and the digest of all."""
+    expected = Digest.parse(request.args.get("digest"))
+    with services().staging.resume(scope_of(name), session) as upload:
+        receive(name, upload)
+        return finish(name, upload, expected)
+
+
+@bp.delete("/<path:name>/blobs/uploads/<session>")
+@access(PUSH)
+def cancel_upload(name: str, session: str) -> Response:
+    services().staging.cancel(scope_of(name), session)
+    return Answer(status=204)
+
+
+def receive(name: str, upload: Upload) -> None:
+    """Append the request's body to an upload. Raises RangeInvalid, with what the client needs to go on, for a chunk that is not the next one."""
+    try:
+        expected_bytes = ranges.check_chunk(request.headers.get("Content-Range"), request.content_length, upload.offset)
+    except RangeInvalid as problem:
+        problem.headers.update(upload_headers(name, upload.session, upload.offset))
+        raise
+    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, expected_bytes)
+
+
+def finish(name: str, upload: Upload, expected: Digest) -> Response:
+    content = services().content
+    with content.together():
+        content.keep(upload, expected)
+        content.point(keys.blob_pointer(repository().name, name, expected))
+    note("push", f"{name}@{expected}", "blob")
+    services().metrics.count(catalogue.UPLOADS, repository().name)
+    return blob_created(name, expected)
+
+
+def mount(name: str, digest: Digest, source: str | None) -> bool:
+    """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob").
+
+    Raises Unauthenticated for a bearer token that does not cover the source while its owner may read it: the client asks for one that does.
+    """
+    content = services().content
+    if source is None:
+        found = may_everywhere(PULL) and is_open() and content.stat(digest) is not None
+    else:
+        pointer = keys.blob_pointer(repository().name, names.parse_name(source), digest)
+        if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
+            raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
+        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None and is_free(source, digest)
+    if found:
+        content.point(keys.blob_pointer(repository().name, name, digest))
+        note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
+    return found
+
+
+def scope_of(name: str) -> str:
+    return f"{repository().name}/{name}"
+
+
+def upload_state(status: int, name: str, session: str, offset: int) -> Response:
+    return Answer(status=status, headers=upload_headers(name, session, offset))
+
+
+def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
+    headers = {
+        "Location": address(f"{name}/blobs/uploads/{session}"),
+        "Range": ranges.upload_range(offset),
+        "Docker-Upload-UUID": session,
+    }
+    minimum = services().config.docker.chunk_min_bytes
+    if minimum and not offset:
+        headers["OCI-Chunk-Min-Length"] = str(minimum)
+    return headers
+
+
+def blob_created(name: str, digest: Digest) -> Response:
+    return Answer(status=201, headers={"Location": address(f"{name}/blobs/{digest}"), "Docker-Content-Digest": str(digest)})

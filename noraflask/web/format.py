@@ -1,0 +1,53 @@
+"""What a format tells the frame about itself. Everybody else asks these values instead of knowing a format by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flask import Blueprint
+
+from noraflask.ecosystems import Ecosystem
+from noraflask.services.auth.principal import Action
+from noraflask.services.stock import Stock
+
+Challenge = Callable[[Action, str | None, str], str]
+"""A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""
+Renderer = Callable[[Exception], tuple[str, bytes]]
+"""An error's content type and body in a format's own form."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """How a format's clients log in."""
+
+    challenge: Challenge | None = None
+    """None: Basic will do."""
+    credential_headers: tuple[str, ...] = ()
+    """Where its clients put a bare secret, beside the Authorization header, such as "X-Example-Key"."""
+    password_paths: tuple[str, ...] = ()
+    """Addresses, from the mount on, whose requests may carry a password in their body, such as "/v2/token"."""
+
+
+@dataclass(frozen=True)
+class Format:
+    ecosystem: Ecosystem
+    mounts: tuple[str, ...]
+    """Paths of its default repository, one segment each, such as "/v2"."""
+    routes: Blueprint
+    """Registered once, below an inner mount, whatever repositories there are (targets.py)."""
+    render_error: Renderer
+    stock: Stock
+    login: Login = field(default_factory=Login)
+    headers: tuple[tuple[str, str], ...] = ()
+    """On every answer."""
+    root: str = ""
+    """What stands between a named repository's address, /repository/<name>, and what follows the mount."""
+    names_begin_with_repository: bool = False
+    """The first segment below the mount may be a repository's name, for clients that cannot be given a path."""
+    takes_encoded_slash: bool = False
+    """Its clients write %2F for a slash that is part of a name."""
+
+    @property
+    def id(self) -> str:
+        return self.ecosystem.id
