@@ -37,6 +37,7 @@ from noraflask.storage.memory import MemoryStorage
 from noraflask.web.context import EXTENSION
 
 settings.register_profile("noraflask", deadline=None, database=None)  # no deadline: the machine may be busy with other things
+settings.register_profile("quick", settings.get_profile("noraflask"), max_examples=20)
 settings.load_profile("noraflask")
 
 REAL_NETWORK = ("client", "fault")
@@ -46,6 +47,15 @@ REAL_NETWORK = ("client", "fault")
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Sets print in another order in each process, and those that share the tests must agree on their names."""
     return "+".join(sorted(map(str, val))) or "nothing" if isinstance(val, set | frozenset) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" in config.option.markexpr:
+        return
+    soak = [item for item in items if item.get_closest_marker("soak")]
+    if soak:
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if item not in soak]
 
 
 @pytest.fixture(autouse=True)

@@ -88,6 +88,14 @@ def disk() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A Docker engine takes seconds to start and stop, and its images minutes to build: one for all who use it."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "engine" in getattr(item, "fixturenames", ()) or parameters.get("program") == "docker":
+            item.add_marker(pytest.mark.together("engine"))
+
+
 # ---------------------------------------------------------------------------------------------------------- single programs
 
 

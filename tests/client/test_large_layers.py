@@ -114,7 +114,11 @@ def pulled_digest(port: int, repository: str, digest: str) -> tuple[str, int]:
     return f"sha256:{sha256.hexdigest()}", size
 
 
-@pytest.mark.parametrize(("mebibytes", "chunked"), [(5 * 1024, True), (1024, False)], ids=["5-GiB-streamed", "1-GiB-with-length"])
+@pytest.mark.parametrize(
+    ("mebibytes", "chunked"),
+    [pytest.param(5 * 1024, True, marks=pytest.mark.soak), (1024, True), (1024, False)],
+    ids=["5-GiB-streamed", "1-GiB-streamed", "1-GiB-with-length"],
+)
 def test_layer_larger_than_the_tmpfs_passes_at_flat_memory(
     own_server: Callable[..., Server], small_tmpfs: Path, disk: Path, mebibytes: int, chunked: bool
 ) -> None:

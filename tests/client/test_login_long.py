@@ -27,14 +27,14 @@ from tests.client.throttle import Throttle
 from tests.client.tools import Client
 from tests.oidc import Issuer
 
-pytestmark = pytest.mark.slow
-
 TOKEN_SECONDS = 5
 UPLOAD_SECONDS = 65
 PIECES = 650
 LAYER_BYTES = 6 << 20
 REFUSAL_IS_NO_END = ("crane", "oras")
 SHORT_BYTES = LAYER_BYTES // 4
+
+pytestmark = [pytest.mark.slow, pytest.mark.waits(UPLOAD_SECONDS)]
 
 
 class Slow(NamedTuple):

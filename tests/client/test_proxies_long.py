@@ -104,6 +104,36 @@ def tree() -> Iterator[Path]:
         file.unlink()
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A file of more than two GiB that takes no place, and its digest."""
+    file = tmp_path_factory.mktemp("large") / "data"
+    with file.open("wb") as empty:
+        empty.truncate(2 * GIB + 1)
+    with file.open("rb") as data:
+        return file, hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def curl(front: Front, script: str) -> str:
+    """What a script on the front's machine writes; CURL stands for curl, its login and its authority."""
+    words = f"curl -sS --fail --cacert {CA} --user {LOGIN[1]!r} -H Expect: --http1.1"
+    done = subprocess.run(
+        front.machine.command("sh", "-euc", script.replace("CURL", words)), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_two_gigabytes_go_up_in_chunks_and_come_down(name: str, fronts: dict[str, Front], large: tuple[Path, str]) -> None:
+    front, (file, digest) = fronts[name], large
+    location = front.ask("/v2/large/blob/blobs/uploads/", *LOGIN, "-X", "POST").headers["location"]
+    curl(front, f"CURL -X PATCH -H 'Transfer-Encoding: chunked' -T {file} '{location}'")
+    assert front.ask(with_digest(location, f"sha256:{digest}"), *LOGIN, "-X", "PUT").status == 201
+    assert curl(front, f"CURL {front.url}/v2/large/blob/blobs/sha256:{digest} | sha256sum").split()[0] == digest
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("name", WORDS)
 def test_docker_pushes_and_pulls_a_layer_of_two_gigabytes(name: str, fronts: dict[str, Front], tree: Path) -> None:
     front, reference = fronts[name], f"{HOST}/large/layer:1"
@@ -123,6 +153,7 @@ def test_docker_pushes_and_pulls_a_layer_of_two_gigabytes(name: str, fronts: dic
     print(f"{name}: 2 GiB up in {up['ms'] / 1000:.0f} s, down in {down['ms'] / 1000:.0f} s")
 
 
+@pytest.mark.waits(SLOW_SECONDS)
 def test_an_upload_of_three_hundred_seconds(trickles: list[Trickle], trickled: Path) -> None:
     digest = "sha256:" + hashlib.sha256(trickled.read_bytes()).hexdigest()
     for each in trickles:

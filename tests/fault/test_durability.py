@@ -196,11 +196,12 @@ def partial_things(server: Server) -> list[str]:
 
 
 @pytest.mark.slow
-def test_kill_9_of_everything_loses_nothing_that_was_acknowledged(start: Start) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_kill_9_of_everything_loses_nothing_that_was_acknowledged(kills: int, start: Start) -> None:
     server = start(SPILL_EARLY)
     dice = random.Random("kill")
     promises = [Promises() for _ in range(16)]
-    for _ in range(6):
+    for _ in range(kills):
         before = sum(each.acknowledged for each in promises)
         moment = before + dice.randrange(200, 500)
 

@@ -122,13 +122,14 @@ def test_workers_that_are_killed_or_stopped_take_no_count_with_them(server: Serv
 
 
 @pytest.mark.slow
-def test_a_thousand_recycles(folder: Path, shared: Path) -> None:
+@pytest.mark.parametrize("rounds", [4, pytest.param(50, marks=pytest.mark.soak)])
+def test_recycles_of_a_crowd(rounds: int, folder: Path, shared: Path) -> None:
     """Many at once: gunicorn lets a moment pass between two starts."""
     crowd = 20
     with Server(folder / "server", {**QUIET, "NORA_WORKERS": str(crowd), "PROMETHEUS_MULTIPROC_DIR": str(shared)}) as server:
         all_workers(server, crowd)
         signals = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
-        check_recycled(server, shared, rounds=50, at_once=crowd, every=2, signals=signals, workers=crowd)
+        check_recycled(server, shared, rounds=rounds, at_once=crowd, every=2, signals=signals, workers=crowd)
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_request_leaves_none_in_flight(server: Server) -> None:

@@ -257,15 +257,16 @@ def told(server: Curated) -> dict[str, int]:
     return {"good": text.count("SIGHUP: telling"), "refused": text.count("policy reload failed")}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("everybody", [False, True], ids=["master", "everybody"])
 def test_a_thousand_reloads_under_fire(server: Curated, everybody: bool) -> None:
     under_fire(server, 1000, 60.0, everybody, kills=12)
 
 
 @either
-def test_reloads_under_fire(server: Curated) -> None:
-    under_fire(server, 60, 4.0, everybody=False, kills=2, count=16)
+@pytest.mark.parametrize("everybody", [False, True], ids=["master", "everybody"])
+def test_reloads_under_fire(server: Curated, everybody: bool) -> None:
+    under_fire(server, 60, 4.0, everybody, kills=2, count=16)
 
 
 # Files that are bad.

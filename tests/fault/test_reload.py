@@ -195,7 +195,8 @@ def test_a_hup_while_workers_start(server: Guarded) -> None:
 
 
 @pytest.mark.slow
-def test_requests_do_not_notice_200_reloads(server: Guarded) -> None:
+@pytest.mark.parametrize("reloads", [20, pytest.param(200, marks=pytest.mark.soak)])
+def test_requests_do_not_notice_reloads(reloads: int, server: Guarded) -> None:
     """64 connections with good credentials of all kinds; every second file is bad. No request fails, no worker is replaced."""
     token, _ = mint(server, password_of("dora"))
     refreshable = docker_token(server, password_of("dora"), "repository:app/one:pull")
@@ -209,7 +210,7 @@ def test_requests_do_not_notice_200_reloads(server: Guarded) -> None:
                 found[client.ask("GET", MANIFEST, headers=kinds[number % len(kinds)]).status] += 1
         return found
 
-    others = [RULES + f'[[access.rules]]\nusers = ["u{number}"]\nactions = ["pull"]\n' for number in range(100)]
+    others = [RULES + f'[[access.rules]]\nusers = ["u{number}"]\nactions = ["pull"]\n' for number in range(reloads // 2)]
     with Crowd(server) as crowd, ThreadPoolExecutor(64) as pool:
         (seen,) = crowd.policies()
         running = [pool.submit(ask, number) for number in range(64)]
