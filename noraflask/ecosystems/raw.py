@@ -18,6 +18,8 @@ MOST_BYTES = 1024
 """Of a whole path, in UTF-8."""
 MOST_BYTES_OF_PART = 255
 """What file systems take for one name."""
+REPLACED = "\ufffd"
+"""What bytes that are not UTF-8 have become on their way here: different paths would be one."""
 
 
 def _read_header_value(text: str) -> str:
@@ -54,7 +56,7 @@ def _parse_name(text: str) -> str:
     parts = text.split("/")
     if not {"", ".", ".."}.isdisjoint(parts):
         raise refusal(text, "a path has no empty part and neither . nor .. between its slashes")
-    if "\\" in text or any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+    if not {"\\", REPLACED}.isdisjoint(text) or any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         raise refusal(text, "a path has no backslash, no control characters and is UTF-8")
     if not unicodedata.is_normalized("NFC", text):
         raise refusal(text, "its characters are not in the Unicode form NFC, so another path could look the same; send it in that form")

@@ -20,6 +20,7 @@ from noraflask.digest import Digest
 from noraflask.errors import AlreadyExists, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
+from noraflask.services.documents import Documents
 from noraflask.services.upload import Upload
 from noraflask.storage import Entry, ObjectInfo, Reader, Storage
 
@@ -41,6 +42,7 @@ class Content:
     def __init__(self, storage: Storage, clock: Callable[[], float] = time.time) -> None:
         """`clock`: for the dates in pointers."""
         self._storage = storage
+        self._documents = Documents(storage)
         self._abilities = storage.abilities
         self.now = clock
         self.backend = storage.backend
@@ -147,6 +149,27 @@ class Content:
             return pointer
         return there
 
+    def create(self, key: Key, pointer: Pointer) -> None:
+        """Write a pointer where there is none. Raises AlreadyExists. Within together(), durable when the block ends."""
+        self._abilities.create_soon(key, pointer.render())
+
+    def change(self, key: Key, change: Callable[[Pointer | None], Pointer | None]) -> Pointer | None:
+        """Make a pointer's next state from the one it has, so that no other writer's change is lost; returns it.
+
+        None stands for no pointer, before and after. As Documents.update(): `change` may be called again, and what it raises ends the change.
+        """
+        current: list[Pointer | None] = []
+
+        def changed(document: bytes | None) -> bytes | None:
+            before = _readable(key, document)
+            current[:] = [change(before)]
+            if current[0] is None:
+                return None
+            return document if current[0] == before else current[0].render()
+
+        self._documents.update(key, changed)
+        return current[0]
+
     def repoint(self, key: Key, pointer: Pointer) -> None:
         """Write a pointer that may change, such as a tag."""
         self._storage.replace(key, pointer.render())
@@ -157,12 +180,7 @@ class Content:
             document = self._storage.whole(key)
         except NotFound:
             return None
-        try:
-            return Pointer.parse(document)
-        except ValueError as problem:
-            if document:
-                log.error("%s cannot be read and counts as absent: %s", key, problem)
-            return None
+        return _readable(key, document)
 
     def pointers(self, folder: str, after: str = "", limit: int | None = None) -> Iterator[tuple[str, Pointer]]:
         """Names directly or further below a folder and the pointers there, in the order of the names' bytes; `limit` counts what can be read."""
@@ -205,3 +223,14 @@ class Content:
         used = {content_key(digest) for digest in needed()}
         unused = (Key.trusted(entry.key) for entry in self._storage.list("blobs/") if entry.key not in used)
         return sum(leases.reap(key, mark, lambda: False) for key in unused)
+
+
+def _readable(key: Key, document: bytes | None) -> Pointer | None:
+    """Half a document, as a power cut leaves it, counts as none."""
+    if not document:
+        return None
+    try:
+        return Pointer.parse(document)
+    except ValueError as problem:
+        log.error("%s cannot be read and counts as absent: %s", key, problem)
+        return None

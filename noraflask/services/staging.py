@@ -26,7 +26,7 @@ from noraflask.errors import (
 from noraflask.services.hashing import HashCache
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
-from noraflask.services.staging_usage import Usage, file_name, modified, uploads_in
+from noraflask.services.staging_usage import Unfinished, Usage, file_name, modified, unfinished_in, uploads_in
 from noraflask.services.upload import Upload
 from noraflask.storage.disk_files import explain
 
@@ -67,13 +67,16 @@ class Staging:
             return None
         return folder
 
-    def begin(self, scope: str) -> str:
-        """Start an upload in a scope (a repository and a name); returns its session. Raises TooManyUploads, StorageFull, StorageReadOnly."""
+    def begin(self, scope: str, start: str = "") -> str:
+        """Start an upload in a scope (a repository and a name); returns its session. Raises TooManyUploads, StorageFull, StorageReadOnly.
+
+        `start`: at most 16 hex digits that the session begins with, for who wants to find it again without having been told of it: unfinished().
+        """
         if self._usage.sessions() >= self.max_sessions:
             self._metrics.count(catalogue.STAGING_REFUSED, "too_many_uploads")
             raise TooManyUploads()
         self._usage.begun()
-        session = secrets.token_hex(16)
+        session = start + secrets.token_hex(16)[len(start) :]
         name = file_name(scope, session)
         if self._tmpfs:
             try:
@@ -84,6 +87,11 @@ class Staging:
         with explained():
             _create_in(self._incoming, name)
         return session
+
+    def unfinished(self, scope: str, start: str = "") -> list[Unfinished]:
+        """Uploads of a scope whose sessions begin so, those that somebody writes to included, the one that was written to last first."""
+        folders = [folder for folder in (self._tmpfs, self._incoming) if folder]
+        return sorted(unfinished_in(folders, scope, start), key=lambda upload: -upload.modified)
 
     def open_sessions(self) -> int:
         """Unfinished uploads, as of a second ago."""

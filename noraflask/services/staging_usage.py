@@ -7,6 +7,8 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 USAGE_FRESH_SECONDS = 1.0
 SUFFIX = ".upload"
@@ -36,6 +38,26 @@ def modified(entry: os.DirEntry[str]) -> float:
         return entry.stat(follow_symlinks=False).st_mtime
     except OSError:
         return float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    session: str
+    offset: int
+    """Bytes that came in so far."""
+    modified: float
+    """Seconds since the epoch, when somebody wrote to it last."""
+
+
+def unfinished_in(folders: Iterable[str], scope: str, start: str) -> Iterator[Unfinished]:
+    """Uploads of a scope whose sessions begin so."""
+    for folder in folders:
+        for entry in uploads_in(folder):
+            session = entry.name.partition(".")[0]
+            if entry.name.startswith(start) and entry.name == file_name(scope, session):
+                with contextlib.suppress(OSError):  # it has just ended
+                    found = entry.stat(follow_symlinks=False)
+                    yield Unfinished(session, found.st_size, found.st_mtime)
 
 
 class Usage:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from noraflask.config import StagingConfig
-from noraflask.digest import Digest
+from noraflask.digest import Digest, new_hash
 from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, StorageReadOnly, TooLarge, UploadUnknown
 from noraflask.services.hashing import HashAhead, HashCache, RunningHash
 from noraflask.services.metrics import catalogue
@@ -108,7 +108,22 @@ class Upload:
         """Of all bytes; most of it was computed while they came in."""
         running = self._hashes.take(self.session) if algorithm == "sha256" else RunningHash(algorithm)
         running.follow(self.file.fileno(), self.offset)
+        if algorithm == "sha256":
+            self._hashes.put(self.session, running)  # whoever asks again need not read all of it again
         return Digest(algorithm, running.hexdigest())
+
+    def digest_from(self, start: int, algorithm: str) -> Digest:
+        """Of the bytes from an offset to the end."""
+        running, position = new_hash(algorithm), start
+        while piece := os.pread(self.file.fileno(), PIECE_BYTES, position):
+            running.update(piece)
+            position += len(piece)
+        return Digest(algorithm, running.hexdigest())
+
+    def cut(self, offset: int) -> None:
+        """Take back what came behind an offset."""
+        self._give_back(offset)
+        self.offset = self.file.seek(offset)
 
     def check_current(self) -> None:
         """Raises UploadUnknown when the session was cancelled meanwhile."""

@@ -144,6 +144,11 @@ def may_by_right(action: Action, name: str) -> bool:
     return state().access.allowed(without_bearer(principal()), action, repository_name(), name)
 
 
+def may_below(action: Action, folder: str) -> bool:
+    """To any name below a folder, for a listing that shows folders; as may_by_right()."""
+    return state().access.reaches(without_bearer(principal()), action, repository_name(), folder)
+
+
 def may_everywhere(action: Action) -> bool:
     return state().access.everywhere(principal(), action, repository_name())
 

@@ -34,6 +34,8 @@ _SAFE = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
 )
 """On every answer. What the registry serves was made by others; a browser that is shown it must not run it as a page of this server."""
+SAFE = "nora.safe"
+"""In a request's environ: what its answer has in place of the usual ones, made by safe_with()."""
 _GIVEN_ID = re.compile(r"[!-~]{1,128}\Z")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -202,7 +204,7 @@ class Exchange:
         self.answered = time.perf_counter()
         self.status, self.headers = status[:3], headers
         headers.append(("X-Request-Id", self.request_id))
-        headers.extend(_SAFE)
+        headers.extend(self.environ.get(SAFE, _SAFE))
         headers.extend(self.environ.get(STANDING, ()))
         headers.extend(self.mount.headers)
         return self._start(status, headers, *exc_info)
@@ -249,3 +251,8 @@ def _decision(environ: dict[str, Any]) -> str | None:
 def _rule(environ: dict[str, Any]) -> dict[str, str]:
     refused: Refusal | None = environ.get(REFUSED)
     return {"rule": f"{refused.rule} {refused.rule_id}".strip(), "decision_id": refused.id} if refused else {}
+
+
+def safe_with(policy: str) -> tuple[tuple[str, str], ...]:
+    """The usual headers with another Content-Security-Policy, for a page of our own making."""
+    return tuple((name, policy if name == "Content-Security-Policy" else value) for name, value in _SAFE)

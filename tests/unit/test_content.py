@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from noraflask.digest import Digest
-from noraflask.errors import NotFound
+from noraflask.errors import AlreadyExists, NotFound
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
 from noraflask.services import content as module
@@ -161,3 +162,59 @@ def test_what_is_pushed_while_a_sweep_looks_stays(storage):
 
     assert content.sweep(needed) == 0
     assert content.stat(DIGEST) is not None
+
+
+# Pointers that are changed by several.
+
+OTHER_KEY = Key("repository/name")
+
+
+def pointer(data: bytes, **own: int) -> Pointer:
+    return Pointer(Digest.of(data), len(data), "text/plain", 1.0, own)
+
+
+def test_a_new_pointer_is_written_once(storage):
+    content = Content(storage)
+    content.create(OTHER_KEY, pointer(b"1"))
+    with pytest.raises(AlreadyExists):
+        content.create(OTHER_KEY, pointer(b"2"))
+    assert content.pointer(OTHER_KEY) == pointer(b"1")
+
+
+def test_a_pointer_is_made_from_the_one_before(storage):
+    content = Content(storage)
+    assert content.change(OTHER_KEY, lambda before: pointer(b"1") if before is None else None) == pointer(b"1")
+    assert content.change(OTHER_KEY, lambda before: before) == pointer(b"1")
+    assert content.change(OTHER_KEY, lambda before: None if before == pointer(b"1") else before) is None
+    assert content.pointer(OTHER_KEY) is None
+
+
+def test_what_a_change_raises_ends_it(storage):
+    content = Content(storage)
+    content.create(OTHER_KEY, pointer(b"1"))
+
+    def refuse(before: Pointer | None) -> Pointer | None:
+        raise AlreadyExists()
+
+    with pytest.raises(AlreadyExists):
+        content.change(OTHER_KEY, refuse)
+    assert content.pointer(OTHER_KEY) == pointer(b"1")
+
+
+@pytest.mark.parametrize("half", [b"", b'{"digest": "sha'])
+def test_half_a_pointer_counts_as_none_and_is_written_anew(storage, half):
+    storage.create(OTHER_KEY, half)
+    content = Content(storage)
+    assert content.change(OTHER_KEY, lambda before: pointer(b"1") if before is None else None) == pointer(b"1")
+    assert content.pointer(OTHER_KEY) == pointer(b"1")
+
+
+def test_no_change_of_a_pointer_is_lost(storage):
+    content = Content(storage)
+
+    def count(before: Pointer | None) -> Pointer:
+        return pointer(b"1", count=1 + (before.own["count"] if before else 0))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: content.change(OTHER_KEY, count), range(80)))
+    assert content.pointer(OTHER_KEY) == pointer(b"1", count=80)

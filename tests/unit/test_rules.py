@@ -23,6 +23,7 @@ from noraflask.services.auth.rules import (
     grants_of,
     leaves_watched,
     matches_name,
+    reaches,
     rights_of,
 )
 from noraflask.services.repositories import Repositories, Repository
@@ -486,3 +487,56 @@ def test_no_pattern_takes_long():
     assert not glob("*a" * 60 + "b", "a" * 200)
     assert not matches_name("/".join(["**", "a"] * 30) + "/b", "/".join("a" * 120))
     assert time.process_time() - begun < 60
+
+
+# Folders: is there any name below one?
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folder", "leads"),
+    [
+        ("*", "a/b", True),
+        ("**", "a/b", True),
+        ("team/**", "team", True),
+        ("team/**", "team/a/b", True),
+        ("team/**", "other", False),
+        ("team/*", "team", True),
+        ("team/*", "team/a", False),
+        ("team/a", "team", True),
+        ("team/a", "team/a", False),
+        ("team/a", "te", False),
+        ("t*/a/b", "team/a", True),
+        ("t*/a/b", "team/b", False),
+        ("**/x", "a/b/c", True),
+        ("a/**/x", "a/b/c", True),
+        ("a/**/x", "b", False),
+        ("a", "a", False),
+    ],
+)
+def test_a_pattern_leads_below_a_folder(pattern, folder, leads):
+    found = rights_of(policy(rule(users=("alice",), names=(pattern,))), ALICE)
+    assert reaches(found, PULL, "docker", folder) is leads
+    assert not reaches(found, PUSH, "docker", folder)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "*", "**", "a*"]), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["a", "b", "ab"]), min_size=2, max_size=4),
+)
+def test_a_folder_above_a_name_that_may_be_had_is_always_reached(pattern, parts):
+    found = rights_of(policy(rule(users=("alice",), names=("/".join(pattern),))), ALICE)
+    if decide(found, PULL, "docker", "/".join(parts)).allowed:
+        for end in range(1, len(parts)):
+            assert reaches(found, PULL, "docker", "/".join(parts[:end]))
+
+
+@pytest.mark.parametrize(("denied", "reached"), [("team/**", False), ("team/a/**", False), ("team/a/b", True), ("**", False), ("team/*", True)])
+def test_a_folder_that_is_denied_as_a_whole_is_not_reached(denied, reached):
+    rules = (rule(users=("alice",), names=("team/**",)), rule(users=("alice",), names=(denied,), effect="deny"))
+    assert reaches(rights_of(policy(*rules), ALICE), PULL, "docker", "team/a") is reached
+
+
+def test_a_credential_that_is_cut_to_names_reaches_no_other_folder():
+    found = rights_of(policy(), token("read", scopes=(Scope(frozenset((PULL,)), ("docker",), ("team/*",)),)))
+    assert reaches(found, PULL, "docker", "team")
+    assert not reaches(found, PULL, "docker", "other")

@@ -726,3 +726,35 @@ def test_names(after, names):
     for key in ("x/a", "x/b", "x/b/c", "x-y/z", "x", "w/a", "y/a"):
         storage.create(key, b"")
     assert list(Content(storage).names("x", after)) == names
+
+
+# Uploads that are found again by who began them, and not by a session that was told.
+
+
+def test_unfinished_uploads_are_found_by_what_their_sessions_begin_with(tmp_path):
+    worker = Worker(tmp_path)
+    sessions = [worker.staging.begin(SCOPE, start) for start in ("aaaa", "aaaa", "bbbb")]
+    worker.staging.begin("another/scope", "aaaa")
+    for session, data in zip(sessions, (b"1", b"x" * 2000, b"333"), strict=True):  # the second one spills
+        worker.append(session, data)
+    (older,) = worker.tmpfs_parent.rglob(f"{sessions[0]}.*")
+    os.utime(older, (1, 1))
+    found = Worker(tmp_path).staging.unfinished(SCOPE, "aaaa")
+    assert [(upload.session, upload.offset) for upload in found] == [(sessions[1], 2000), (sessions[0], 1)]
+    assert len(worker.staging.unfinished(SCOPE)) == 3
+    assert worker.staging.unfinished(SCOPE, "cccc") == []
+    worker.staging.cancel(SCOPE, sessions[1])
+    assert [upload.session for upload in worker.staging.unfinished(SCOPE, "aaaa")] == [sessions[0]]
+
+
+def test_what_came_last_can_be_taken_back(tmp_path):
+    worker = Worker(tmp_path)
+    session = worker.begin(b"first")
+    with worker.staging.resume(SCOPE, session) as upload:
+        upload.receive(io.BytesIO(b"second"), LIMIT)
+        assert upload.digest_from(5, "sha512") == Digest.of(b"second", "sha512")
+        assert upload.digest("sha256") == Digest.of(b"firstsecond")
+        upload.cut(5)
+        assert upload.offset == 5
+        upload.receive(io.BytesIO(b"again"), LIMIT)
+        assert upload.digest("sha256") == upload.digest("sha256") == Digest.of(b"firstagain")

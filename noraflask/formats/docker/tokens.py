@@ -57,7 +57,7 @@ def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
     logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
-    if who.source is Source.ANONYMOUS and not state().access.rights(who).grants:
+    if who.source is Source.ANONYMOUS and not state().access.allowed(who, PULL, repository().name, None):
         raise Unauthenticated()
     if who.bearer is not None:  # it would live for ever, and get a refresh token that is cut to nothing
         raise Unauthenticated("a bearer token is no login; ask with what it was issued for")

@@ -124,6 +124,18 @@ def everywhere(rights: Rights, action: Action, repository: str) -> bool:
     return all(any(covers(scope, action, repository, None) and set(scope.names) & {"*", "**"} for scope in scopes) for scopes in pieces)
 
 
+def reaches(rights: Rights, action: Action, repository: str, folder: str) -> bool:
+    """May that be done to any name below a folder, also to those nobody has thought of? `folder` has no slash at its end."""
+    for grant in rights.grants:
+        if grant.deny and covers(grant.scope, action, repository, None) and any(_holds_all_below(pattern, folder) for pattern in grant.scope.names):
+            return False
+    pieces = [[grant.scope for grant in rights.grants if not grant.deny], *(limit.scopes for limit in rights.limits)]
+    return all(
+        any(covers(scope, action, repository, None) and any(_leads_below(pattern, folder) for pattern in scope.names) for scope in scopes)
+        for scopes in pieces
+    )
+
+
 def covers(scope: Scope, action: Action, repository: str, name: str | None) -> bool:
     if action not in scope.actions:
         return False
@@ -244,6 +256,19 @@ def matches_name(pattern: str, name: str) -> bool:
     return all(rest == "**" for rest in wanted[at_wanted:])
 
 
+def _holds_all_below(pattern: str, folder: str) -> bool:
+    return pattern in ("*", "**") or (pattern.endswith("/**") and matches_name(pattern, folder))
+
+
+def _leads_below(pattern: str, folder: str) -> bool:
+    """Can it match a name below the folder?"""
+    wanted, parts = pattern.split("/"), folder.split("/")
+    if pattern == "*" or "**" in wanted[: len(parts)]:
+        start = wanted.index("**") if "**" in wanted else 0
+        return all(glob(*pair) for pair in zip(wanted[:start], parts, strict=False))
+    return len(wanted) > len(parts) and all(glob(*pair) for pair in zip(wanted, parts, strict=False))
+
+
 def _filled(pattern: str, principal: Principal) -> list[str]:
     """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself."""
     if "{" not in pattern:
@@ -311,6 +336,9 @@ class Access:
 
     def everywhere(self, principal: Principal, action: Action, repository: str) -> bool:
         return everywhere(self._of(principal).rights, action, repository)
+
+    def reaches(self, principal: Principal, action: Action, repository: str, folder: str) -> bool:
+        return reaches(self._of(principal).rights, action, repository, folder)
 
     def rights(self, principal: Principal) -> Rights:
         return self._of(principal).rights
