@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from noraflask import reload
 from noraflask.assembly import make_services
 from noraflask.config import Config
 from noraflask.formats import FORMATS
-from noraflask.formats.docker.stock import STOCK
 from noraflask.log import write_event
 from noraflask.reload import Snapshot
 from noraflask.services import Services
@@ -23,38 +22,38 @@ from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
 from noraflask.web import curation as curation_routes
 from noraflask.web import errors, limits, ops, setup
-from noraflask.web.context import CHALLENGES, EXTENSION, LOOKS, Repository
-from noraflask.web.envelope import Envelope, Lines, Mount
+from noraflask.web import repositories as repository_routes
+from noraflask.web.context import EXTENSION
+from noraflask.web.context import FORMATS as SERVED
+from noraflask.web.envelope import Envelope, Lines
 from noraflask.web.flask_app import RegistryFlask
+from noraflask.web.format import Format
+from noraflask.web.limits import TOKEN_RULES
+from noraflask.web.targets import INNER, Targets
 
-API = Repository("api", "", "/api")
-"""Not a repository; errors below this path are JSON."""
 SCRAPE_METRICS = f"{EXTENSION}-scrape-metrics"
 """In the application's extensions: what is told at a scrape; absent where metrics are off."""
 
 
-def create_app(config: Config, storage: Storage | None = None) -> RegistryFlask:
+def create_app(config: Config, storage: Storage | None = None, formats: Sequence[Format] = FORMATS) -> RegistryFlask:
     """The WSGI application. `storage` overrides the configured one, for tests. Raises OSError when the storage folder cannot be made."""
     app = RegistryFlask("noraflask")
-    app.extensions[EXTENSION] = make_services(config, storage)
-    app.register_blueprint(ops.bp)
-    app.register_blueprint(auth_routes.bp)
-    app.register_blueprint(curation_routes.bp)
-    app.extensions[LOOKS] = {"docker": STOCK.look}
-    formats = [format for format in FORMATS if config.formats[format.default.name].enabled]
-    app.register_blueprint(setup.make_blueprint(page for format in formats for page in format.setup))
-    for format in formats:
-        app.register_blueprint(format.blueprint, url_prefix=format.default.mount, name=format.default.name)
-        app.extensions[f"{EXTENSION}.{format.default.name}"] = format.default
-    app.extensions[CHALLENGES] = {format.default.name: format.challenge for format in formats}
-    limits.install(app, [format.default.mount for format in formats], config.server.trusted_proxies)
-    errors.install(app, [*((format.default, format.render_error) for format in formats), (API, errors.render_json)])
+    served = [format for format in formats if config.formats[format.id].enabled]
+    app.extensions[EXTENSION] = make_services(config, storage, served)
+    app.extensions[SERVED] = {format.id: format for format in served}
+    for routes in (ops.bp, auth_routes.bp, curation_routes.bp, repository_routes.bp):
+        app.register_blueprint(routes)
+    app.register_blueprint(setup.make_blueprint(page for format in served for page in format.setup))
+    for format in served:
+        app.register_blueprint(format.routes, url_prefix=f"{INNER}{format.id}")
+    limits.install(app, config.server.trusted_proxies)
+    errors.install(app)
     install_metrics(app, config)
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
     app.wsgi_app = Envelope(  # type: ignore[method-assign]
         app.wsgi_app,
         lambda: app.services.live.state,
-        [Mount(format.default.mount, format.default.name, format.headers) for format in formats],
+        Targets(served, config.server.trusted_proxies),
         config.server.trusted_proxies,
         app.services.metrics,
         Lines(write_event(config.logging), config.logging.ops_interval_secs) if wanted else None,
@@ -98,6 +97,8 @@ class ServedRegistry:
 
     def __init__(self, app: RegistryFlask) -> None:
         self._app = app
+        own = (path for format in app.services.formats for path in format.login.password_paths)
+        self.password_paths: tuple[str, ...] = (*sorted(TOKEN_RULES), *own)
         self._adopted_over: State | None = None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

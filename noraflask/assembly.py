@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib import import_module
 
 from flask import Flask
 from flask_limiter import Limiter
 
 from noraflask.config import AuthConfig, Config, OidcProvider, RateLimitConfig
-from noraflask.formats import FORMATS, Format
+from noraflask.formats import FORMATS
 from noraflask.services import Services, state_folder
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
@@ -46,9 +46,11 @@ from noraflask.services.staging import Staging
 from noraflask.services.state import Live, State, fingerprint_of
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
+from noraflask.web.format import Format
 from noraflask.web.peers import client_address
 
 DAY = 86400
+USUAL_SESSIONS = 20000
 CURATION = "_curation"
 AUTH = "_auth"
 """Where storage keeps tokens and keys. A repository's name never begins so."""
@@ -59,22 +61,23 @@ limits_log = logging.getLogger("nora.limits")
 metrics_log = logging.getLogger("nora.metrics")
 
 
-def make_services(config: Config, storage: Storage | None) -> Services:
+def make_services(config: Config, storage: Storage | None, formats: Sequence[Format] = FORMATS) -> Services:
+    """`formats`: those that are served."""
     state_folder.prepare(config)
     for warning in state_folder.left_in_storage(config):
         config_log.warning("%s", warning)
     plain = storage or DiskStorage(config.storage.path)
     incoming = plain.abilities.incoming or tempfile.mkdtemp(prefix="noraflask-")
     live: Live | None = None
-    first = repositories_of(config, FORMATS)
-    metrics = make_metrics(config, lambda: (live.state.repositories if live else first).names)
+    first = repositories_of(config, formats)
+    metrics = make_metrics(config, formats, lambda: (live.state.repositories if live else first).names)
     found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
-    staging = Staging(config.staging, incoming, config.formats["docker"].max_upload_sessions, metrics=metrics)
+    staging = Staging(config.staging, incoming, most_sessions(config), metrics=metrics)
     content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)
     logins = make_logins(config, found, tokens, audit, metrics) if config.auth.enabled else None
     now = time.time()
-    live = Live(make_state(config, read_policy(config, now), now, logins))
+    live = Live(make_state(config, read_policy(config, now), now, logins, formats))
     curation = Curation(make_ledger(config), Freeze(Documents(found, f"{CURATION}/")))
     reloads = Reloads()
     reloads.succeeded(live.state.policy.fingerprint, live.state.fingerprint, at_start=True)
@@ -82,16 +85,18 @@ def make_services(config: Config, storage: Storage | None) -> Services:
     limits = make_limits(config.rate_limit, metrics, config.server.threads)
     limits_log.info("%s", limits.describe(live.state.limits))
     health = Health(staging, plain.abilities.probe, incoming, config.server.maintenance_stall_secs, *chores, metrics=metrics)
-    inventory = make_inventory(live, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
-    return Services(config, live, content, staging, health, curation, reloads, limits, tokens, audit, metrics, inventory, logins)
+    inventory = make_inventory(live, formats, plain, content, tokens, metrics) if isinstance(metrics, Metrics) else None
+    return Services(config, live, content, staging, health, curation, reloads, limits, tokens, audit, metrics, inventory, logins, tuple(formats))
 
 
-def make_state(config: Config, policy: CurationPolicy, when: float, logins: Logins | None, before: State | None = None) -> State:
+def make_state(
+    config: Config, policy: CurationPolicy, when: float, logins: Logins | None, formats: Iterable[Format], before: State | None = None
+) -> State:
     """Whatever could fail fails here; to take the state over is one assignment. `before`: the one in whose place it comes."""
     if before is not None and policy.fingerprint == before.policy.fingerprint:
         policy = before.policy
-    repositories = repositories_of(config, FORMATS)
-    access = Access(Policy.of(config, repositories))
+    repositories = repositories_of(config, formats)
+    access = Access(Policy.of(config, repositories), repositories)
     return State(
         config=config,
         repositories=repositories,
@@ -108,24 +113,32 @@ def make_state(config: Config, policy: CurationPolicy, when: float, logins: Logi
 
 
 def repositories_of(config: Config, formats: Iterable[Format]) -> Repositories:
-    """The default repository of each format that is switched on. Its name is the format's."""
-    sections = {format.default.name: config.formats[format.default.name] for format in formats}
-    return Repositories(Repository(id, id, settings=section, is_default=True) for id, section in sections.items() if section.enabled)
+    """The default repository of each format that is served, whose name is the format's, and the named ones."""
+    served = [format.id for format in formats if config.formats[format.id].enabled]
+    defaults = (Repository(id, id, settings=config.formats[id], is_default=True) for id in served)
+    tables = [one for one in config.repositories if one.format in served]
+    named = (Repository(one.name, one.format, one.kind, one.settings, one.hosts, one.ns, place=one.place) for one in tables)
+    return Repositories([*defaults, *named])
 
 
-def make_metrics(config: Config, names: Callable[[], Collection[str]]) -> NullMetrics:
+def most_sessions(config: Config) -> int:
+    """Unfinished uploads of all formats at one time: as many as the most generous section allows."""
+    return max((getattr(section, "max_upload_sessions", 0) for section in config.formats.values()), default=0) or USUAL_SESSIONS
+
+
+def make_metrics(config: Config, formats: Iterable[Format], names: Callable[[], Collection[str]]) -> NullMetrics:
     """A server that cannot count goes on all the same. `names`: of all repositories that there are now."""
     if not config.metrics.enabled:
         return NullMetrics()
     try:
-        return Metrics(CounterFiles(parent_folder()), names, [format.default.name for format in FORMATS])
+        return Metrics(CounterFiles(parent_folder()), names, [format.id for format in formats])
     except OSError as problem:
         metrics_log.warning("metrics are off, there is no folder for them: %s; PROMETHEUS_MULTIPROC_DIR may name one, best on a tmpfs", problem)
         return NullMetrics()
 
 
-def make_inventory(live: Live, storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
-    stocks = {format.default.name: format.stock for format in FORMATS}
+def make_inventory(live: Live, formats: Iterable[Format], storage: Storage, content: Content, tokens: Tokens, metrics: Metrics) -> Inventory:
+    stocks = {format.id: format.stock for format in formats}
 
     def names() -> Iterator[tuple[str, Iterable[str]]]:
         for one in live.state.repositories:

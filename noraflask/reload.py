@@ -58,7 +58,7 @@ def adopt(services: Services, snapshot: Snapshot, policy_bytes: bytes | memoryvi
     """Make the snapshot's state and take it over: from the next request on it counts. Whatever it raises, nothing has changed then."""
     before = services.live.state
     config = as_at_start(before.config, snapshot.config)
-    state = make_state(config, Policy.from_buffer(policy_bytes), snapshot.when, services.logins, before)
+    state = make_state(config, Policy.from_buffer(policy_bytes), snapshot.when, services.logins, services.formats, before)
     services.live.state = state
     return state
 

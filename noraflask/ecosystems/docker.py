@@ -145,6 +145,7 @@ ECOSYSTEM = Ecosystem(
     title="Docker and OCI",
     aliases=("oci",),
     section=DockerConfig,
+    opened_by="docker_anon_pull",
     not_yet=(
         Setting("docker.upstreams", ("NORA_DOCKER_PROXIES", "NORA_DOCKER_UPSTREAMS"), Off("fetching from an upstream", ("",)), ""),
         Setting("docker.default_action", ("NORA_DOCKER_DEFAULT_ACTION",), Off("refusing names by default", ("allow",)), ""),

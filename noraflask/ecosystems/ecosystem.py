@@ -64,6 +64,10 @@ class Ecosystem:
     """Ages and quarantine of its own may be set for it."""
     osv: tuple[str, ...] = ()
     """Its names in the OSV format, in small letters, without the suffix after ":"."""
+    opened_by: str = "anonymous_read"
+    """The setting of [auth] that opens its repositories for reading to everybody."""
+    credential_headers: tuple[str, ...] = ()
+    """Where its clients put a bare secret, beside the Authorization header; as the environ spells them, HTTP_X_…."""
     names: Names = field(default_factory=Names)
     versions: Versions = field(default_factory=Versions)
     split_reference: Callable[[str], tuple[str, str | None]] = split_at_sign

@@ -35,6 +35,7 @@ def _floor(numbers: list[int]) -> Key:
 
 ECOSYSTEM = Ecosystem(
     id="nuget",
+    credential_headers=("HTTP_X_NUGET_APIKEY",),
     title="NuGet",
     aliases=("chocolatey", "choco", "powershellgallery", "pwsh"),
     osv=("nuget", "powershell gallery", "chocolatey"),

@@ -15,6 +15,9 @@ class Application(Protocol):
     A reload: the master calls read_again(), adopt() and, once the workers can have it, reload_succeeded(); each worker calls adopt() with the same.
     """
 
+    password_paths: tuple[str, ...]
+    """Ends of addresses whose requests may carry a password in their body: checking one takes long."""
+
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]: ...
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
@@ -44,6 +47,8 @@ class Application(Protocol):
 
 class PlainApplication:
     """Any WSGI application: it need not be told of anything."""
+
+    password_paths: tuple[str, ...] = ()
 
     def __init__(self, wsgi: Wsgi) -> None:
         self._wsgi = wsgi

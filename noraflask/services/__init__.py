@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from noraflask.config import Config
 from noraflask.services.audit import Audit
@@ -37,3 +38,5 @@ class Services:
     """None where metrics are off."""
     logins: Logins | None
     """None where authentication is off."""
+    formats: tuple[Any, ...] = ()
+    """Those that are served, of web/format.py: what a reload makes repositories of."""

@@ -15,11 +15,13 @@ from flask import request
 
 from noraflask.errors import Denied, NotGated, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
-from noraflask.services.auth.rules import Access, Decision, leaves_watched, without_bearer
+from noraflask.services.auth.rules import Access, Decision, without_bearer
 from noraflask.services.curation.gate import Permit
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import NAME, STATE, format_challenge, note, principal, recognise, repository_name, services, state, surroundings
+from noraflask.web.context import NAME, STATE, note, principal, recognise, repository_name, services, state, surroundings, target
+from noraflask.web.format import Format
 from noraflask.web.gate import PERMIT
+from noraflask.web.targets import TARGET
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
 LISTING = ":listing"
@@ -39,7 +41,7 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
         def guarded(**arguments: Any) -> Any:
             name = arguments.get("name")
             if name is not None:
-                request.environ[NAME] = name
+                name = arguments["name"] = _canonical(name)
             if action is not PUBLIC:
                 demand(action, LISTING if listing else name)
             answer = view(**arguments)
@@ -49,6 +51,16 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
         return guarded
 
     return declare
+
+
+def _canonical(name: str) -> str:
+    """The one spelling of the name in the address: rights, gate, audit, log and view see no other. Raises InvalidName, and what else a format has."""
+    environ = request.environ
+    format: Format | None = environ[TARGET].format
+    if format is not None:
+        name = format.ecosystem.parse_name(name)
+    environ[NAME] = name
+    return name
 
 
 def _gated(answer: Any) -> Any:
@@ -86,11 +98,11 @@ def demand(action: Action, name: str | None) -> None:
         return
     decision = here.decide(who, action, repository, name)
     if who.source is Source.OIDC and action in (PUSH, DELETE):
-        outcome = "deny" if not decision.allowed else "would_deny" if who.watched_scopes and leaves_watched(who, action, name) else "allow"
+        outcome = "deny" if not decision.allowed else "would_deny" if here.leaves_watched(who, action, repository, name) else "allow"
         found.metrics.count(catalogue.NAMESPACE_SCOPE, who.provider, outcome)
     if not decision.allowed:
         _refuse(action, name, who, decision)
-    if who.watched_scopes and leaves_watched(who, action, name):
+    if here.leaves_watched(who, action, repository, name):
         log.warning("outside of the namespaces that are watched: user=%s action=%s name=%s", json.dumps(who.name), action.value, json.dumps(name))
         note("denied", name or "", f"{action.value}: outside of namespace_scope, which is only watched", "ok")
 
@@ -134,14 +146,14 @@ def _whom_to_ask() -> str:
     return f"To get the right, turn to {contact}." if contact else "To get the right, turn to the administrator of this registry."
 
 
-def may(action: Action, name: str) -> bool:
-    """For what an address alone does not tell, such as the source of a mount."""
-    return state().access.allowed(principal(), action, repository_name(), name)
+def may(action: Action, name: str, repository: str | None = None) -> bool:
+    """For what an address alone does not tell, such as the source of a mount. `repository`: the name of another one than the request's."""
+    return state().access.allowed(principal(), action, repository or repository_name(), name)
 
 
-def may_by_right(action: Action, name: str) -> bool:
+def may_by_right(action: Action, name: str, repository: str | None = None) -> bool:
     """As may(), whatever the bearer token in hand was issued for: to fill a listing that it was issued for."""
-    return state().access.allowed(without_bearer(principal()), action, repository_name(), name)
+    return state().access.allowed(without_bearer(principal()), action, repository or repository_name(), name)
 
 
 def may_below(action: Action, folder: str) -> bool:
@@ -155,7 +167,8 @@ def may_everywhere(action: Action) -> bool:
 
 def challenge(action: Action, name: str | None, error: str) -> str:
     """The WWW-Authenticate header for the request at hand: its format's own, else Basic."""
-    own = format_challenge()
+    format = target().format
+    own = format.login.challenge if format else None
     return own(action, name, error) if own else basic_challenge()
 
 

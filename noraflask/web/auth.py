@@ -162,7 +162,8 @@ def explain() -> Response:
 
 
 def decision_members(who: Principal, action: Action, repository: str, name: str | None) -> dict[str, Any]:
-    decision = state().access.decide(who, action, "" if action is Action.ADMIN else repository, name)
+    rights = state().access
+    decision = rights.decide(who, action, "" if action is Action.ADMIN else repository, rights.same_name(repository, name))
     return {
         "user": who.name,
         "groups": sorted(who.groups),

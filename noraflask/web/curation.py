@@ -26,7 +26,7 @@ from noraflask.services.reloads import ReloadFigures, Reloads, WorkerState
 from noraflask.settings.texts import read_duration
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
-from noraflask.web.context import note, principal, services, state, storage_look
+from noraflask.web.context import formats, note, principal, services, state
 from noraflask.web.gate import policy
 from noraflask.web.responses import Answer
 
@@ -180,8 +180,8 @@ def _span(given: Any) -> float:
 
 def look(package: Package, judge: Judge) -> Stored | None:
     """In storage, for whoever may pull it: tags and digests of others are nobody's business."""
-    search = storage_look(package.format)
-    found: Stored | None = search(services().content, package, judge) if search else None
+    format = formats().get(package.format)
+    found: Stored | None = format.stock.look(services().content, package, judge) if format else None
     if found is not None and not state().access.allowed(principal(), Action.PULL, package.repository, found.name):
         return None
     return found

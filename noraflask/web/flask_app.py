@@ -34,7 +34,6 @@ class RegistryFlask(Flask):
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
         self._matches: dict[tuple[str, str], Any] = {}
-        self.url_map.strict_slashes = False
         self.url_map.merge_slashes = False
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would pass by the guard; no client of ours asks
 

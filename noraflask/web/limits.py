@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from flask import Flask, Request, request
 
 from noraflask.services import Services
 from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, Limits
 from noraflask.web.context import EXTENSION, STATE
 from noraflask.web.peers import client_address
+from noraflask.web.targets import TARGET
 
 STANDING = "nora.ratelimit"
 """In a request's environ: headers for its answer, where it was counted."""
@@ -22,10 +21,8 @@ _GENERAL: tuple[str, ...] = (GENERAL,)
 _TOKENS: tuple[str, ...] = (GENERAL, AUTH)
 
 
-def install(app: Flask, mounts: Iterable[str], trusted_proxies: tuple[str, ...]) -> None:
-    """`mounts`: of the formats, whose requests count as `upload` whatever their method; the name is NORA's."""
-    exact = frozenset(mounts)
-    below = tuple(f"{mount}/" for mount in exact)
+def install(app: Flask, trusted_proxies: tuple[str, ...]) -> None:
+    """Requests for repositories count as `upload` whatever their method; the name is NORA's."""
     extensions = app.extensions
 
     def limit() -> None:
@@ -35,10 +32,9 @@ def install(app: Flask, mounts: Iterable[str], trusted_proxies: tuple[str, ...])
         if not limits.enabled:
             return
         services: Services = extensions[EXTENSION]
-        path = environ["PATH_INFO"]
-        if path.startswith(below) or path in exact:
+        if environ[TARGET].format is not None:
             tiers = _UPLOAD
-        elif path in FREE and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        elif environ["PATH_INFO"] in FREE and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return
         else:  # by the route, however its address is spelled
             is_token = here.url_rule is not None and here.url_rule.rule in TOKEN_RULES and environ["REQUEST_METHOD"] == "POST"

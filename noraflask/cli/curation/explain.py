@@ -74,7 +74,7 @@ def _storage_parts(config: Config) -> Iterator[tuple[Look | None, Freeze | None]
     from noraflask.services.content import Content
 
     with storage_of(config) as storage:
-        stocks = {format.default.name: format.stock for format in FORMATS}
+        stocks = {format.id: format.stock for format in FORMATS}
         yield partial(_look, stocks, Content(storage)), freeze_of(storage)
 
 

@@ -6,10 +6,10 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import BlobUnknown
-from noraflask.formats.docker.blueprint import IMMUTABLE, access, bp, content_headers
+from noraflask.formats.docker.blueprint import IMMUTABLE, bp, content_headers
 from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.verdicts import permit_blob
-from noraflask.web.access import DELETE, PULL, PUSH, may
+from noraflask.web.access import DELETE, PULL, PUSH, access, may
 from noraflask.web.context import note, repository, services
 from noraflask.web.responses import Answer, send
 

@@ -8,7 +8,7 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, NotFound
-from noraflask.formats.docker.blueprint import IMMUTABLE, access, address, bp, content_headers
+from noraflask.formats.docker.blueprint import IMMUTABLE, address, bp, content_headers
 from noraflask.formats.docker.protocol import keys, media_types, names
 from noraflask.formats.docker.protocol import manifests as protocol
 from noraflask.formats.docker.protocol.manifests import Manifest
@@ -16,7 +16,7 @@ from noraflask.formats.docker.verdicts import permit_manifest
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.upload import read_body
-from noraflask.web.access import DELETE, PULL, PUSH
+from noraflask.web.access import DELETE, PULL, PUSH, access
 from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send

@@ -6,15 +6,15 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import NoraError, RangeInvalid, Unauthenticated
-from noraflask.formats.docker.blueprint import access, address, bp
-from noraflask.formats.docker.protocol import keys, names, ranges
+from noraflask.formats.docker.blueprint import address, bp, named
+from noraflask.formats.docker.protocol import keys, ranges
 from noraflask.formats.docker.tokens import challenge
 from noraflask.formats.docker.verdicts import is_free
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.upload import Upload
-from noraflask.web.access import PULL, PUSH, may, may_by_right, may_everywhere
-from noraflask.web.context import note, principal, repository, services, state
+from noraflask.web.access import PULL, PUSH, access, may, may_by_right, may_everywhere
+from noraflask.web.context import note, principal, repository, services
 from noraflask.web.gate import is_open
 from noraflask.web.responses import Answer
 
@@ -77,7 +77,7 @@ def receive(name: str, upload: Upload) -> None:
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, state().config.formats["docker"].max_upload_session_size_mb << 20, expected_bytes)
+    upload.receive(request.stream, repository().settings.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
@@ -99,10 +99,15 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
     if source is None:
         allowed = may_everywhere(PULL) and is_open()
     else:
-        pointer = keys.blob_pointer(repository().name, names.parse_name(source), digest)
-        if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
+        other, its_name = named(source)
+        is_here = other.name == repository().name
+        if principal().bearer is not None and not may(PULL, its_name, other.name) and may_by_right(PULL, its_name, other.name):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
-        allowed = may(PULL, source) and content.exists(pointer) and is_free(source, digest)
+        allowed = (
+            may(PULL, its_name, other.name)
+            and content.exists(keys.blob_pointer(other.name, its_name, digest))
+            and (is_free(its_name, digest) if is_here else is_open())  # the verdicts of another repository are not worked out here
+        )
     if not allowed:
         return False
     with content.lease(digest):
@@ -132,7 +137,7 @@ def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
         "Range": ranges.upload_range(offset),
         "Docker-Upload-UUID": session,
     }
-    minimum = state().config.formats["docker"].chunk_min_bytes
+    minimum = repository().settings.chunk_min_bytes
     if minimum and not offset:
         headers["OCI-Chunk-Min-Length"] = str(minimum)
     return headers

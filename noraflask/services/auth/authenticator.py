@@ -1,6 +1,7 @@
 """From what a request carries to a Principal. Whoever sends credentials is known by them or refused; whoever sends none is anonymous.
 
-Accepted are `Basic` and `Bearer` in any letter case, a bare token (cargo, gem) and `X-NuGet-ApiKey`. A secret is a password, an API token (`nra_…`),
+Accepted are `Basic` and `Bearer` in any letter case, a bare token, and the headers of formats whose clients have one of their own.
+A secret is a password, an API token (`nra_…`),
 a token that this registry signed, or a JWT of an OIDC issuer; all but the password may also stand where a Basic password stands, for clients that
 know nothing else. What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds. Each state has an
 authenticator of its own, so that nobody is known by the rules of another one.
@@ -15,6 +16,7 @@ from hashlib import blake2b
 from typing import Any, NoReturn
 
 from noraflask.config import AuthConfig
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import TooManyLogins, Unauthenticated
 from noraflask.services.auth import signing
 from noraflask.services.auth.credentials import Malformed, Password, kid_of, parse_authorization, token_in
@@ -24,6 +26,7 @@ from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scop
 from noraflask.services.auth.signing import BadToken
 from noraflask.services.auth.tokens import FORM, TokenRecord
 
+SECRET_HEADERS = tuple(name for ecosystem in ECOSYSTEMS.values() for name in ecosystem.credential_headers)
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
@@ -45,7 +48,7 @@ class Authenticator:
         """Raises Unauthenticated, TooManyLogins, and what storage raises when tokens cannot be read."""
         header = environ.get("HTTP_AUTHORIZATION")
         if header is None:
-            header = environ.get("HTTP_X_NUGET_APIKEY")
+            header = next((environ[name] for name in SECRET_HEADERS if name in environ), None)
             if header is None:
                 return ANONYMOUS
         mark, now = blake2b(header.encode("latin-1", "replace"), key=self.logins.secret, digest_size=16).digest(), self.logins.clock()
