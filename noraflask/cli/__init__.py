@@ -1,7 +1,7 @@
 """The command `nora`: thin, each sub-command imports what it needs and calls it.
 
-Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation.py
-and reload.py those of curation, doctor.py looks at the whole.
+Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation/ those
+of curation, reload.py makes the server read again, doctor.py looks at the whole. subcommand.py is what they share.
 """
 
 from __future__ import annotations
