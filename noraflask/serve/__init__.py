@@ -4,7 +4,8 @@
 master process; in a worker, worker.py holds the main thread, reactor.py the connections that wait, runner.py the requests that run, pool.py the
 threads for what may take long. A connection (connection.py) has its head parsed by request.py, its body read through body.py, its answer sent by
 response.py; limits.py alone says how slow a peer may be. application.py is what the server asks of the application.
-handover.py carries a reload's snapshot from the master to the workers, board.py the numbers that they share, service_manager.py speaks to systemd.
+handover.py carries a reload's snapshot from the master to the workers, board.py counts connections for all workers, service_manager.py speaks
+to systemd.
 """
 
 from __future__ import annotations

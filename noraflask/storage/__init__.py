@@ -1,8 +1,8 @@
 """Storage: named objects behind a few atomic verbs.
 
 A reader sees the whole old object or the whole new one, never a part. When a writing verb returns, its effect survives a power cut.
-Backends: `disk` (the default; disk_files.py has its files, disk_folders.py its folders, disk_cells.py its locks) and `memory` (the smallest reading of
-the contract, for tests). `tests/contract/` is the contract.
+Backends: `disk` (the default; disk_files.py has its files, disk_folders.py its folders, disk_cells.py its locks) and `memory` (the smallest reading
+of the contract, for tests). `tests/contract/` is the contract.
 """
 
 from __future__ import annotations
