@@ -13,6 +13,7 @@ they run one by one once all others are done.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -221,6 +222,7 @@ def run_lane(session: pytest.Session, connection: Connection, number: int) -> No
 
 def _settle(config: pytest.Config, number: int) -> None:
     """What lanes must not share: the terminal, the file that output is captured in, and names of temporary folders."""
+    gc.freeze()  # thousands of collected tests, which the collector would look through again and again
     plugins = config.pluginmanager
     capture: Any = plugins.getplugin("capturemanager")
     capture.stop_global_capturing()
