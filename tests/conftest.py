@@ -44,7 +44,7 @@ REAL_NETWORK = ("client", "fault")
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Sets print in another order in each process, and those that share the tests must agree on their names."""
+    """Sets print in another order in each process, and a test shall have the same name in each run."""
     return "+".join(sorted(map(str, val))) or "nothing" if isinstance(val, set | frozenset) else None
 
 
