@@ -2,11 +2,11 @@
 
 import sys
 
-from noraflask.app import create_app
+from noraflask.app import ServedRegistry, create_app
 from noraflask.config import ConfigError, load
 
 try:
-    app = create_app(load())
+    app = ServedRegistry(create_app(load()))
 except ConfigError as error:  # of the rule files that the configuration names
     print("\n".join(error.problems), file=sys.stderr)
     sys.exit(78)  # EX_CONFIG, as `nora serve`

@@ -143,6 +143,13 @@ class AlreadyExists(NoraError):
     default_message = "it exists already"
 
 
+class Changed(NoraError):
+    """What was to be replaced is no longer what it was when it was read."""
+
+    status = 409
+    default_message = "somebody else changed it at the same moment; look at it again and repeat the change"
+
+
 class UploadBusy(NoraError):
     status = 409
     default_message = "another request is writing to this upload; wait for it, ask for the offset and go on from there"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from noraflask.config import (
     AuthConfig,
     Config,
     CurationConfig,
-    DockerConfig,
     LoggingConfig,
     MetricsConfig,
     RateLimitConfig,
@@ -30,6 +29,8 @@ from noraflask.config import (
     StateConfig,
     StorageConfig,
 )
+from noraflask.config.model import default_formats
+from noraflask.config.repositories import repository_of
 from noraflask.services.auth.users import hash_password
 from noraflask.storage import Storage
 from noraflask.storage.memory import MemoryStorage
@@ -121,16 +122,19 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Flask:
         return create_app(config_of(folder), MemoryStorage())
 
 
-def config_of(folder: Path, **sections: dict[str, Any]) -> Config:
+def config_of(folder: Path, repositories: Iterable[dict[str, Any]] = (), **sections: dict[str, Any]) -> Config:
     """By sections of the configuration. `auth` switches logins on and takes `users` as passwords by name, `curation` takes `rules` as the text of
-    a file in TOML. No audit log, no metrics and no rate limits unless asked for: most tests ask faster than a client may.
+    a file in TOML, `repositories` are the tables of [[repositories]]. No audit log, no metrics and no rate limits unless asked for: most tests ask
+    faster than a client may.
     """
+    formats = {name: type(section)(**sections.get(name, {})) for name, section in default_formats().items()}
     return Config(
         server=ServerConfig(**sections.get("server", {})),
         storage=StorageConfig(path=folder / "storage"),
         state=StateConfig(path=folder / "state"),
         staging=StagingConfig(**{"path": folder / "tmpfs", **sections.get("staging", {})}),
-        docker=DockerConfig(**sections.get("docker", {})),
+        formats=formats,
+        repositories=tuple(repository_of(values, formats) for values in repositories),
         logging=LoggingConfig(access=False),
         auth=_auth_of(folder, **sections["auth"]) if "auth" in sections else AuthConfig(),
         access=AccessConfig(**sections.get("access", {})),

@@ -26,7 +26,7 @@ from typing import Any, Self
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from noraflask.config.model import OidcProvider, RoleRule
+from noraflask.config import OidcProvider, RoleRule
 
 DISCOVERY, JWKS = "/.well-known/openid-configuration", "/keys"
 KINDS = {"RS": "rsa", "PS": "rsa", "ES": "ec", "Ed": "ed"}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from noraflask import http_client
     from noraflask.config import Config
     from noraflask.services.auth.principal import Principal
-    from noraflask.services.auth.rules import Policy
+    from noraflask.services.auth.rules import Access, Policy
 
 TOKEN_VARIABLE = "NORAFLASK_TOKEN"  # noqa: S105 (a name). Not NORA_TOKEN: each variable that begins so is a setting
 TIMEOUT_SECONDS = 10.0
@@ -113,23 +113,25 @@ def _url(text: str) -> str:
 def explain(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from noraflask.assembly import formats_of_repositories
+    from noraflask.assembly import repositories_of
     from noraflask.errors import Unauthenticated
-    from noraflask.services.auth.rules import Policy
+    from noraflask.formats import FORMATS
+    from noraflask.services.auth.rules import Access, Policy
 
-    repositories = formats_of_repositories()
-    options.repository = options.repository or next(iter(repositories))
-    _check_use(options, sorted(repositories))
     config = configuration()
+    repositories = repositories_of(config, FORMATS)
+    options.repository = options.repository or next(iter(repositories)).name
+    _check_use(options, sorted(one.name for one in repositories))
     if not config.auth.enabled:
         tell("remark: what follows is for when authentication is switched on")
     policy = replace(Policy.of(config, repositories), enabled=True)
+    access = Access(policy, repositories)
     try:
         who = _principal(options, config, policy)
     except Unauthenticated as refusal:
         members = _members_of_refusal(options, str(refusal), policy)
     else:
-        members = _members(options, who, policy)
+        members = _members(options, who, access)
     if options.json:
         tell_json(members)
     else:
@@ -204,13 +206,13 @@ def _identity(options: argparse.Namespace, config: Config, policy: Policy) -> Pr
     return oidc.identity(options.provider, options.user, (("sub", options.user), *claims), time.time() + 60)
 
 
-def _members(options: argparse.Namespace, who: Principal, policy: Policy) -> dict[str, Any]:
+def _members(options: argparse.Namespace, who: Principal, access: Access) -> dict[str, Any]:
     """In the words of the API, with all that bears on the principal."""
     from noraflask.services.auth.principal import Action
-    from noraflask.services.auth.rules import decide, describe, describe_limits, rights_of
+    from noraflask.services.auth.rules import describe, describe_limits
 
-    rights, is_admin = rights_of(policy, who), options.action == "admin"
-    decision = decide(rights, Action(options.action), "" if is_admin else options.repository, None if is_admin else options.name)
+    rights, repository = access.rights(who), "" if options.action == "admin" else options.repository
+    decision = access.decide(who, Action(options.action), repository, access.same_name(repository, options.name) if repository else None)
     return {
         **_question(options),
         "groups": sorted(who.groups),
@@ -219,7 +221,7 @@ def _members(options: argparse.Namespace, who: Principal, policy: Policy) -> dic
         "decided_by": decision.by or "no rule grants it",
         "rights": describe(rights),
         "limits": describe_limits(rights),
-        "policy": policy.fingerprint,
+        "policy": access.policy.fingerprint,
     }
 
 

@@ -68,8 +68,8 @@ def _target(text: str) -> Target:
 
 
 def _size(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text)
-    size = int(found[1]) * UNITS[found[2]] if found else 0
+    match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text)
+    size = int(match[1]) * UNITS[match[2]] if match else 0
     if not LEAST_SIZE <= size <= MOST_SIZE:
         raise argparse.ArgumentTypeError("expected 1M to 100G, such as 8M")
     return size
@@ -86,15 +86,15 @@ def doctor(options: argparse.Namespace) -> int:
     from noraflask.services.doctor.findings import WRONG
 
     login = _authorization(options)  # before anything else: a mistake on the command line is no finding
-    found = []
+    findings = []
     for finding in _findings(options, login):
-        found.append(finding)
+        findings.append(finding)
         if not options.json:
             for line in finding.lines():
                 print(_writable(line, sys.stdout.encoding or "ascii"), flush=True)
-    well = all(finding.verdict != WRONG for finding in found)
+    well = all(finding.verdict != WRONG for finding in findings)
     if options.json:
-        members = [{"check": f.check, "verdict": f.verdict, "text": f.text, "remedy": list(f.remedy)} for f in found]
+        members = [{"check": f.check, "verdict": f.verdict, "text": f.text, "remedy": list(f.remedy)} for f in findings]
         tell_json({"well": well, "findings": members})
     return 0 if well else FAILED
 
@@ -115,8 +115,8 @@ def _findings(options: argparse.Namespace, login: str | None) -> Iterator[Findin
     from noraflask.services.doctor.findings import run
     from noraflask.services.doctor.format_checks import OwnStorage
 
-    config, found = configuration(load)
-    yield from found
+    config, findings = configuration(load)
+    yield from findings
     yield from this_machine(config, local_address(config.server.host), lambda: storage_of(config))
     front = _front(options, config, login)
     if front is not None:
@@ -177,4 +177,4 @@ def _format_checks(config: Config) -> list[FormatChecks]:
     """Of the formats that are served."""
     from noraflask.formats import FORMATS
 
-    return [format.checks for format in FORMATS if format.checks and getattr(config, format.default.name).enabled]
+    return [format.checks for format in FORMATS if format.checks and config.formats[format.id].enabled]

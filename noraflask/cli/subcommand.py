@@ -167,7 +167,7 @@ def record(config: Config, action: str, artifact: str, detail: str = "") -> None
     """A line in the server's audit log."""
     from dataclasses import replace
 
-    from noraflask.services.audit import Audit
+    from noraflask.services.audit import Audit, Record
     from noraflask.services.state_folder import audit_file
 
     detail = "; ".join(part for part in (detail, f"by {_os_user()}") if part)
@@ -177,7 +177,7 @@ def record(config: Config, action: str, artifact: str, detail: str = "") -> None
         )
     elif config.audit.mode != "off":
         with owner_of(config.state.path):
-            Audit(replace(config.audit, mode="file"), audit_file(config)).record(action, "cli", artifact=artifact, detail=detail)
+            Audit(replace(config.audit, mode="file"), audit_file(config)).record(Record(action, "cli", artifact=artifact, detail=detail))
 
 
 def _os_user() -> str:
@@ -230,7 +230,16 @@ def _checked(password: str) -> str:
     return password
 
 
-# Tables for people.
+# What others wrote, for people.
+
+
+def print_line(text: str) -> None:
+    print(printable(text))
+
+
+def printable(text: str) -> str:
+    """Names and reasons come from outside: nothing in them may steer a terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

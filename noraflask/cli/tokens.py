@@ -123,11 +123,13 @@ def _scope(text: str) -> Scope:
 
 def _check_scopes(role: str, scopes: tuple[Scope, ...]) -> None:
     """A scope that can never be used is a slip of the pen. Raises WrongUse."""
-    from noraflask.assembly import formats_of_repositories
+    from noraflask.assembly import repositories_of
+    from noraflask.config import load
+    from noraflask.formats import FORMATS
     from noraflask.services.auth.principal import ROLES as RIGHTS
     from noraflask.services.auth.rules import glob
 
-    known = sorted(formats_of_repositories())
+    known = sorted(repositories_of(load(), FORMATS).names)
     for scope in scopes:
         beyond = sorted(action.value for action in scope.actions - RIGHTS[role])
         if beyond:

@@ -1,39 +1,34 @@
 """Configuration: load() fills the frozen dataclasses from the defaults, the file and the environment, or names every problem at once.
 
-settings.py is the table of what can be set, kinds.py what a value may look like, tables.py and patterns.py the same for arrays of tables,
-toml_file.py the file with its lines, reading.py the order of sources, telling.py the end of a problem's line, checks.py what only shows between
-two settings, document.py what is printed for people.
+What can be set stands beside the fields: sections.py, access.py, curation.py and repositories.py, and for each format its file in ecosystems/.
+settings.py collects it, tables.py reads arrays of tables, toml_file.py is the file with its lines, reading.py the order of sources, problem_lines.py
+the end of a problem's line, checks.py what only shows between two settings, document.py what is printed for people.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
+from noraflask.config.access import AccessConfig, AccessRule, AuthConfig, OidcProvider, RoleRule
 from noraflask.config.checks import contradictions, warnings
-from noraflask.config.model import (
-    AccessConfig,
-    AccessRule,
+from noraflask.config.curation import CurationConfig, FormatCuration
+from noraflask.config.model import Config, ConfigError
+from noraflask.config.reading import Reading
+from noraflask.config.repositories import RepositoryConfig
+from noraflask.config.sections import (
     AuditConfig,
-    AuthConfig,
-    Config,
-    ConfigError,
-    CurationConfig,
-    DockerConfig,
-    FormatCuration,
     LoggingConfig,
     MetricsConfig,
-    OidcProvider,
     RateLimitConfig,
-    RoleRule,
     ServerConfig,
     StagingConfig,
     StateConfig,
     StorageConfig,
 )
-from noraflask.config.reading import NOT_SECTIONS, Reading
+from noraflask.config.settings import SECTIONS_OF_CONFIG, is_live
 from noraflask.config.toml_file import label_of
 
 __all__ = [
@@ -44,12 +39,12 @@ __all__ = [
     "Config",
     "ConfigError",
     "CurationConfig",
-    "DockerConfig",
     "FormatCuration",
     "LoggingConfig",
     "MetricsConfig",
     "OidcProvider",
     "RateLimitConfig",
+    "RepositoryConfig",
     "RoleRule",
     "ServerConfig",
     "StagingConfig",
@@ -60,13 +55,6 @@ __all__ = [
     "reload",
     "restart_only",
 ]
-
-_LIVE = (
-    *("access.", "curation.", "auth.oidc_", "auth.anonymous_read", "auth.docker_anon_pull"),
-    *("auth.admin_users", "auth.bearer_ttl_secs", "auth.refresh_ttl_days"),
-    *("rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms", "rate_limit.auth_", "rate_limit.upload_", "rate_limit.general_"),
-)
-"""Beginnings of the fields that a running server takes over."""
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -95,19 +83,14 @@ def reload(config: Config, environ: Mapping[str, str] = os.environ) -> Config:
 
 def restart_only(old: Config, new: Config) -> list[str]:
     """Fields that differ and that a running server does not take over, such as "server.port"."""
-    sections = [section.name for section in fields(Config) if section.name not in NOT_SECTIONS]
-    names = [f"{section}.{field.name}" for section in sections for field in fields(getattr(old, section))]
-    return [name for name in names if not is_live(name) and _value(old, name) != _value(new, name)]
+    before, after = dict(_values(old)), dict(_values(new))
+    return [name for name, value in after.items() if not is_live(name) and before.get(name) != value]
 
 
-def is_live(name: str) -> bool:
-    """Does a running server take over a changed value of this field, such as "access.rules"?"""
-    return name.startswith(_LIVE)
-
-
-def _value(config: Config, name: str) -> object:
-    section, _, field = name.partition(".")
-    return getattr(getattr(config, section), field)
+def _values(config: Config) -> Iterator[tuple[str, object]]:
+    sections = {name: getattr(config, name) for name in SECTIONS_OF_CONFIG} | dict(config.formats)
+    for name, section in sections.items():
+        yield from ((f"{name}.{field.name}", getattr(section, field.name)) for field in fields(section))
 
 
 def _file(environ: Mapping[str, str]) -> Path | None:

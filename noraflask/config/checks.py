@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from noraflask.config.model import AccessRule, Config, CurationConfig
-from noraflask.config.patterns import placeholders
+from noraflask.config.access import AccessRule
+from noraflask.config.curation import CurationConfig
+from noraflask.config.model import Config
 from noraflask.config.reading import Reading
+from noraflask.config.repositories import conflicts
 from noraflask.config.toml_file import label_of
+from noraflask.settings.texts import placeholders
 
 SHORTEST_BEARER_SECONDS = 60
 """distribution's token specification: "a token should never be returned with less than 60 seconds to live"."""
@@ -32,7 +35,14 @@ def contradictions(config: Config, reading: Reading) -> list[str]:
         if low > high and not {small, large} & reading.doubtful:
             given = reading.values.get(small) or reading.values[large]
             found.append(f"{given.place}: {small} is {low}, expected at most the {high} of {large} (from {config.sources[large]})")
-    return [*found, *_provider_problems(config, reading), *_rule_problems(config, reading), *_curation_problems(config, reading)]
+    repositories = conflicts(config.repositories, config.formats, config.sources)
+    return [
+        *found,
+        *_provider_problems(config, reading),
+        *_rule_problems(config, reading),
+        *_curation_problems(config, reading),
+        *repositories,
+    ]
 
 
 def _provider_problems(config: Config, reading: Reading) -> Iterator[str]:
@@ -133,8 +143,8 @@ def _warnings(config: Config, file: Path | None) -> Iterator[str]:
         yield f"server.public_url = {server.public_url}: only clients on this machine can follow such URLs"
     if any(ipaddress.ip_network(entry, strict=False).prefixlen == 0 for entry in server.trusted_proxies):
         yield "auth.trusted_proxies: a network of length /0 trusts everybody, so every client can forge its address"
-    if not config.docker.enabled:
-        yield "docker.enabled = false: no format is served"
+    if not any(section.enabled for section in config.formats.values()):
+        yield f"{', '.join(f'{name}.enabled = false' for name in config.formats)}: no format is served"
     for key, path in _paths(config):
         if file is not None and path is not None and not path.is_absolute():
             yield f"{key} = {path}: is relative to the working folder, not to the configuration file; use an absolute path"

@@ -8,21 +8,24 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from noraflask.config.kinds import Off, duration_text
-from noraflask.config.model import AccessRule, Config, FormatCuration, OidcProvider, RoleRule
-from noraflask.config.settings import FORMAT_SETTINGS, KEYS_NOT_YET, NOT_YET, SETTINGS, VARIABLES_NOT_YET, Setting
-from noraflask.config.tables import PROVIDERS, ROLE_RULES, RULES, Claims, TableArray
+from noraflask.config.access import PROVIDERS, ROLE_RULES, RULES, AccessRule, Claims, OidcProvider, RoleRule
+from noraflask.config.curation import FormatCuration
+from noraflask.config.model import Config
+from noraflask.config.repositories import REPOSITORIES, RepositoryConfig, own_settings
+from noraflask.config.settings import FORMAT_LIST, FORMAT_SETTINGS, KEYS_NOT_YET, NOT_YET, SERVED, SETTINGS, VARIABLES_NOT_YET
+from noraflask.config.tables import TableArray
+from noraflask.settings import Off, Setting
+from noraflask.settings.texts import duration_text
 
 SAMPLE = Path("etc/config.toml")
 DOCS = Path("docs/configuration.md")
 _EXAMPLES = {
     "server.public_url": "https://registry.example.com",
     "server.accel_redirect": "/_nora/",
-    "registries.enable": "docker",
+    "registries.enable": SERVED[0].id,
     "auth.groups_file": "/etc/nora/groups",
     "auth.token_storage": "/var/lib/nora/tokens",
     "access.default_role": "read",
@@ -48,6 +51,14 @@ _EXAMPLE_TABLES = {
         role_rules=(RoleRule("repo:team/*:ref:refs/heads/main", "write", ("team/**",)),),
     ),
     "access.rules": AccessRule("", ("pull", "push"), "Developers push to their team", groups=("developers",), names=("team/**",)),
+    "repositories": RepositoryConfig(
+        "",
+        "team-images",
+        SERVED[0].id,
+        title="Images of the team",
+        hosts=("images.example.com",),
+        own=tuple((field.key, field.default) for field in own_settings(SERVED[0].id)[:1]),
+    ),
 }
 
 
@@ -57,8 +68,8 @@ def effective(config: Config) -> str:
     for setting in _in_config():
         source = config.sources.get(setting.name, "default")
         value = value_of(config, setting)
-        if isinstance(setting.kind, TableArray) and value:
-            tables += [f"\n# {setting.key}: {len(value)}, from {source}\n", *_tables(setting.kind, value)]
+        if isinstance(setting.type, TableArray) and value:
+            tables += [f"\n# {setting.key}: {len(value)}, from {source}\n", *_tables(setting.type, value)]
             continue
         lines.append(f"{_line(setting, value)}  # from {source}\n")
     for setting in FORMAT_SETTINGS:
@@ -83,17 +94,21 @@ def _tables(kind: TableArray, values: Iterable[Any]) -> Iterator[str]:
     for value in values:
         yield f"[[{kind.header}]]\n"
         given = {field: getattr(value, field.key) for field in kind.fields}
-        defaults = _defaults(type(value))
+        if isinstance(value, RepositoryConfig):
+            given |= {field: dict(value.own)[field.key] for field in own_settings(value.format) if field.key in dict(value.own)}
         for field, content in given.items():
-            if content != defaults.get(field.key, MISSING) and not isinstance(field.kind, TableArray):
-                yield f"{field.key} = {_claims(content) if isinstance(field.kind, Claims) else toml(content)}\n"
+            if _is_told(value, field, content):
+                yield f"{field.key} = {_claims(content) if isinstance(field.type, Claims) else toml(content)}\n"
         for field, content in given.items():
-            if isinstance(field.kind, TableArray):
-                yield from _tables(field.kind, content)
+            if isinstance(field.type, TableArray):
+                yield from _tables(field.type, content)
 
 
-def _defaults(kind: Any) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(kind)}
+def _is_told(value: Any, field: Setting, content: Any) -> bool:
+    """Arrays inside of a table come after the rest of it; of what it says itself in place of another section, all is told."""
+    if isinstance(field.type, TableArray):
+        return False
+    return field.is_required or field.per_repository or content != field.default
 
 
 def _claims(pairs: Iterable[tuple[str, str]]) -> str:
@@ -104,8 +119,10 @@ def _claims(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def value_of(config: Config, setting: Setting) -> Any:
-    section, name = setting.name.split(".")
-    return getattr(getattr(config, section), name)
+    section, dot, name = setting.name.partition(".")
+    if not dot:
+        return getattr(config, section)
+    return getattr(config.formats[section] if section in config.formats else getattr(config, section), name)
 
 
 def toml(value: Any) -> str:
@@ -145,27 +162,33 @@ def settings_table() -> str:
     for setting in SETTINGS:
         key = f"`{setting.key}`" if setting.key else ""
         variable = f"`{setting.env[0]}`" if setting.env else ""
-        cells = (key, variable, _default_cell(setting), setting.kind.expected, setting.meaning)
+        cells = (key, variable, _default_cell(setting), setting.type.expected, setting.meaning)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
-def fields_table(kind: TableArray, made: type) -> str:
+def own_table() -> str:
+    """Settings of a format that a repository may have of its own."""
+    rows = ["| format | keys |", "|---|---|"]
+    rows += [f"| {ecosystem.id} | {', '.join(f'`{field.key}`' for field in own_settings(ecosystem.id))} |" for ecosystem in SERVED]
+    return "\n".join(rows) + "\n"
+
+
+def fields_table(kind: TableArray) -> str:
     rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for field in kind.fields:
-        default = _defaults(made)[field.key]
-        is_unset = default in (None, (), "")
-        cell = "required" if field.required else "unset" if is_unset else f"`{toml(default)}`"
-        rows.append(f"| `{field.key}` | {cell} | {field.kind.expected} | {field.meaning} |")
+        is_unset = field.default in (None, (), "")
+        cell = "required" if field.is_required else "unset" if is_unset else f"`{toml(field.default)}`"
+        rows.append(f"| `{field.key}` | {cell} | {field.type.expected} | {field.meaning} |")
     return "\n".join(rows) + "\n"
 
 
 def not_yet_table() -> str:
     rows = ["| key | variable | accepted | feature |", "|---|---|---|---|"]
     for setting in NOT_YET:
-        feature = setting.kind.feature if isinstance(setting.kind, Off) else ""
+        feature = setting.type.feature if isinstance(setting.type, Off) else ""
         key = f"`{setting.key}`" if setting.key else ""
-        rows.append(f"| {key} | {', '.join(f'`{name}`' for name in setting.env)} | {setting.kind.expected} | {feature} |")
+        rows.append(f"| {key} | {', '.join(f'`{name}`' for name in setting.env)} | {setting.type.expected} | {feature} |")
     keys = ", ".join(f"`{begin}*`" for begin in KEYS_NOT_YET)
     variables = ", ".join(f"`{begin}*`" for begin in VARIABLES_NOT_YET)
     return "\n".join(rows) + f"\n\nRefused whatever they say are all other keys {keys} and all other variables {variables}.\n"
@@ -175,9 +198,11 @@ def with_tables(text: str) -> str:
     """The page with its generated parts, which stand between marks, made anew."""
     generated = {
         "settings": settings_table(),
-        "rules": fields_table(RULES, AccessRule),
-        "providers": fields_table(PROVIDERS, OidcProvider),
-        "role-rules": fields_table(ROLE_RULES, RoleRule),
+        "rules": fields_table(RULES),
+        "providers": fields_table(PROVIDERS),
+        "role-rules": fields_table(ROLE_RULES),
+        "repositories": fields_table(REPOSITORIES),
+        "own-settings": own_table(),
         "curation-formats": formats_table(),
         "not-yet": not_yet_table(),
     }
@@ -189,13 +214,13 @@ def with_tables(text: str) -> str:
 
 
 def _in_config() -> list[Setting]:
-    """Settings with a key whose value a Config holds; registries.enable ends in docker.enabled."""
-    return [setting for setting in SETTINGS if setting.key and setting.key != "registries.enable"]
+    """Settings with a key whose value a Config holds; the list of formats ends in the switches of the formats."""
+    return [setting for setting in SETTINGS if setting.key and setting is not FORMAT_LIST]
 
 
 def _default_cell(setting: Setting) -> str:
     value = value_of(Config(), setting) if setting in _in_config() else None
-    return "unset" if value is None or isinstance(setting.kind, TableArray) else f"`{toml(value)}`"
+    return "unset" if value is None or isinstance(setting.type, TableArray) else f"`{toml(value)}`"
 
 
 def _sections() -> list[str]:
@@ -203,21 +228,21 @@ def _sections() -> list[str]:
 
 
 def _sample_section(section: str) -> str:
-    return f"\n[{section}]\n" + "\n".join(_sample_lines(section))
+    return (f"\n[{section}]\n" if section else "\n") + "\n".join(_sample_lines(section))
 
 
 def _sample_lines(section: str) -> Iterator[str]:
     for setting in SETTINGS:
-        if setting.key.rpartition(".")[0] == section:
+        if setting.key and setting.key.rpartition(".")[0] == section:
             variable = f" Variable: {setting.env[0]}" if setting.env else ""
-            comment = f"{setting.meaning} Allowed: {setting.kind.expected}.{variable}"
+            comment = f"{setting.meaning} Allowed: {setting.type.expected}.{variable}"
             yield "".join(f"# {part}\n" for part in textwrap.wrap(comment, 136)) + _sample_value(setting)
 
 
 def _sample_value(setting: Setting) -> str:
     """The line of its default; an example, as a comment, where there is none."""
-    if isinstance(setting.kind, TableArray):
-        return "".join(f"# {line}" for line in _tables(setting.kind, [_EXAMPLE_TABLES[setting.key]]))
+    if isinstance(setting.type, TableArray):
+        return "".join(f"# {line}" for line in _tables(setting.type, [_EXAMPLE_TABLES[setting.key]]))
     name = setting.key.rpartition(".")[2]
     value = None if setting.key in _EXAMPLES else value_of(Config(), setting)
     return f"# {name} = {toml(_EXAMPLES[setting.key])}\n" if value is None else f"{name} = {toml(value)}\n"

@@ -8,15 +8,26 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from noraflask.config.kinds import KEEP, Bad
-from noraflask.config.model import Config, FormatCuration, StagingConfig
-from noraflask.config.settings import BY_ENV, BY_KEY, FORMAT_SETTINGS, SECTIONS, SETTINGS, Setting, is_not_yet
+from noraflask.config.curation import FormatCuration
+from noraflask.config.model import Config
+from noraflask.config.problem_lines import described, got, nearest
+from noraflask.config.repositories import with_settings
+from noraflask.config.sections import StagingConfig
+from noraflask.config.settings import (
+    BY_ENV,
+    BY_KEY,
+    FORMAT_LIST,
+    FORMAT_SETTINGS,
+    SECTIONS,
+    SECTIONS_OF_CONFIG,
+    SERVED,
+    SETTINGS,
+    is_not_yet,
+)
 from noraflask.config.tables import BadTables, places
-from noraflask.config.telling import described, got, nearest
 from noraflask.config.toml_file import FileProblem, Node, Table, dotted, label_of, place, read_nodes
-
-NOT_SECTIONS = ("file", "sources", "warnings")
-"""Fields of Config that hold no settings."""
+from noraflask.settings import Bad, Setting
+from noraflask.settings.setting_types import KEEP
 
 _SERVICE_LINK = re.compile(r"NORA_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)\Z", re.DOTALL)
 _SURE = 0.87  # of a nearest name: so near that it is a slip of the pen and not another name of NORA's
@@ -69,28 +80,32 @@ class Reading:
             if setting is None:
                 self.problems.append(_unknown_variable(name))
             else:
-                self._take(setting, Value(environ[name], name, name), setting.kind.from_text)
+                self._take(setting, Value(environ[name], name, name), setting.type.from_text)
 
     def config(self) -> Config:
-        """The values over the defaults; a list of formats wins over the switch of the single format."""
+        """The values over the defaults; a list of formats wins over the switches of the single formats."""
         values = dict(self.values)
-        chosen = values.get("registries.enable")
-        if chosen:
-            if "docker.enabled" in values and not values["docker.enabled"].value:
-                self.warnings.append(f"{values['docker.enabled'].place}: has no effect, because {chosen.source} switches the format on")
-            values["docker.enabled"] = chosen
+        self._choose_formats(values)
         _fit_default_share(values)
-        defaults = Config()
-        sections: dict[str, Any] = {}
         sources: dict[str, str] = {}
-        for section in (f.name for f in fields(Config) if f.name not in NOT_SECTIONS):
-            default = getattr(defaults, section)
-            names = {f.name: f"{section}.{f.name}" for f in fields(default)}
-            given = {short: values[name].value for short, name in names.items() if name in values}
-            sections[section] = type(default)(**given)
-            sources |= {name: values[name].source if name in values else "default" for name in names.values()}
+        sections = {name: _filled(section, name, values, sources) for name, section in SECTIONS_OF_CONFIG.items()}
+        formats = {ecosystem.id: _filled(ecosystem.section, ecosystem.id, values, sources) for ecosystem in SERVED}
         sections["curation"] = replace(sections["curation"], formats=_formats(values, sources))
-        return Config(**sections, sources=sources)
+        listed = values.get("repositories")
+        sources["repositories"] = listed.source if listed else "default"
+        repositories = tuple(with_settings(repository, formats) for repository in listed.value) if listed else ()
+        return Config(**sections, formats=formats, repositories=repositories, sources=sources)
+
+    def _choose_formats(self, values: dict[str, Value]) -> None:
+        chosen = values.get(FORMAT_LIST.name)
+        if chosen is None:
+            return
+        for name, id in ((f"{ecosystem.id}.enabled", ecosystem.id) for ecosystem in SERVED):
+            is_on = id in chosen.value
+            if name in values and values[name].value != is_on:
+                effect = "on" if is_on else "off"
+                self.warnings.append(f"{values[name].place}: has no effect, because {chosen.source} switches the format {effect}")
+            values[name] = replace(chosen, value=is_on)
 
     def _take_node(self, label: str, node: Node) -> bool:
         """Whether what lies below the node may be looked at."""
@@ -100,9 +115,9 @@ class Reading:
         if setting is not None:
             if node.value is Table:
                 self.doubtful.add(setting.name)
-                self.problems.append(f"{begin}: expected {setting.kind.expected}, got a table")
+                self.problems.append(f"{begin}: expected {setting.type.expected}, got a table")
                 return False
-            self._take(setting, Value(node.value, source, begin), setting.kind.from_toml)
+            self._take(setting, Value(node.value, source, begin), setting.type.from_toml)
             return True
         if node.key in SECTIONS:
             if node.value is Table:
@@ -122,10 +137,17 @@ class Reading:
         except Bad as bad:
             self.doubtful.add(setting.name)
             names = (setting.key, *setting.env)
-            self.problems.append(f"{given.place}: {bad.text}{got(given.value, bad, setting.kind, names, of_variable=given.source in setting.env)}")
+            self.problems.append(f"{given.place}: {bad.text}{got(given.value, bad, setting.type, names, of_variable=given.source in setting.env)}")
             return
         if value is not KEEP:
             self.values[setting.name] = replace(given, value=value, tables=places(given.value))
+
+
+def _filled(section: Any, name: str, values: Mapping[str, Value], sources: dict[str, str]) -> Any:
+    """The section with the values that were given; each of its fields gets a source."""
+    names = {entry.name: f"{name}.{entry.name}" for entry in fields(section)}
+    sources |= {full: values[full].source if full in values else "default" for full in names.values()}
+    return section(**{short: values[full].value for short, full in names.items() if full in values})
 
 
 def _formats(values: Mapping[str, Value], sources: dict[str, str]) -> tuple[tuple[str, FormatCuration], ...]:
@@ -163,7 +185,8 @@ def _unknown_key(node: Node) -> str:
     if near is not None:
         return f"{what}, did you mean {near}?"
     section = node.key.rpartition(".")[0]
-    valid = [s.key for s in SETTINGS if s.key.rpartition(".")[0] == section and s.key] or sorted({s.key.split(".")[0] for s in SETTINGS if s.key})
+    in_section = [s.key for s in SETTINGS if section and s.key.rpartition(".")[0] == section]
+    valid = in_section or sorted({s.key.split(".")[0] for s in SETTINGS if s.key})
     return f"{what}, valid are {', '.join(valid)}"
 
 

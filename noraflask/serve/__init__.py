@@ -3,7 +3,7 @@
 `run(config)` is `nora serve`; etc/gunicorn.conf.py takes `gunicorn_settings(config)` for plain gunicorn. master.py and settings.py belong to the
 master process; in a worker, worker.py holds the main thread, reactor.py the connections that wait, runner.py the requests that run, pool.py the
 threads for what may take long. A connection (connection.py) has its head parsed by request.py, its body read through body.py, its answer sent by
-response.py; limits.py alone says how slow a peer may be.
+response.py; limits.py alone says how slow a peer may be. application.py is what the server asks of the application.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from noraflask.config import Config
+from noraflask.serve.application import Wsgi
 
 
-def run(config: Config, make_application: Callable[[], Any] | None = None) -> None:
+def run(config: Config, make_application: Callable[[], Wsgi] | None = None) -> None:
     """Serve until told to stop; ends by SystemExit. Prints one line and exits with 1 when the address cannot be had."""
     from noraflask import log
-    from noraflask.serve.master import Application, Arbiter, BindError, bind, inherits_sockets
+    from noraflask.serve.master import Arbiter, BindError, GunicornApplication, bind, inherits_sockets
     from noraflask.serve.settings import BACKLOG, gunicorn_settings
 
     log.setup(config.logging)
@@ -32,10 +32,10 @@ def run(config: Config, make_application: Callable[[], Any] | None = None) -> No
         except BindError as error:
             sys.exit(f"nora: {error}")
         settings["bind"] = [f"fd://{listener.detach()}" for listener in listeners]
-    Arbiter(Application(settings, make_application or (lambda: _create_app(config)))).run()
+    Arbiter(GunicornApplication(settings, make_application or (lambda: _create_app(config)))).run()
 
 
-def _create_app(config: Config) -> Any:
-    from noraflask.app import create_app
+def _create_app(config: Config) -> Wsgi:
+    from noraflask.app import ServedRegistry, create_app
 
-    return create_app(config)
+    return ServedRegistry(create_app(config))

@@ -12,6 +12,7 @@ import io
 import os
 import socket
 import threading
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,6 @@ class RequestBody(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def _or_break(self, data: bytes) -> bytes:
-        if self.broken and not data:
-            raise self.broken
-        return data
-
     def readall(self) -> bytes:
         return b"".join(iter(lambda: self.read(MIB), b""))
 
@@ -71,7 +67,17 @@ class RequestBody(io.RawIOBase):
         return len(data)
 
     def read(self, size: int | None = -1) -> bytes:
-        raise NotImplementedError
+        """Exactly `size` bytes, fewer at the end of the body, and before an error: that one is raised by the next call."""
+        if size is None or size < 0:
+            return self.readall()
+        data = self._take(size)
+        if self.broken and not data:
+            raise self.broken
+        return data
+
+    @abstractmethod
+    def _take(self, size: int) -> bytes:
+        """As read(); an error is left in `broken`."""
 
     @property
     def invited(self) -> bool:
@@ -97,17 +103,14 @@ class LengthBody(RequestBody):
         """Bytes of the body that have been read."""
         return self._length - self.left
 
-    def read(self, size: int | None = -1) -> bytes:
-        """Exactly `size` bytes, fewer at the end of the body, and before an error: that one is raised by the next call."""
-        if size is None or size < 0:
-            return self.readall()
+    def _take(self, size: int) -> bytes:
         size = min(size, self.left)
         data, self._start = self._start[:size], self._start[size:]
         if len(data) < size:
             received = self._receive(size - len(data))
             data = data + received if data else received
         self.left -= len(data)
-        return self._or_break(data)
+        return data
 
     def into_file(self, descriptor: int, size: int) -> int:
         """Append at most `size` bytes to a file at its position, moved by the kernel; 0 only at the end of the body.
@@ -171,10 +174,7 @@ class ChunkedBody(RequestBody):
         self.finished = False
         self.received = 0  # bytes of the body, without the framing of its chunks
 
-    def read(self, size: int | None = -1) -> bytes:
-        """Exactly `size` bytes, fewer at the end of the body, and before an error: that one is raised by the next call."""
-        if size is None or size < 0:
-            return self.readall()
+    def _take(self, size: int) -> bytes:
         pieces, missing = [self._start[:size]], max(0, size - len(self._start))
         self._start = self._start[size:]
         while missing > 0 and not self.finished and not self.broken:
@@ -182,7 +182,7 @@ class ChunkedBody(RequestBody):
             self._start = arrived[missing:]
             pieces.append(arrived[:missing])
             missing -= len(pieces[-1])
-        return self._or_break(b"".join(pieces))
+        return b"".join(pieces)
 
     def into_file(self, descriptor: int, size: int) -> int:
         """Append what has arrived to a file at its position; at most `size` bytes if that is BUFFER_BYTES or more. 0 only at the end of the body."""

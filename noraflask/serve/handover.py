@@ -12,6 +12,7 @@ import mmap
 import os
 import pickle
 import struct
+from dataclasses import dataclass
 from typing import Any, cast
 
 _HEAD = struct.Struct("=QQ32s")  # offset, length, SHA-256
@@ -23,6 +24,17 @@ Published = tuple[Any, str, tuple[int, int] | None, int]
 """The snapshot; of its large data the path to it through the master, the identity of the file, the length."""
 
 
+@dataclass(frozen=True)
+class Offer:
+    """A snapshot that is ready to be published."""
+
+    view: bytes | mmap.mmap
+    """Of its large data."""
+    descriptor: int | None
+    head: bytes
+    end: int
+
+
 class Handover:
     def __init__(self) -> None:
         """Made in the master, before the workers are forked."""
@@ -30,37 +42,51 @@ class Handover:
         os.ftruncate(self._file, _HEAD.size)
         self._large: list[int] = []
 
-    def publish(self, snapshot: Any, large: bytes = b"") -> mmap.mmap | None:
-        """Only the master does. `large` goes into a file of its own, whose pages all workers share; the answer is a view of it."""
-        if large:
-            descriptor = os.memfd_create("nora-policy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    def prepare(self, snapshot: Any, large: bytes = b"") -> Offer:
+        """Only the master does. All that could fail is done; no worker sees it yet. `large` goes into a file of its own, whose pages all share."""
+        if not large:
+            return self._write(pickle.dumps((snapshot, "", None, 0)), b"", None)
+        descriptor = os.memfd_create("nora-policy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
             written = 0
             while written < len(large):
                 written += os.write(descriptor, large[written:])
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
             view = mmap.mmap(descriptor, len(large), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-            self._large.append(descriptor)
+            data = pickle.dumps((snapshot, f"/proc/{os.getpid()}/fd/{descriptor}", _identity(descriptor), len(large)))
+            return self._write(data, view, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def withdraw(self, offer: Offer) -> None:
+        """It is not published; what was before stays."""
+        if offer.descriptor is not None:
+            os.close(offer.descriptor)
+
+    def publish(self, offer: Offer) -> None:
+        """From now on it is what workers find."""
+        os.pwrite(self._file, offer.head, 0)
+        os.ftruncate(self._file, offer.end)  # what lay behind it is the old one, or older
+        if offer.descriptor is not None:
+            self._large.append(offer.descriptor)
             while len(self._large) > _KEPT:
                 os.close(self._large.pop(0))
-            self._publish(pickle.dumps((snapshot, f"/proc/{os.getpid()}/fd/{descriptor}", _identity(descriptor), len(large))))
-            return view
-        self._publish(pickle.dumps((snapshot, "", None, 0)))
-        return None
 
     def leave_to_master(self) -> None:
         """In a new worker: what it has inherited of the master's files would keep old data in memory as long as it lives."""
         while self._large:
             os.close(self._large.pop())
 
-    def _publish(self, data: bytes) -> None:
+    def _write(self, data: bytes, view: bytes | mmap.mmap, descriptor: int | None) -> Offer:
+        """Into the place that no worker reads now."""
         before, length, _ = _HEAD.unpack(os.pread(self._file, _HEAD.size, 0))
         fits_in_front = length and before - _HEAD.size >= len(data)
         start = _HEAD.size if fits_in_front or not length else before + length
         written = 0
         while written < len(data):
             written += os.pwrite(self._file, data[written:], start + written)
-        os.pwrite(self._file, _HEAD.pack(start, len(data), hashlib.sha256(data).digest()), 0)
-        os.ftruncate(self._file, start + len(data))  # what lay behind it is the old one, or older
+        return Offer(view, descriptor, _HEAD.pack(start, len(data), hashlib.sha256(data).digest()), start + len(data))
 
     def current(self) -> tuple[Any, mmap.mmap | None] | None:
         """The last snapshot that was published, with a view of its large data; None when there was none."""

@@ -23,6 +23,8 @@ from gunicorn.sock import close_sockets, create_sockets
 from gunicorn.workers.base import Worker as BaseWorker
 
 from noraflask.config import ConfigError
+from noraflask.serve.application import Application, Wsgi, application_of
+from noraflask.serve.handover import Handover
 from noraflask.serve.service_manager import ServiceManager
 
 log = logging.getLogger("nora.server")
@@ -103,22 +105,34 @@ class Arbiter(BaseArbiter):
 
         Whatever goes wrong is what it returns: an exception that left here would end the server.
         """
-        application = self.app.wsgi()
-        if hasattr(application, "read_again"):
-            try:
-                snapshot, large = application.read_again()
-                application.adopt(snapshot, memoryview(self.worker_class.handover.publish(snapshot, large)))
-            except ConfigError as error:
-                log.warning("Curation policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
-                return "; ".join(error.problems)
-            except Exception as error:
-                log.exception("Curation policy reload failed, keeping previous config error=%s", json.dumps(str(error) or type(error).__name__))
-                getattr(application, "reload_broke", lambda: None)()
-                return str(error) or type(error).__name__
+        application = application_of(self.app.wsgi())
+        try:
+            read = application.read_again()
+            if read is not None:
+                self._hand_on(application, *read)
+        except ConfigError as error:
+            log.warning("Curation policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
+            return "; ".join(error.problems)
+        except Exception as error:
+            log.exception("Curation policy reload failed, keeping previous config error=%s", json.dumps(str(error) or type(error).__name__))
+            application.reload_broke()
+            return str(error) or type(error).__name__
         log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
         self.kill_workers(signal.SIGHUP)
         give_memory_back()
         return ""
+
+    def _hand_on(self, application: Application, snapshot: Any, large: bytes) -> None:
+        """What workers are given is what this process could adopt itself."""
+        handover: Handover = self.worker_class.handover
+        offer = handover.prepare(snapshot, large)
+        try:
+            application.adopt(snapshot, memoryview(offer.view))
+        except BaseException:
+            handover.withdraw(offer)
+            raise
+        handover.publish(offer)
+        application.reload_succeeded()
 
     def handle_int(self) -> None:
         self.handle_term()
@@ -153,10 +167,10 @@ class Arbiter(BaseArbiter):
         return [self.SIG_QUEUE.get_nowait() for _ in range(self.SIG_QUEUE.qsize())]
 
 
-class Application(BaseApplication):
+class GunicornApplication(BaseApplication):
     """What gunicorn asks for: settings, and the WSGI application, which is made in the master and inherited by the workers."""
 
-    def __init__(self, settings: dict[str, Any], make: Callable[[], Any]) -> None:
+    def __init__(self, settings: dict[str, Any], make: Callable[[], Wsgi]) -> None:
         self._settings, self._make = settings, make
         super().__init__()
 
@@ -164,7 +178,7 @@ class Application(BaseApplication):
         for name, value in self._settings.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Any:
+    def load(self) -> Wsgi:
         return self._make()
 
 

@@ -223,12 +223,8 @@ class Response:
             if self._file_left and not on_pool:
                 return Progress.SLOW
             if self._data:
-                try:
-                    sent = sock.send(self._data, socket.MSG_DONTWAIT | (socket.MSG_MORE if self._file_left else 0))
-                except BlockingIOError:
+                if not self._send_data(sock):
                     return Progress.BLOCKED
-                self.sent += sent
-                self._data = b"" if sent == len(self._data) else memoryview(self._data)[sent:]
             elif self._file_left:
                 return self._send_file(sock, patient)
             elif self._iterator is None:
@@ -237,6 +233,16 @@ class Response:
                 return Progress.SLOW
             else:
                 self._data = self._framed(self._next())
+
+    def _send_data(self, sock: socket.socket) -> bool:
+        """False when the peer takes nothing now."""
+        try:
+            sent = sock.send(self._data, socket.MSG_DONTWAIT | (socket.MSG_MORE if self._file_left else 0))
+        except BlockingIOError:
+            return False
+        self.sent += sent
+        self._data = b"" if sent == len(self._data) else memoryview(self._data)[sent:]
+        return True
 
     @property
     def only_file(self) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from noraflask.config import ServerConfig
+from noraflask.serve.application import Application
 from noraflask.serve.board import Board
 from noraflask.serve.connection import Connection, Phase
 from noraflask.serve.limits import BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
@@ -21,7 +21,6 @@ from noraflask.serve.response import Progress, ShortBody
 log = logging.getLogger("nora.server")
 
 OPS_PATHS = frozenset(("/health", "/ready", "/metrics"))
-LOGIN_PATHS = ("/v2/token", "/api/tokens")  # passwords in bodies
 QUICK_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 DRAIN_BYTES = 64 * 1024  # of a body that the application left unread, to keep the connection;
 DRAIN_SECONDS = 5  # within this time
@@ -29,8 +28,6 @@ PATIENCE_SECONDS = 0.2  # a pool thread waits so long for a peer to take more, a
 
 TOO_SLOW = "the client took the response too slowly"
 BODY_ERRORS = (BodyCut, BodyTooSlow, BodyMalformed)
-
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Runner:
@@ -79,7 +76,7 @@ class Runner:
         quick = request.method in QUICK_METHODS
         if quick and request.path in OPS_PATHS:
             return self._ops
-        if request.path.startswith(LOGIN_PATHS) or request.environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
+        if request.path.endswith(self._application.password_paths) or request.environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
             return self._logins
         return self._requests if quick else self._writes
 

@@ -11,6 +11,7 @@ import tempfile
 from typing import Any
 
 from noraflask.config import Config, ServerConfig
+from noraflask.serve.application import application_of
 from noraflask.serve.board import SLOTS
 from noraflask.serve.master import Arbiter, BindError, give_memory_back, set_title
 from noraflask.serve.service_manager import ServiceManager
@@ -91,7 +92,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     worker.board.leave(worker.slot)
-    getattr(server.app.wsgi(), "worker_ended", lambda place: None)(str(worker.slot))
+    application_of(server.app.wsgi()).worker_ended(str(worker.slot))
 
 
 def raise_descriptor_limit(workers: int, limits: ServerConfig) -> None:

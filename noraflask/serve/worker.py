@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from gunicorn.workers.base import Worker as BaseWorker
 
 from noraflask.config import ServerConfig
+from noraflask.serve.application import Application, application_of
 from noraflask.serve.board import Board
 from noraflask.serve.handover import Handover
 from noraflask.serve.request import NO_BODY
@@ -36,6 +37,7 @@ class Worker(BaseWorker):
     limits: ClassVar[ServerConfig]
     board: ClassVar[Board]
     handover: ClassVar[Handover]
+    application: Application
     slot: int  # on the board; the master gives it before the fork
 
     @classmethod
@@ -70,10 +72,11 @@ class Worker(BaseWorker):
         try:
             found = self.handover.current()
             if found is not None:
-                self.wsgi.adopt(*found)
+                snapshot, large = found
+                self.application.adopt(snapshot, memoryview(large if large is not None else b""))
         except Exception:
             log.exception("what the master has read cannot be taken over; this worker stops, and the one in its place begins with it")
-            getattr(self.wsgi, "reload_broke", lambda: None)()
+            self.application.reload_broke()
             self.alive = False
             return
         log.info("reloaded")
@@ -82,9 +85,10 @@ class Worker(BaseWorker):
 
     def run(self) -> None:
         self.handover.leave_to_master()
-        getattr(self.wsgi, "start_worker", lambda *_: None)(str(self.slot), self.board.connections)
+        self.application = application_of(self.wsgi)
+        self.application.start_worker(str(self.slot), self.board.connections)
         share = max(1, -(-self.limits.max_connections // max(1, self.cfg.workers)))
-        self.runner = Runner(self.wsgi, self.limits, share, self.board, self.slot)
+        self.runner = Runner(self.application, self.limits, share, self.board, self.slot)
         self.reactor = self.runner.reactor
         for listener in self.sockets:
             self.reactor.listen(listener.sock, self._base_environ(listener.sock))
@@ -162,7 +166,7 @@ class Worker(BaseWorker):
         if self.reactor.connections:
             log.warning("stopping with %d connections still busy", len(self.reactor.connections))
             self._cut()
-        getattr(self.wsgi, "stop_worker", lambda: None)()
+        self.application.stop_worker()
         self.ended = True
         self.reactor.wake_all()
         for thread in self.threads:

@@ -13,27 +13,47 @@ import json
 import logging
 import os
 import select
-import stat
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from noraflask.config import AuditConfig
+from noraflask.services.append_file import AppendFile
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 
 LONGEST_RECORD_BYTES = 65536
 LONGEST_ON_STDOUT_BYTES = select.PIPE_BUF
 """Longer ones are no longer written to a pipe in one piece."""
-ROTATION_SECONDS = 1.0
 REPORT_SECONDS = 60.0
-TAIL_LOOKS = 10
-TAIL_PAUSE_SECONDS = 0.002
 STDOUT = 1
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Fields in the order of the line."""
+
+    action: str
+    actor: str
+    artifact: str = ""
+    registry: str = ""
+    """The repository's name."""
+    detail: str = ""
+    outcome: str = "ok"
+    """ok, denied or failed."""
+    source: str = ""
+    """How the actor was recognised."""
+    client: str = ""
+    request_id: str = ""
+
+
+OF_NORA = ("action", "actor", "artifact", "registry", "detail")
+"""Fields that stand in each line, empty or not."""
 
 
 class Audit:
@@ -44,35 +64,25 @@ class Audit:
         self._metrics = metrics or NullMetrics()
         self._outputs: list[_Output] = []
         if config.mode in ("file", "both"):
-            self._outputs.append(_File(config.path or default_path))
+            self._outputs.append(_to_file(config.path or default_path))
         if config.mode in ("stdout", "both"):
-            self._outputs.append(_Stdout())
+            self._outputs.append(_to_stdout())
 
     @property
     def lost(self) -> int:
         """How many records this process could not write, counted for each output."""
         return sum(output.lost for output in self._outputs)
 
-    def record(
-        self,
-        action: str,
-        actor: str,
-        *,
-        artifact: str = "",
-        registry: str = "",
-        detail: str = "",
-        outcome: str = "ok",
-        source: str = "",
-        client: str = "",
-        request_id: str = "",
-    ) -> None:
-        """Outcome: ok, denied or failed; source: how the actor was recognised. Never raises: what cannot be written is counted and logged."""
+    def record(self, record: Record) -> None:
+        """Never raises: what cannot be written is counted and logged."""
         if not self._outputs:
             return
         now = self._clock()
-        fields = {"ts": timestamp(now), "action": action, "actor": actor, "artifact": artifact, "registry": registry, "detail": detail}
-        ours = {"outcome": outcome, "source": source, "client": client, "request_id": request_id}
-        fields |= {name: value for name, value in ours.items() if value}
+        fields = {"ts": timestamp(now)}
+        for name in record.__slots__:
+            value = getattr(record, name)
+            if value or name in OF_NORA:
+                fields[name] = value
         for output in self._outputs:
             if not output.write(fields, now):
                 self._metrics.count(catalogue.AUDIT_LOST)
@@ -115,13 +125,12 @@ def _cut(text: str, room: int) -> str:
 
 
 class _Output:
-    """Where records go. A subclass says how; here is what happens when that fails."""
+    """Where records go, and what happens when that fails."""
 
-    longest_bytes: int
-    name: str
-
-    def __init__(self) -> None:
+    def __init__(self, name: str, longest_bytes: int, append: Callable[[bytes, float], None]) -> None:
+        """`append`: writes a line, at this time. Raises OSError."""
         self.lost = 0
+        self._name, self._longest_bytes, self._append = name, longest_bytes, append
         self._unreported = 0
         self._reported_at: float | None = None
         self._lock = threading.RLock()  # a signal handler may make a record while its thread makes another
@@ -130,95 +139,32 @@ class _Output:
         """False when the record is lost."""
         with self._lock:
             try:
-                self._append(render(fields, self.longest_bytes), now)
+                self._append(render(fields, self._longest_bytes), now)
             except Exception as error:  # whatever it is, the request that is recorded goes on
                 self.lost += 1
                 self._unreported += 1
                 self._report(now, f"cannot be written: {getattr(error, 'strerror', None) or error}")
                 return False
-            else:
-                if self._unreported:
-                    self._report(now, "is written again")
+            if self._unreported:
+                self._report(now, "is written again")
             return True
-
-    def _append(self, line: bytes, now: float) -> None:
-        raise NotImplementedError
 
     def _report(self, now: float, what: str) -> None:
         if self._reported_at is None or abs(now - self._reported_at) >= REPORT_SECONDS:
-            log.error("the audit log (%s) %s; %d records were lost since the last such message", self.name, what, self._unreported)
+            log.error("the audit log (%s) %s; %d records were lost since the last such message", self._name, what, self._unreported)
             self._reported_at = now
             self._unreported = 0
 
 
-class _Stdout(_Output):
-    longest_bytes = LONGEST_ON_STDOUT_BYTES
-    name = "standard output"
-
-    def _append(self, line: bytes, now: float) -> None:
-        _write_all(STDOUT, line)
+def _to_file(path: Path) -> _Output:
+    file = AppendFile()
+    return _Output(str(path), LONGEST_RECORD_BYTES, lambda line, now: file.append(path, line, now))
 
 
-class _File(_Output):
-    longest_bytes = LONGEST_RECORD_BYTES
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.name = str(path)
-        self._path = path
-        self._descriptor = -1
-        self._opened_by = 0  # process id
-        self._looked_at = 0.0
-        self._failed = False
-
-    def __del__(self) -> None:
-        self._close()
-
-    def _append(self, line: bytes, now: float) -> None:
-        if self._opened_by != os.getpid() or self._was_rotated(now):
-            self._close()
-        looks = 1 if self._failed else 0
-        if self._descriptor < 0:
-            self._open(now)
-            looks = TAIL_LOOKS
-        if looks and not _ends_whole(self._descriptor, looks):
-            line = b"\n" + line  # ends what a crash or a full disk cut off, so that it takes no other record with it
-        self._failed = True
-        _write_all(self._descriptor, line)
-        self._failed = False
-
-    def _open(self, now: float) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
-        self._opened_by = os.getpid()
-        self._looked_at = now
-
-    def _was_rotated(self, now: float) -> bool:
-        if self._descriptor < 0 or abs(now - self._looked_at) < ROTATION_SECONDS:
-            return False
-        self._looked_at = now
-        try:
-            return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return True
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+def _to_stdout() -> _Output:
+    return _Output("standard output", LONGEST_ON_STDOUT_BYTES, lambda line, now: _write_all(STDOUT, line))
 
 
 def _write_all(descriptor: int, line: bytes) -> None:
     while line:
         line = line[os.write(descriptor, line) :]
-
-
-def _ends_whole(descriptor: int, looks: int) -> bool:
-    """Whether a file is empty or ends with a newline. Another process may be in the middle of a long record, so there may be a second look."""
-    for look in range(looks):
-        if look:
-            time.sleep(TAIL_PAUSE_SECONDS)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not status.st_size or os.pread(descriptor, 1, status.st_size - 1) == b"\n":
-            return True
-    return False

@@ -1,48 +1,65 @@
-"""Content: bytes kept once, under their digest, for all formats; small documents that point to them.
+"""Content: bytes kept once, under their digest, for all formats; pointer documents that lead to them.
 
     blobs/<algorithm>/<first two hex digits>/<hex>     verified bytes
     <repository>/…                                     a format's pointers; each format's `protocol.py` draws its own tree
 
 A pointer is written after its content. So content without a pointer may exist (a crash came between); a pointer without content counts as absent.
+Whoever relies on content being there holds a lease on it until the pointer is durable: `together(digest)`, `lease(digest)`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from typing import Literal
 
 from noraflask.digest import Digest
 from noraflask.errors import AlreadyExists, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
-from noraflask.services.staging import Upload
-from noraflask.storage import ObjectInfo, Reader, Storage
+from noraflask.pointer import Pointer
+from noraflask.services.documents import Documents
+from noraflask.services.upload import Upload
+from noraflask.storage import Entry, ObjectInfo, Reader, Storage
+
+REMEMBERED_BYTES = 4 * 1024 * 1024
+"""Memory for small content that was read before, in each process."""
+SMALL_BYTES = 16 * 1024
+TOUCH_SECONDS = 60.0
+TOUCHED_KEPT = 4096
+ENTRY_BYTES = 400  # what remembering costs beside the bytes
+
+log = logging.getLogger(__name__)
 
 
 def content_key(digest: Digest) -> Key:
     return Key.trusted(f"blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}")
 
 
-REMEMBERED_BYTES = 4 * 1024 * 1024
-"""Memory for small content that was read before, in each process."""
-SMALL_BYTES = 16 * 1024
-ENTRY_BYTES = 400  # what remembering costs beside the bytes
-
-
 class Content:
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: for the dates in pointers."""
         self._storage = storage
+        self._documents = Documents(storage)
+        self._abilities = storage.abilities
+        self.now = clock
         self.backend = storage.backend
+        self.changing = storage.abilities.revisions.changing
+        """`with changing(name):` around all that writes or deletes pointers of a name."""
+        self.revision = storage.abilities.revisions.revision
+        """`revision(name)`, taken before a name's pointers are read, tells later whether what was worked out from them holds. None: keep nothing."""
+        self._touched: dict[Digest, float] = {}
+        """Seconds of the monotonic clock."""
         self._remembered: dict[Digest, bytes] = {}
         self._remembered_bytes = 0
-        prepare = getattr(storage, "prepare", None)
-        if prepare:
-            prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
+        storage.abilities.prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
 
     # Bytes.
 
     def keep(self, upload: Upload, expected: Digest) -> None:
-        """Keep a finished upload and end its session. The same bytes twice is no error.
+        """Keep a finished upload and end its session. The same bytes twice is no error. To be called within a lease.
 
         Raises DigestMismatch, after which the session is gone as well: its bytes are of no use.
         """
@@ -61,11 +78,9 @@ class Content:
         upload.discard()
 
     def keep_bytes(self, data: bytes, digest: Digest) -> None:
-        """Keep bytes that the caller has hashed."""
-        try:
+        """Keep bytes that the caller has hashed. To be called within a lease."""
+        with contextlib.suppress(AlreadyExists):
             self._storage.create(content_key(digest), data)
-        except AlreadyExists:
-            pass
 
     def open(self, digest: Digest, start: int = 0, stop: int | None = None) -> Reader:
         """Raises NotFound."""
@@ -79,7 +94,7 @@ class Content:
         known = self._remembered.get(digest)
         if known is not None:
             return known
-        data = self._whole(content_key(digest))
+        data = self._storage.whole(content_key(digest))
         if len(data) <= SMALL_BYTES:
             if self._remembered_bytes + len(data) > REMEMBERED_BYTES:
                 self._remembered, self._remembered_bytes = {}, 0
@@ -90,43 +105,97 @@ class Content:
     def stat(self, digest: Digest) -> ObjectInfo | None:
         return self._storage.stat(content_key(digest))
 
-    def together(self) -> AbstractContextManager[None]:
-        """Keep and point to several things, in order, durable when the block ends: content before what points to it.
+    # Leases (storage.Leases has the contract).
 
-        A power cut in the middle may leave a pointer to content that is not there, on file systems that do not keep the order of names. Nobody was
-        told of it, and readers take it for absent. So not for pointers that may replace older ones: those come after the block.
+    def lease(self, *digests: Digest) -> AbstractContextManager[None]:
+        """Content that is there, or is kept inside, stays until the block ends. Look whether it is there inside, and write the pointer inside."""
+        return self._abilities.leases.hold(*map(content_key, digests))
+
+    def touch(self, *digests: Digest) -> None:
+        """Before somebody who may push is told that content is there: he will link to it later, and sends nothing until then.
+
+        What this process touched less than TOUCH_SECONDS ago has most of its grace before it, and a HEAD is a hot read.
         """
-        return getattr(self._storage, "together", contextlib.nullcontext)()
+        now = time.monotonic()
+        stale = [digest for digest in digests if self._touched.get(digest, -TOUCH_SECONDS) <= now - TOUCH_SECONDS]
+        if stale:
+            self._abilities.leases.touch(*map(content_key, stale))
+            if len(self._touched) >= TOUCHED_KEPT:
+                self._touched = {}
+            self._touched.update(dict.fromkeys(stale, now))
 
-    def _whole(self, key: Key) -> bytes:
-        whole = getattr(self._storage, "whole", None)
-        if whole:
-            return bytes(whole(key))
-        reader = self._storage.open(key)
-        try:
-            return reader.read()
-        finally:
-            reader.close()
+    @contextlib.contextmanager
+    def together(self, *digests: Digest) -> Iterator[None]:
+        """Keep and point to several things, in order, durable when the block ends: content before what points to it; under a lease on the digests.
+
+        A power cut in the middle may leave a pointer to content that is not there, or half a pointer. Nobody was told of it, readers take it for
+        absent, and point() writes it again. So not for pointers that may replace older ones: those come after the block.
+        """
+        with self._abilities.leases.hold(*map(content_key, digests)), self._abilities.together():
+            yield
 
     # Pointers.
 
-    def point(self, key: Key, document: bytes = b"") -> None:
-        """Write a pointer that never changes; writing it again is no error."""
+    def point(self, key: Key, pointer: Pointer) -> Pointer:
+        """Write a pointer that never changes; the one that is there stays, and is returned."""
+        document = pointer.render()
         try:
-            self._storage.create(key, document)
+            self._abilities.create_soon(key, document)
+            return pointer
         except AlreadyExists:
-            pass
+            there = self.pointer(key)
+        if there is None:  # half of one, after a power cut, or deleted just now
+            self._storage.replace(key, document)
+            return pointer
+        return there
 
-    def repoint(self, key: Key, document: bytes) -> None:
+    def create(self, key: Key, pointer: Pointer) -> None:
+        """Write a pointer where there is none. Raises AlreadyExists. Within together(), durable when the block ends."""
+        self._abilities.create_soon(key, pointer.render())
+
+    def change(self, key: Key, change: Callable[[Pointer | None], Pointer | None]) -> Pointer | None:
+        """Make a pointer's next state from the one it has, so that no other writer's change is lost; returns it.
+
+        None stands for no pointer, before and after. As Documents.update(): `change` may be called again, and what it raises ends the change.
+        """
+        current: list[Pointer | None] = []
+
+        def changed(document: bytes | None) -> bytes | None:
+            before = _readable(key, document)
+            current[:] = [change(before)]
+            if current[0] is None:
+                return None
+            return document if current[0] == before else current[0].render()
+
+        self._documents.update(key, changed)
+        return current[0]
+
+    def repoint(self, key: Key, pointer: Pointer) -> None:
         """Write a pointer that may change, such as a tag."""
-        self._storage.replace(key, document)
+        self._storage.replace(key, pointer.render())
 
-    def document(self, key: Key) -> bytes | None:
-        """What a pointer holds; None when there is none."""
+    def pointer(self, key: Key) -> Pointer | None:
+        """None when there is none, or none that can be read."""
         try:
-            return self._whole(key)
+            document = self._storage.whole(key)
         except NotFound:
             return None
+        return _readable(key, document)
+
+    def pointers(self, folder: str, after: str = "", limit: int | None = None) -> Iterator[tuple[str, Pointer]]:
+        """Names directly or further below a folder and the pointers there, in the order of the names' bytes; `limit` counts what can be read."""
+        found = ((name, self.pointer(Key.trusted(f"{folder}/{name}"))) for name in self.names(folder, after))
+        readable = ((name, pointer) for name, pointer in found if pointer is not None)
+        if limit is None:
+            yield from readable
+        else:
+            for _, entry in zip(range(limit), readable, strict=False):
+                yield entry
+
+    def mark(self, key: Key) -> None:
+        """Note that a name exists: an object without bytes, which leads nowhere."""
+        with contextlib.suppress(AlreadyExists):
+            self._storage.create(key, b"")
 
     def exists(self, key: Key) -> bool:
         return self._storage.stat(key) is not None
@@ -134,18 +203,34 @@ class Content:
     def remove(self, key: Key) -> None:
         self._storage.delete(key)
 
-    def stamp(self, *folders: str) -> object | None:
-        """Something that differs when names directly below these folders were added, removed or written anew. None: that cannot be told."""
-        stamp = getattr(self._storage, "stamp", None)
-        return stamp(*folders) if stamp else None
-
-    def modified(self, key: Key) -> float | None:
-        """When a pointer was written, seconds since the epoch."""
-        found = self._storage.stat(key)
-        return found.modified if found else None
-
-    def names(self, folder: str, after: str = "") -> Iterator[str]:
-        """Names directly or further below a folder of pointers, in the order of their bytes, without the folder's own part."""
+    def list(self, folder: str, after: str = "", limit: int | None = None, delimiter: Literal["", "/"] = "") -> Iterator[Entry]:
+        """One page of what is below a folder of pointers, as Storage.list: whole keys, with sizes and versions. `after`: a name below the folder."""
         prefix = folder + "/"
-        for key in self._storage.list(prefix, prefix + after if after else ""):
-            yield key[len(prefix) :]
+        return self._storage.list(prefix, prefix + after if after else "", limit, delimiter)
+
+    def names(self, folder: str, after: str = "", limit: int | None = None) -> Iterator[str]:
+        """Names directly or further below a folder of pointers, in the order of their bytes, without the folder's own part."""
+        start = len(folder) + 1
+        for entry in self.list(folder, after, limit):
+            yield entry.key[start:]
+
+    # What nobody needs.
+
+    def sweep(self, needed: Callable[[], Iterable[Digest]]) -> int:
+        """Delete content that `needed` does not name; returns how many. `needed` gathers what pointers lead to. What is leased stays."""
+        leases = self._abilities.leases
+        mark = leases.mark()
+        used = {content_key(digest) for digest in needed()}
+        unused = (Key.trusted(entry.key) for entry in self._storage.list("blobs/") if entry.key not in used)
+        return sum(leases.reap(key, mark, lambda: False) for key in unused)
+
+
+def _readable(key: Key, document: bytes | None) -> Pointer | None:
+    """Half a document, as a power cut leaves it, counts as none."""
+    if not document:
+        return None
+    try:
+        return Pointer.parse(document)
+    except ValueError as problem:
+        log.error("%s cannot be read and counts as absent: %s", key, problem)
+        return None

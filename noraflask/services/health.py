@@ -1,4 +1,4 @@
-"""Health: a slow pulse in each worker that sweeps, and what it and a probe on demand say of this server."""
+"""Health: background work in each worker, every half minute, and a trial write on demand; whether either fails is the health of this server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Health:
     def __init__(
         self,
         staging: Staging,
-        probe_storage: Callable[[], None],
+        probe_storage: Callable[[], object],
         lock_folder: str,
         stall_seconds: float,
         each_round: Callable[[], object] = lambda: None,
@@ -60,7 +60,7 @@ class Health:
         return int(time.monotonic() - self._started)
 
     def failing_task(self) -> str | None:
-        """The name of a background task that stands still; None when all is well."""
+        """The name of a background task that hangs; None when all is well."""
         stalled = self._thread is not None and time.monotonic() - self._last_tick > self._stall_seconds
         return "maintenance" if stalled else None
 
@@ -105,7 +105,7 @@ class Health:
             log.info("removed %d abandoned uploads", removed)
 
 
-def _outcome(check: Callable[[], None]) -> str:
+def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
     except NoraError as problem:

@@ -1,4 +1,4 @@
-"""What is kept here, counted now and then by one worker for all: artifacts, bytes, tokens that are about to expire."""
+"""Totals of what is stored: names of each repository, bytes, tokens about to expire. One worker counts them now and then, for all workers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from noraflask.errors import NoraError
-from noraflask.keys import Key
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.storage import Storage
 
 LEAST_SECONDS = 60.0
-"""Between two rounds, and at least so many times as long as the last one took, whatever is kept:"""
+"""Between two rounds,"""
 REST = 20
+"""and at least so many times as long as the last round took, however much is stored."""
 BREATH = 500
-"""After so many objects other threads have their turn."""
+"""After so many objects or names other threads have their turn."""
 EXPIRING_SECONDS = 7 * 86400.0
+
+Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stock:
+class Totals:
     bytes: int = 0
     """Of all content, which repositories share."""
     objects: int = 0
@@ -48,15 +51,16 @@ class Inventory:
         self,
         storage: Storage,
         folder: Path,
-        names: Callable[[], dict[str, int]],
+        names: Callable[[], Iterable[tuple[str, Iterable[str]]]],
         expiries: Callable[[], Iterable[float]],
         metrics: NullMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`folder`: where the figures lie for the other workers. `names`: how many names each repository has. `expiries`: of tokens."""
+        """`folder`: where the totals lie for the other workers. `names`: each repository with the names that hold something, which are read one after
+        another. `expiries`: of tokens."""
         self._storage, self._names, self._expiries, self._metrics, self._clock = storage, names, expiries, metrics, clock
-        self._path = folder / "stock.json"
-        self._lock_path = folder / "stock.lock"
+        self._path = folder / "inventory.json"
+        self._lock_path = folder / "inventory.lock"
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -64,29 +68,32 @@ class Inventory:
         self._thread = threading.Thread(target=self._run, name="inventory", daemon=True)
         self._thread.start()
 
-    def current(self) -> Stock:
+    def current(self) -> Totals:
         try:
-            return Stock(**json.loads(self._path.read_bytes()))
+            return Totals(**json.loads(self._path.read_bytes()))
         except (OSError, ValueError, TypeError):
-            return Stock()
+            return Totals()
 
-    def take(self) -> Stock:
+    def take(self) -> Totals:
         """Count, and write it down. Raises what storage raises."""
         began = time.monotonic()
         objects = total = 0
-        for name in self._storage.list("blobs/"):
-            found = self._storage.stat(Key.trusted(name))
-            if found is not None:
-                objects, total = objects + 1, total + found.size
-            if not objects % BREATH:
-                time.sleep(0.001)
+        for size in _with_breaths(self._sizes()):
+            objects, total = objects + 1, total + size
+        artifacts = {repository: sum(1 for _ in _with_breaths(names)) for repository, names in self._names()}
         now = self._clock()
         ends = [end for end in self._expiries() if end > now]
-        stock = Stock(total, objects, self._names(), len(ends), sum(end < now + EXPIRING_SECONDS for end in ends), now, time.monotonic() - began)
+        expiring = sum(end < now + EXPIRING_SECONDS for end in ends)
+        totals = Totals(total, objects, artifacts, len(ends), expiring, now, time.monotonic() - began)
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(stock)))
+        fresh.write_text(json.dumps(asdict(totals)))
         os.replace(fresh, self._path)
-        return stock
+        return totals
+
+    def _sizes(self) -> Iterator[int]:
+        for entry in self._storage.list("blobs/"):
+            if entry.info is not None:
+                yield entry.info.size
 
     def _run(self) -> None:
         while True:
@@ -117,3 +124,10 @@ class Inventory:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _with_breaths(items: Iterable[Item]) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        if number % BREATH == BREATH - 1:
+            time.sleep(0.001)
+        yield item

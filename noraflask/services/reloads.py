@@ -1,4 +1,4 @@
-"""Which policy each worker has, and how reloads went: in memory that all processes of a server share, so that any of them can say it of all."""
+"""Which state each worker has, and how reloads went: in memory that all processes of a server share, so that any of them can say it of all."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 SLOTS = 256
-_HEAD = struct.Struct("=QQdd16s")  # reloads, failures, last success, last failure, fingerprint
-_SLOT = struct.Struct("=Qd16s")  # pid, since when, fingerprint
+_HEAD = struct.Struct("=QQdd16s16s")  # reloads, failures, last success, last failure, fingerprints of policy and state
+_SLOT = struct.Struct("=Qd16s16s")  # pid, since when, fingerprints of policy and state
 _SUM = struct.Struct("=I")  # CRC-32 after each of them: who reads while another process writes looks again
 _HEAD_BYTES, _SLOT_BYTES = _HEAD.size + _SUM.size, _SLOT.size + _SUM.size
 _TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerPolicy:
+class WorkerState:
     pid: int
     fingerprint: str
+    """Of its policy."""
+    state: str
+    """Fingerprint of all that a reload brings."""
     since: float
     """Seconds since the epoch."""
 
@@ -39,6 +42,8 @@ class ReloadFigures:
     """0: there was none."""
     fingerprint: str
     """Of the policy that all workers should have."""
+    state: str
+    """Likewise of the state."""
 
 
 class Reloads:
@@ -51,41 +56,42 @@ class Reloads:
 
     # The master alone.
 
-    def succeeded(self, fingerprint: str, at_start: bool = False) -> None:
+    def succeeded(self, fingerprint: str, state: str, at_start: bool = False) -> None:
         figures = self.figures()
-        self._write(figures.succeeded + (not at_start), figures.failed, self._clock(), figures.last_failure, fingerprint)
+        self._write(ReloadFigures(figures.succeeded + (not at_start), figures.failed, self._clock(), figures.last_failure, fingerprint, state))
 
     def failed(self) -> None:
         figures = self.figures()
-        self._write(figures.succeeded, figures.failed + 1, figures.last_success, self._clock(), figures.fingerprint)
+        self._write(replace(figures, failed=figures.failed + 1, last_failure=self._clock()))
 
-    def _write(self, succeeded: int, failed: int, last_success: float, last_failure: float, fingerprint: str) -> None:
-        self._put(0, _HEAD.pack(succeeded, failed, last_success, last_failure, fingerprint.encode()))
+    def _write(self, figures: ReloadFigures) -> None:
+        told = figures.succeeded, figures.failed, figures.last_success, figures.last_failure
+        self._put(0, _HEAD.pack(*told, figures.fingerprint.encode(), figures.state.encode()))
 
     # Each worker.
 
-    def adopted(self, fingerprint: str) -> None:
-        """This process has that policy from now on."""
+    def adopted(self, fingerprint: str, state: str) -> None:
+        """This process has that state, all of it, from now on."""
         with self._lock:
             pid = os.getpid()
             turn = [(pid + step) % SLOTS for step in range(SLOTS)]  # workers that start at once do not look at the same places
             own = next((slot for slot in turn if self._pid(slot) == pid), None)
             if own is None:
                 own = next((slot for slot in turn if not self._is_ours(self._pid(slot))), turn[-1])
-            self._put(_place(own), _SLOT.pack(pid, self._clock(), fingerprint.encode()))
+            self._put(_place(own), _SLOT.pack(pid, self._clock(), fingerprint.encode(), state.encode()))
 
     # Anybody.
 
     def figures(self) -> ReloadFigures:
-        succeeded, failed, last_success, last_failure, fingerprint = self._get(0, _HEAD)
-        return ReloadFigures(succeeded, failed, last_success, last_failure, fingerprint.rstrip(b"\0").decode())
+        succeeded, failed, last_success, last_failure, fingerprint, state = self._get(0, _HEAD)
+        return ReloadFigures(succeeded, failed, last_success, last_failure, _text(fingerprint), _text(state))
 
-    def workers(self) -> list[WorkerPolicy]:
+    def workers(self) -> list[WorkerState]:
         found = []
         for slot in range(SLOTS):
-            pid, since, fingerprint = self._get(_place(slot), _SLOT)
+            pid, since, fingerprint, state = self._get(_place(slot), _SLOT)
             if self._is_ours(pid):
-                found.append(WorkerPolicy(pid, fingerprint.rstrip(b"\0").decode(), since))
+                found.append(WorkerState(pid, _text(fingerprint), _text(state), since))
         return found
 
     def _pid(self, slot: int) -> int:
@@ -114,6 +120,10 @@ class Reloads:
         except OSError:
             return False
         return state not in "ZX" and int(parent) == self.master
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode()
 
 
 def _place(slot: int) -> int:

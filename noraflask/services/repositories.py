@@ -43,6 +43,7 @@ class Repositories:
         self._defaults = {repository.format: repository for repository in self._by_name.values() if repository.is_default}
         self._by_host = {(repository.format, host): repository for repository in self._by_name.values() for host in repository.hosts}
         self._by_ns = {(repository.format, ns): repository for repository in self._by_name.values() for ns in repository.ns}
+        self.names = frozenset(self._by_name)
         self.has_hosts, self.has_ns = bool(self._by_host), bool(self._by_ns)
 
     def __iter__(self) -> Iterator[Repository]:

@@ -15,8 +15,8 @@ from urllib.parse import quote
 from werkzeug.datastructures import Headers
 
 from noraflask.digest import Digest
-from noraflask.services import Services
-from noraflask.services.content import content_key
+from noraflask.services.content import Content, content_key
+from noraflask.web.context import STATE
 from noraflask.web.peers import is_trusted
 
 _ONE_RANGE = re.compile(r"bytes=(?:[0-9]{1,18}-[0-9]{0,18}|-[1-9][0-9]{0,17})\Z", re.IGNORECASE)
@@ -29,18 +29,18 @@ KEPT = {"Cache-Control": "X-Nora-Cache-Control"}
 log = logging.getLogger(__name__)
 
 
-def internal_path(here: Services, environ: dict[str, Any], digest: Digest, size: int) -> str | None:
+def internal_path(content: Content, environ: dict[str, Any], digest: Digest, size: int) -> str | None:
     """Where the proxy that asks finds content of that size, percent-encoded; None: it is to be sent from here."""
-    prefix, told = here.config.server.accel_redirect, environ.get("HTTP_X_NORA_ACCEL")
-    if prefix is None or told is None or not is_trusted(environ.get("REMOTE_ADDR", ""), here.config.server.trusted_proxies):
+    prefix, told = environ[STATE].config.server.accel_redirect, environ.get("HTTP_X_NORA_ACCEL")
+    if prefix is None or told is None or not is_trusted(environ.get("REMOTE_ADDR", ""), environ[STATE].config.server.trusted_proxies):
         return None
     if told == "failed":
         log.warning("the proxy could not read %s; give its user the right to read the storage folder, and check its alias", content_key(digest))
-    if told != "on" or here.content.backend != "local" or any(name in environ for name in _ITS_OWN_MIND):
+    if told != "on" or content.backend != "local" or any(name in environ for name in _ITS_OWN_MIND):
         return None
     if not _ONE_RANGE.match(environ.get("HTTP_RANGE", "bytes=0-")):
         return None
-    found = here.content.stat(digest)
+    found = content.stat(digest)
     return quote(f"{prefix}{content_key(digest)}") if found and found.size == size else None
 
 

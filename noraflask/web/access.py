@@ -15,11 +15,13 @@ from flask import request
 
 from noraflask.errors import Denied, NotGated, Unauthenticated
 from noraflask.services.auth.principal import Action, Principal, Source
-from noraflask.services.auth.rules import Decision, leaves_watched, without_bearer
+from noraflask.services.auth.rules import Access, Decision, without_bearer
 from noraflask.services.curation.gate import Permit
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import NAME, format_challenge, note, principal, recognise, repository_name, services, surroundings
+from noraflask.web.context import NAME, STATE, note, principal, recognise, repository_name, services, state, surroundings, target
+from noraflask.web.format import Format
 from noraflask.web.gate import PERMIT
+from noraflask.web.targets import TARGET
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
 LISTING = ":listing"
@@ -39,7 +41,7 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
         def guarded(**arguments: Any) -> Any:
             name = arguments.get("name")
             if name is not None:
-                request.environ[NAME] = name
+                name = arguments["name"] = _canonical(name)
             if action is not PUBLIC:
                 demand(action, LISTING if listing else name)
             answer = view(**arguments)
@@ -49,6 +51,16 @@ def access(action: Action, listing: bool = False) -> Callable[[Callable[..., Any
         return guarded
 
     return declare
+
+
+def _canonical(name: str) -> str:
+    """The one spelling of the name in the address: rights, gate, audit, log and view see no other. Raises InvalidName, and what else a format has."""
+    environ = request.environ
+    format: Format | None = environ[TARGET].format
+    if format is not None:
+        name = format.ecosystem.parse_name(name)
+    environ[NAME] = name
+    return name
 
 
 def _gated(answer: Any) -> Any:
@@ -70,11 +82,11 @@ def demand(action: Action, name: str | None) -> None:
     """Raises Unauthenticated or Denied."""
     found, environ, repository = surroundings()
     try:
-        who = recognise(found, environ)
+        who = recognise(environ)
     except Unauthenticated as problem:
         problem.headers["WWW-Authenticate"] = challenge(action, name, "invalid_token")
         raise
-    here = found.access
+    here: Access = environ[STATE].access
     if not here.policy.enabled:
         return
     if action is LOGIN:
@@ -86,11 +98,11 @@ def demand(action: Action, name: str | None) -> None:
         return
     decision = here.decide(who, action, repository, name)
     if who.source is Source.OIDC and action in (PUSH, DELETE):
-        outcome = "deny" if not decision.allowed else "would_deny" if who.watched_scopes and leaves_watched(who, action, name) else "allow"
+        outcome = "deny" if not decision.allowed else "would_deny" if here.leaves_watched(who, action, repository, name) else "allow"
         found.metrics.count(catalogue.NAMESPACE_SCOPE, who.provider, outcome)
     if not decision.allowed:
         _refuse(action, name, who, decision)
-    if who.watched_scopes and leaves_watched(who, action, name):
+    if here.leaves_watched(who, action, repository, name):
         log.warning("outside of the namespaces that are watched: user=%s action=%s name=%s", json.dumps(who.name), action.value, json.dumps(name))
         note("denied", name or "", f"{action.value}: outside of namespace_scope, which is only watched", "ok")
 
@@ -100,7 +112,7 @@ def _demand_listing(action: Action, who: Principal) -> None:
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, LISTING, "")})
     if who.bearer is not None and not any(LISTING in scope.names for scope in who.bearer):
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, LISTING, "insufficient_scope")})
-    decision = services().access.decide(without_bearer(who), action, repository_name(), None)
+    decision = state().access.decide(without_bearer(who), action, repository_name(), None)
     if not decision.allowed:
         _deny(action, None, who, decision)
 
@@ -111,7 +123,7 @@ def _refuse(action: Action, name: str | None, who: Principal, decision: Decision
         services().metrics.count(catalogue.DENIED, repository_name() or catalogue.OTHER, action.value, "401")
         raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, error)})
     if who.bearer is not None:
-        own = services().access.decide(without_bearer(who), action, repository_name(), name)
+        own = state().access.decide(without_bearer(who), action, repository_name(), name)
         if own.allowed:  # the client only has to ask for a token with that scope
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(action, name, "insufficient_scope")})
         decision = own
@@ -130,30 +142,36 @@ def _deny(action: Action, name: str | None, who: Principal, decision: Decision) 
 
 
 def _whom_to_ask() -> str:
-    contact = services().access.policy.contact
+    contact = state().access.policy.contact
     return f"To get the right, turn to {contact}." if contact else "To get the right, turn to the administrator of this registry."
 
 
-def may(action: Action, name: str) -> bool:
-    """For what an address alone does not tell, such as the source of a mount."""
-    return services().access.allowed(principal(), action, repository_name(), name)
+def may(action: Action, name: str, repository: str | None = None) -> bool:
+    """For what an address alone does not tell, such as the source of a mount. `repository`: the name of another one than the request's."""
+    return state().access.allowed(principal(), action, repository or repository_name(), name)
 
 
-def may_by_right(action: Action, name: str) -> bool:
+def may_by_right(action: Action, name: str, repository: str | None = None) -> bool:
     """As may(), whatever the bearer token in hand was issued for: to fill a listing that it was issued for."""
-    return services().access.allowed(without_bearer(principal()), action, repository_name(), name)
+    return state().access.allowed(without_bearer(principal()), action, repository or repository_name(), name)
+
+
+def may_below(action: Action, folder: str) -> bool:
+    """To any name below a folder, for a listing that shows folders; as may_by_right()."""
+    return state().access.reaches(without_bearer(principal()), action, repository_name(), folder)
 
 
 def may_everywhere(action: Action) -> bool:
-    return services().access.everywhere(principal(), action, repository_name())
+    return state().access.everywhere(principal(), action, repository_name())
 
 
 def challenge(action: Action, name: str | None, error: str) -> str:
     """The WWW-Authenticate header for the request at hand: its format's own, else Basic."""
-    own = format_challenge()
+    format = target().format
+    own = format.login.challenge if format else None
     return own(action, name, error) if own else basic_challenge()
 
 
 def basic_challenge() -> str:
-    realm = services().config.server.public_url or "Nora"
+    realm = state().config.server.public_url or "Nora"
     return f'Basic realm="{realm}", charset="UTF-8"'

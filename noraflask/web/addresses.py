@@ -6,7 +6,7 @@ import re
 
 from flask import request
 
-from noraflask.web.context import services
+from noraflask.web.context import state
 from noraflask.web.peers import client_address, is_trusted
 
 _HOST = re.compile(r"(?:(?=[^:]{1,253}(?::|\Z))(?:[A-Za-z0-9_\-]{1,63}\.)*[A-Za-z0-9_\-]{1,63}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
@@ -19,11 +19,11 @@ def outside(path: str) -> str:
     With a public URL: absolute. With a trusted proxy's X-Forwarded-Host: absolute, by its words. Else a path alone (RFC 9110, 10.2.2, allows it),
     which every client resolves against the address that it used itself, so that no port or scheme can be wrong.
     """
-    public_url = services().config.server.public_url
+    public_url = state().config.server.public_url
     if public_url:
         return public_url + path
     if not any(name in request.headers for name in ("X-Forwarded-Host", "X-Forwarded-Prefix")) or not is_trusted(
-        request.remote_addr or "", services().config.server.trusted_proxies
+        request.remote_addr or "", state().config.server.trusted_proxies
     ):
         return path
     prefix = _first("X-Forwarded-Prefix").rstrip("/")
@@ -46,7 +46,7 @@ def absolute(path: str) -> str:
     if not address.startswith("/"):
         return address
     scheme = request.scheme
-    if "X-Forwarded-Proto" in request.headers and is_trusted(request.remote_addr or "", services().config.server.trusted_proxies):
+    if "X-Forwarded-Proto" in request.headers and is_trusted(request.remote_addr or "", state().config.server.trusted_proxies):
         told = _first("X-Forwarded-Proto").lower()
         scheme = told if told in ("http", "https") else scheme
     return f"{scheme}://{own_host()}{address}"
@@ -57,7 +57,7 @@ def as_seen() -> dict[str, str]:
 
     `forwarded`: none without X-Forwarded-For, untrusted from a peer that is not believed (then `client` is that peer), else trusted.
     """
-    trusted = services().config.server.trusted_proxies
+    trusted = state().config.server.trusted_proxies
     forwarded = "none"
     if "X-Forwarded-For" in request.headers:
         forwarded = "trusted" if is_trusted(request.remote_addr or "", trusted) else "untrusted"

@@ -13,10 +13,10 @@ from noraflask.services.auth.credentials import is_secret
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import describe, describe_limits
 from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
-from noraflask.services.staging import read_body
+from noraflask.services.upload import read_body
 from noraflask.web.access import ADMIN, PUBLIC, access
 from noraflask.web.addresses import as_seen
-from noraflask.web.context import PRINCIPAL, note, principal, repositories, services
+from noraflask.web.context import PRINCIPAL, note, principal, repositories, services, state
 from noraflask.web.forms import read_form
 from noraflask.web.responses import Answer
 
@@ -78,7 +78,7 @@ def rotate_token() -> Response:
     members = read_json()
     who, record = own_token(members)
     overlap = wanted_number(members, "overlap_secs", 0, 0, 30 * DAY)
-    keep_end = record.id == who.token_id and not services().access.allowed(who, Action.ADMIN, "", None)
+    keep_end = record.id == who.token_id and not state().access.allowed(who, Action.ADMIN, "", None)
     made = services().tokens.rotate(record.id, overlap, keep_end)
     if made is None:
         raise NotFound(f"the token {record.id} can no longer be rotated: it has expired, or it was revoked or rotated just now")
@@ -103,7 +103,7 @@ def is_own(who: Principal, record: TokenRecord) -> bool:
 
     Not what another one made in a user's name, nor an OIDC identity whose name may look like a user's.
     """
-    if who.bearer is None and services().access.allowed(who, Action.ADMIN, "", None):
+    if who.bearer is None and state().access.allowed(who, Action.ADMIN, "", None):
         return True
     if who.source is Source.PASSWORD and who.bearer is None:
         return record.user == who.name and not record.service
@@ -143,35 +143,36 @@ def minted(who: Principal, user: str, role: str, lifetime: int, members: dict[st
 @access(ADMIN)
 def login_figures() -> Response:
     """Failed logins since the start, of all workers together."""
-    return _json({"failed_logins": logins_or_503().lockout.counters(), "audit_records_lost": services().audit.lost})
+    return _json({"failed_logins": logins_or_503().logins.lockout.counters(), "audit_records_lost": services().audit.lost})
 
 
 @bp.get("/api/v1/access/explain")
 @access(ADMIN)
 def explain() -> Response:
-    """What one may do, and by which rule: ?user=alice&action=push&name=team/app, also &repository=docker and &group=…"""
+    """What one may do, and by which rule: ?user=alice&action=push&name=team/app, also &repository=… and &group=…"""
     query = request.args
     words = {action.value: action for action in (Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN)}
     if query.get("action") not in words or not query.get("user"):
         raise BadRequest("ask with user=NAME and action=pull, push, delete or admin; for the first three also with name=NAME")
     user = query["user"]
-    groups = frozenset(query.getlist("group")) or logins_or_503().users.current().groups_of(user)
+    groups = frozenset(query.getlist("group")) or logins_or_503().logins.users.current().groups_of(user)
     who = Principal("anonymous") if user == "anonymous" else Principal(user, Source.PASSWORD, groups)
-    here = query.get("repository") or repositories()[0].name
-    return _json(decision_members(who, words[query["action"]], here, query.get("name")))
+    repository = query.get("repository") or repositories()[0].name
+    return _json(decision_members(who, words[query["action"]], repository, query.get("name")))
 
 
-def decision_members(who: Principal, action: Action, here: str, name: str | None) -> dict[str, Any]:
-    decision = services().access.decide(who, action, "" if action is Action.ADMIN else here, name)
+def decision_members(who: Principal, action: Action, repository: str, name: str | None) -> dict[str, Any]:
+    rights = state().access
+    decision = rights.decide(who, action, "" if action is Action.ADMIN else repository, rights.same_name(repository, name))
     return {
         "user": who.name,
         "groups": sorted(who.groups),
         "action": action.value,
-        "repository": here,
+        "repository": repository,
         "name": name,
         "allowed": decision.allowed,
         "decided_by": decision.by or "no rule grants it",
-        "policy": services().access.policy.fingerprint,
+        "policy": state().access.policy.fingerprint,
     }
 
 
@@ -182,7 +183,7 @@ def decision_members(who: Principal, action: Action, here: str, name: str | None
 @access(PUBLIC)
 def whoami() -> Response:
     who = principal()
-    rights = services().access.rights(who)
+    rights = state().access.rights(who)
     token = {"id": who.token_id, "service": who.service} if who.token_id else None
     members = {
         "name": who.name,
@@ -194,7 +195,7 @@ def whoami() -> Response:
         "expires_at": None if who.expires_at is None else int(who.expires_at),
         "rights": describe(rights),
         "limits": describe_limits(rights),
-        "policy": services().access.policy.fingerprint,
+        "policy": state().access.policy.fingerprint,
         "request": as_seen(),
     }
     return _json(members)
@@ -236,10 +237,10 @@ def _subject_token() -> str:
 
 
 def logins_or_503() -> Authenticator:
-    logins = services().logins
-    if logins is None:
+    authenticator = state().authenticator
+    if authenticator is None:
         raise NoLogins()
-    return logins
+    return authenticator
 
 
 def caller(members: dict[str, Any]) -> Principal:
@@ -249,7 +250,7 @@ def caller(members: dict[str, Any]) -> Principal:
         name, password = members.get("username"), members.get("password")
         if not isinstance(name, str) or not isinstance(password, str):
             raise Unprocessable("username and password must both be there, as strings")
-        if not logins.users.current().hashes and not is_secret(password):
+        if not logins.logins.users.current().hashes and not is_secret(password):
             raise NoLogins("this registry has no users with passwords; send a token in the Authorization header")
         who = logins.login(name, password, request.environ)
         request.environ[PRINCIPAL] = who
@@ -263,7 +264,7 @@ def caller(members: dict[str, Any]) -> Principal:
 
 
 def may_mint_admin(who: Principal) -> bool:
-    return who.name in logins_or_503().config.admin_users or services().access.allowed(who, Action.ADMIN, "", None)
+    return who.name in logins_or_503().config.admin_users or state().access.allowed(who, Action.ADMIN, "", None)
 
 
 def read_json() -> dict[str, Any]:

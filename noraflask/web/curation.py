@@ -12,21 +12,21 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from noraflask.config.kinds import read_duration
 from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessable
 from noraflask.services import state_folder
 from noraflask.services.auth.principal import Action, Source
 from noraflask.services.curation import replay
-from noraflask.services.curation.explaining import Judge, Stored, explain, parse_coordinate, question_of, stamp
+from noraflask.services.curation.explaining import Given, Judge, Stored, explain, parse_coordinate, question_of, stamp
 from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
-from noraflask.services.curation.rule_words import digests_of, seconds_of
+from noraflask.services.curation.rule_values import digests_of, seconds_of
 from noraflask.services.master_process import is_master
-from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
+from noraflask.services.reloads import ReloadFigures, Reloads, WorkerState
+from noraflask.settings.texts import read_duration
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
-from noraflask.web.context import note, principal, services, storage_look
+from noraflask.web.context import formats, note, principal, services, state
 from noraflask.web.gate import policy
 from noraflask.web.responses import Answer
 
@@ -53,18 +53,18 @@ class NoMaster(NoraError):
 @access(LOGIN)
 def show_policy() -> Response:
     recognised()
-    found, here = policy(), services()
-    frozen = here.curation.freeze.current()
-    figures, workers, now = here.reloads.figures(), here.reloads.workers(), time.time()
+    current, parts = policy(), services()
+    frozen = parts.curation.freeze.current()
+    figures, workers, now = parts.reloads.figures(), parts.reloads.workers(), time.time()
     return _json(
         {
-            "fingerprint": found.fingerprint,
-            "mode": found.settings.mode,
-            "rules": len(found),
-            "counts": found.counts,
-            "has_allowlist": found.has_allowlist,
-            "warnings": len(found.warnings),
-            "adopted": stamp(here.curation.adopted),
+            "fingerprint": current.fingerprint,
+            "mode": current.settings.mode,
+            "rules": len(current),
+            "counts": current.counts,
+            "has_allowlist": current.has_allowlist,
+            "warnings": len(current.warnings),
+            "adopted": stamp(state().policy_when),
             "workers": [worker_members(worker, figures, now) for worker in workers],
             "reloads": reload_members(figures),
             "freeze": freeze_members(frozen),
@@ -75,15 +75,12 @@ def show_policy() -> Response:
 @bp.get("/api/v1/curation/explain")
 @access(LOGIN)
 def explain_decision() -> Response:
-    """?format=npm&name=left-pad&version=1.3.0, or ?decision=d-…; also repository, at, age, published, digest, upstream=true and among, repeatable."""
+    """?format=…&name=…&version=1.3.0, or ?decision=d-…; also repository, at, age, published, digest, upstream=true and among, repeatable."""
     recognised()
-    query, here = request.args, services()
+    query, curation = request.args, services().curation
     try:
         words = [query["decision"]] if query.get("decision") else [query.get("format", ""), query.get("name", "")]
-        question = question_of(
-            words,
-            here.curation.now(),
-            version=query.get("version"),
+        given = Given(
             repository=query.get("repository", ""),
             hosted=query.get("upstream") != "true",
             published=_read("published", seconds_of),
@@ -92,21 +89,22 @@ def explain_decision() -> Response:
             at=_read("at", seconds_of),
             among=query.getlist("among"),
         )
+        question = question_of(words, curation.now(), query.get("version"), given)
     except ValueError as problem:
         raise BadRequest(str(problem)) from None
-    return _json(explain(policy(), question, look, here.curation.freeze.current()))
+    return _json(explain(policy(), question, look, curation.freeze.current()))
 
 
 @bp.get("/api/v1/admin/curation/impact")
 @access(ADMIN)
 def show_impact() -> Response:
-    """Who got it: ?format=npm&name=left-pad, or ?coordinate=npm:left-pad@1.3.0; also version (a pattern or a range) and since=90d."""
-    query, here = request.args, services()
+    """Who got it: ?format=…&name=…, or ?coordinate=FORMAT:NAME@1.3.0; also version (a pattern or a range) and since=90d."""
+    query, curation = request.args, services().curation
     try:
         told = parse_coordinate(query["coordinate"]) if query.get("coordinate") else (query.get("format", ""), query.get("name", ""), None)
         since = read_duration(query.get("since", USUAL_SINCE))
-        here.curation.ledger.flush()
-        entries = read(ledger_folder(), here.curation.now() - since)
+        curation.ledger.flush()
+        entries = read(ledger_folder(), curation.now() - since)
         receipts = replay.impact(entries, told[0], told[1], query.get("version") or told[2] or "*")
     except ValueError as problem:
         raise BadRequest(f"{problem}: ask with coordinate=FORMAT:NAME[@VERSION] and since=90d") from None
@@ -156,7 +154,7 @@ def lift_freeze() -> Response:
 
 def recognised() -> None:
     """Anybody with a credential of one's own. A bearer token that was issued to nobody in particular, for open images, is none."""
-    if services().access.policy.enabled and principal().source is Source.ANONYMOUS:
+    if state().access.policy.enabled and principal().source is Source.ANONYMOUS:
         raise Unauthenticated()
 
 
@@ -182,9 +180,9 @@ def _span(given: Any) -> float:
 
 def look(package: Package, judge: Judge) -> Stored | None:
     """In storage, for whoever may pull it: tags and digests of others are nobody's business."""
-    search = storage_look(package.format)
-    found: Stored | None = search(services().content, package, judge) if search else None
-    if found is not None and not services().access.allowed(principal(), Action.PULL, package.repository, found.name):
+    format = formats().get(package.format)
+    found: Stored | None = format.stock.look(services().content, package, judge) if format else None
+    if found is not None and not state().access.allowed(principal(), Action.PULL, package.repository, found.name):
         return None
     return found
 
@@ -225,9 +223,9 @@ def wait_for_reload(
         pause(PAUSE_SECONDS)
 
 
-def is_current(worker: WorkerPolicy, figures: ReloadFigures) -> bool:
-    """It has taken over what the master read last: also access rules, which are not in the fingerprint."""
-    return worker.fingerprint == figures.fingerprint and worker.since >= figures.last_success
+def is_current(worker: WorkerState, figures: ReloadFigures) -> bool:
+    """It has taken over all that the master read last, and not before."""
+    return worker.state == figures.state and worker.since >= figures.last_success
 
 
 def count_current(reloads: Reloads, figures: ReloadFigures) -> tuple[int, int]:
@@ -253,11 +251,12 @@ def health_members() -> dict[str, Any]:
     }
 
 
-def worker_members(worker: WorkerPolicy, figures: ReloadFigures, now: float) -> dict[str, Any]:
+def worker_members(worker: WorkerState, figures: ReloadFigures, now: float) -> dict[str, Any]:
     age = round(max(0.0, now - worker.since), 3)
     return {
         "pid": worker.pid,
         "fingerprint": worker.fingerprint,
+        "state": worker.state,
         "since": stamp(worker.since),
         "age_seconds": age,
         "current": is_current(worker, figures),
@@ -271,6 +270,7 @@ def reload_members(figures: ReloadFigures) -> dict[str, Any]:
         "last_success": stamp(figures.last_success),
         "last_failure": stamp(figures.last_failure or None),
         "fingerprint": figures.fingerprint,
+        "state": figures.state,
     }
 
 

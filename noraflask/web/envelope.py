@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from noraflask.log import REQUEST_ID as LOGGED_ID
 from noraflask.services.curation.gate import Permit, Refusal
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
-from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED
+from noraflask.services.state import State
+from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import STANDING
 from noraflask.web.peers import client_address
+from noraflask.web.targets import OUTER_PATH, Target, Targets
 
 REQUEST_ID = "nora.request_id"
 UPSTREAM_SECONDS = "nora.upstream_seconds"
@@ -33,19 +35,12 @@ _SAFE = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
 )
 """On every answer. What the registry serves was made by others; a browser that is shown it must not run it as a page of this server."""
+SAFE = "nora.safe"
+"""In a request's environ: what its answer has in place of the usual ones, made by safe_with()."""
 _GIVEN_ID = re.compile(r"[!-~]{1,128}\Z")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Write = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A repository as the envelope sees it: answers below `path` are its, and have these headers."""
-
-    path: str
-    name: str
-    headers: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,17 @@ class Lines:
 
 class Envelope:
     def __init__(
-        self, application: Application, mounts: Sequence[Mount], trusted_proxies: tuple[str, ...], metrics: NullMetrics, lines: Lines | None
+        self,
+        application: Application,
+        current: Callable[[], State],
+        targets: Targets,
+        trusted_proxies: tuple[str, ...],
+        metrics: NullMetrics,
+        lines: Lines | None,
     ) -> None:
-        """`lines`: None: requests leave no lines."""
-        self._application = application
-        self._mounts = [(mount.path + "/", mount) for mount in mounts]
-        self._elsewhere = Mount("", catalogue.OTHER, ())
+        """`current`: the live state; `lines`: None: requests leave no lines."""
+        self._application, self._current = application, current
+        self._targets = targets
         self._trusted_proxies = trusted_proxies
         self._metrics = metrics
         self._lines = lines
@@ -79,13 +79,13 @@ class Envelope:
         return f"{self._process}{next(self._numbers):08x}"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        state = environ[STATE] = self._current()  # first of all, and once: from here on this request sees no other
         given = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _GIVEN_ID.match(given) else self._next_id()
         environ[REQUEST_ID] = request_id
         LOGGED_ID.set(request_id)
-        path = environ.get("PATH_INFO", "") + "/"
-        mount = next((mount for below, mount in self._mounts if path.startswith(below)), self._elsewhere)
-        exchange = Exchange(self, environ, mount, request_id, start_response)
+        target = self._targets.locate(environ, state.repositories)
+        exchange = Exchange(self, environ, target, request_id, start_response)
         self._metrics.request_began()
         try:
             body = self._application(environ, exchange.begin)
@@ -112,7 +112,7 @@ class Envelope:
     def _answered(self, exchange: Exchange) -> None:
         exchange.decision = _decision(exchange.environ)
         seconds = (exchange.answered or time.perf_counter()) - exchange.started
-        self._metrics.request_answered(exchange.mount.name, exchange.environ["REQUEST_METHOD"], exchange.status, seconds, exchange.decision)
+        self._metrics.request_answered(exchange.registry, exchange.environ["REQUEST_METHOD"], exchange.status, seconds, exchange.decision)
 
     def done(self, exchange: Exchange) -> None:
         now = time.perf_counter()
@@ -121,9 +121,9 @@ class Envelope:
         sent, seconds = _sent(exchange, method), now - exchange.started
         received = getattr(environ.get("wsgi.input"), "received", 0)
         served = SERVED in environ and method == "GET" and status in ("200", "206")
-        self._metrics.request_done(exchange.mount.name, method, status, seconds, received, sent, served)
+        self._metrics.request_done(exchange.registry, method, status, seconds, received, sent, served)
         if "nora.cut" in environ:
-            self._metrics.count(catalogue.HTTP_CUT, exchange.mount.name)
+            self._metrics.count(catalogue.HTTP_CUT, exchange.registry)
         lines = self._lines
         if lines is not None and (lines.ops_interval_seconds <= 0 or self._is_news(environ, status, now, lines.ops_interval_seconds)):
             lines.write(self._event(exchange, method, received, sent, seconds))
@@ -145,7 +145,7 @@ class Envelope:
         event = {
             "message": "request",
             "method": method,
-            "path": environ.get("PATH_INFO", ""),
+            "path": environ[OUTER_PATH],
             "status": int(exchange.status),
             "bytes": sent,
             "ms": round(seconds * 1000, 1),
@@ -158,8 +158,8 @@ class Envelope:
         who = environ.get(PRINCIPAL)
         if who is not None:
             event["user"] = who.name
-        if exchange.mount.path:
-            event["registry"] = exchange.mount.name
+        if exchange.target.repository:
+            event["registry"] = exchange.registry
         if environ.get(NAME):
             event["name"] = environ[NAME]
         if exchange.decision and exchange.decision != "skip":
@@ -177,12 +177,16 @@ class Envelope:
 class Exchange:
     """One request and its answer, from the first line to the last byte. Itself the answer's body, so that it sees the end of it."""
 
-    __slots__ = ("_envelope", "_start", "answered", "body", "decision", "ended", "environ", "headers", "mount", "request_id", "started", "status")
+    __slots__ = (
+        *("_envelope", "_start", "answered", "body", "decision", "ended", "environ", "headers"),
+        *("registry", "request_id", "started", "status", "target"),
+    )
 
-    def __init__(self, envelope: Envelope, environ: dict[str, Any], mount: Mount, request_id: str, start_response: Callable[..., Any]) -> None:
+    def __init__(self, envelope: Envelope, environ: dict[str, Any], target: Target, request_id: str, start_response: Callable[..., Any]) -> None:
         self.started = time.perf_counter()
         self.answered = 0.0
-        self.environ, self.mount, self.request_id = environ, mount, request_id
+        self.environ, self.target, self.request_id = environ, target, request_id
+        self.registry = target.registry or catalogue.OTHER
         self.status = "000"
         self.headers: list[tuple[str, str]] = []
         self.body: Iterable[bytes] = ()
@@ -194,9 +198,10 @@ class Exchange:
         self.answered = time.perf_counter()
         self.status, self.headers = status[:3], headers
         headers.append(("X-Request-Id", self.request_id))
-        headers.extend(_SAFE)
+        headers.extend(self.environ.get(SAFE, _SAFE))
         headers.extend(self.environ.get(STANDING, ()))
-        headers.extend(self.mount.headers)
+        if self.target.format is not None:
+            headers.extend(self.target.format.headers)
         return self._start(status, headers, *exc_info)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -241,3 +246,8 @@ def _decision(environ: dict[str, Any]) -> str | None:
 def _rule(environ: dict[str, Any]) -> dict[str, str]:
     refused: Refusal | None = environ.get(REFUSED)
     return {"rule": f"{refused.rule} {refused.rule_id}".strip(), "decision_id": refused.id} if refused else {}
+
+
+def safe_with(policy: str) -> tuple[tuple[str, str], ...]:
+    """The usual headers with another Content-Security-Policy, for a page of our own making."""
+    return tuple((name, policy if name == "Content-Security-Policy" else value) for name, value in _SAFE)

@@ -1,46 +1,51 @@
-"""One handler for everything raised. It picks the format's renderer by mount, also where no route matched (an unrouted 404, a 405)."""
+"""One handler for everything raised. It picks the renderer of the request's format, also where no route matched (an unrouted 404, a 405)."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.routing import RequestRedirect
 
 from noraflask import errors
 from noraflask.web.access import basic_challenge
-from noraflask.web.context import Repository
+from noraflask.web.context import target
+from noraflask.web.format import Renderer
 from noraflask.web.responses import Answer
+from noraflask.web.targets import OUTER_PATH
 
-Renderer = Callable[[Exception], tuple[str, bytes]]
-"""An error's content type and body in a format's own form."""
+API = "/api/"
+"""Errors below it are JSON."""
 
 log = logging.getLogger(__name__)
 
 
-def install(app: Flask, renderers: list[tuple[Repository, Renderer]]) -> None:
+def install(app: Flask) -> None:
     def answer(problem: Exception) -> Response:
         if isinstance(problem, HTTPException):
+            if isinstance(problem, RequestRedirect):
+                problem = NotFound()  # an address has one spelling, with a slash at its end or without
             if problem.response is not None or (problem.code or 500) < 400:
                 return app.make_response(problem.get_response())
             problem = _translate(problem)
         elif not isinstance(problem, errors.NoraError):
-            log.exception("unexpected error in %s %s", request.method, request.path)
+            log.exception("unexpected error in %s %s", request.method, request.environ[OUTER_PATH])
             problem = errors.NoraError()
         if problem.status == 401 and "WWW-Authenticate" not in problem.headers:
             problem.headers["WWW-Authenticate"] = basic_challenge()
-        content_type, body = _renderer(request.path)(problem)
+        content_type, body = _renderer()(problem)
         return Answer(body, status=problem.status, headers=problem.headers, content_type=content_type)
 
-    def _renderer(path: str) -> Renderer:
-        for repository, render in renderers:
-            if path == repository.mount or path.startswith(repository.mount + "/"):
-                return render
-        return render_text
-
     app.register_error_handler(Exception, answer)
+
+
+def _renderer() -> Renderer:
+    format = target().format
+    if format is not None:
+        return format.render_error
+    return render_json if f"{request.environ[OUTER_PATH]}/".startswith(API) else render_text
 
 
 def render_text(problem: Exception) -> tuple[str, bytes]:

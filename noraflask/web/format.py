@@ -9,7 +9,9 @@ from flask import Blueprint
 
 from noraflask.ecosystems import Ecosystem
 from noraflask.services.auth.principal import Action
+from noraflask.services.doctor.format_checks import FormatChecks
 from noraflask.services.stock import Stock
+from noraflask.web.setup_pages import Page
 
 Challenge = Callable[[Action, str | None, str], str]
 """A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""
@@ -23,10 +25,8 @@ class Login:
 
     challenge: Challenge | None = None
     """None: Basic will do."""
-    credential_headers: tuple[str, ...] = ()
-    """Where its clients put a bare secret, beside the Authorization header, such as "X-Example-Key"."""
     password_paths: tuple[str, ...] = ()
-    """Addresses, from the mount on, whose requests may carry a password in their body, such as "/v2/token"."""
+    """Ends of addresses whose requests may carry a password in their body, with the mount in front, such as "/v2/token"."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Format:
     """The first segment below the mount may be a repository's name, for clients that cannot be given a path."""
     takes_encoded_slash: bool = False
     """Its clients write %2F for a slash that is part of a name."""
+    setup: tuple[Page, ...] = ()
+    """How its clients are set up; the names of clients are distinct among all formats."""
+    checks: FormatChecks | None = None
+    """What the doctor asks of a front for it."""
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from flask import request
 
 from noraflask.errors import BadRequest, UnsupportedMediaType
-from noraflask.services.staging import read_body
+from noraflask.services.upload import read_body
 
 FORM_BYTES = 64 * 1024
 FORM_FIELDS = 200

@@ -19,15 +19,15 @@ from typing import TypeVar
 
 from flask import request
 
+from noraflask.digest import Digest
 from noraflask.errors import CurationDenied
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.curation.gate import Permit, Refusal, refusal
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import note, principal, repository_name, services, surroundings
+from noraflask.web.context import STATE, note, principal, repository_name, services, state, surroundings
 
-POLICY = "nora.policy"
 PERMIT = "nora.permit"
 """In a request's environ, once the gate was asked."""
 REFUSED = "nora.refused"
@@ -44,12 +44,8 @@ log = logging.getLogger("nora.curation")
 
 
 def policy() -> Policy:
-    """The snapshot that this request began with."""
-    services, environ, _ = surroundings()
-    snapshot: Policy | None = environ.get(POLICY)
-    if snapshot is None:
-        snapshot = environ[POLICY] = services.curation.policy
-    return snapshot
+    """The policy of the state that this request began with."""
+    return state().policy
 
 
 def once(key: Hashable, revision: Callable[[], object | None] | None, work: Callable[[], Asked]) -> Permit:
@@ -60,10 +56,10 @@ def once(key: Hashable, revision: Callable[[], object | None] | None, work: Call
     storage that the verdict rests on; None where it rests on none. While it cannot be told, because something is changing, nothing is remembered.
     """
     services, environ, repository = surroundings()
-    curation, snapshot = services.curation, policy()
-    granted = curation.open_permit(snapshot)
+    curation, permits = services.curation, environ[STATE].permits
+    granted: Permit | None = permits.open
     if granted is None and key is not None:
-        granted = curation.recall(snapshot, (repository, key), revision)
+        granted = curation.recall(permits, (repository, key), revision)
     if granted is not None:
         environ[PERMIT] = granted
         return granted
@@ -73,7 +69,7 @@ def once(key: Hashable, revision: Callable[[], object | None] | None, work: Call
     granted = _check(package, decision)
     rests_on_storage = revision is not None and (decision is not None or versions_matter(package))
     if key is not None and not (rests_on_storage and before is None):
-        curation.remember(snapshot, (repository, key), granted, before if rests_on_storage else None)
+        curation.remember(permits, (repository, key), granted, before if rests_on_storage else None)
     return granted
 
 
@@ -111,7 +107,7 @@ def _check(package: Package, decision: Decision | None) -> Permit:
 
 def is_open() -> bool:
     """No policy could refuse anything."""
-    return services().curation.open_permit(policy()) is not None
+    return state().permits.open is not None
 
 
 def decide(package: Package) -> Decision:
@@ -131,12 +127,12 @@ def bypass_token() -> str | None:
     return None
 
 
-def served(granted: Permit, digest: str) -> None:
-    """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD, and an open gate keeps no ledger."""
-    if request.method != "GET" or not granted.package.format:
+def served(granted: Permit, digest: Digest) -> None:
+    """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD."""
+    if not granted.package.format or request.method != "GET" or not state().keeps_ledger:
         return
     who = principal()
-    services().curation.ledger.served(granted.package, digest, who.name, who.source.value, ci_of(who))
+    services().curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
 
 
 def ci_of(who: Principal) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from flask import Flask, Request, request
 
 from noraflask.services import Services
-from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD
-from noraflask.web.context import EXTENSION
+from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, Limits
+from noraflask.web.context import EXTENSION, STATE
 from noraflask.web.peers import client_address
+from noraflask.web.targets import TARGET
 
 STANDING = "nora.ratelimit"
 """In a request's environ: headers for its answer, where it was counted."""
@@ -22,26 +21,24 @@ _GENERAL: tuple[str, ...] = (GENERAL,)
 _TOKENS: tuple[str, ...] = (GENERAL, AUTH)
 
 
-def install(app: Flask, mounts: Iterable[str], trusted_proxies: tuple[str, ...]) -> None:
-    """`mounts`: of the formats, whose requests count as `upload` whatever their method; the name is NORA's."""
-    exact = frozenset(mounts)
-    below = tuple(f"{mount}/" for mount in exact)
+def install(app: Flask, trusted_proxies: tuple[str, ...]) -> None:
+    """Requests for repositories count as `upload` whatever their method; the name is NORA's."""
     extensions = app.extensions
 
     def limit() -> None:
-        found: Services = extensions[EXTENSION]
-        if not found.limits.enabled:
-            return
         here: Request = request._get_current_object()  # type: ignore[attr-defined]
         environ = here.environ
-        path = environ["PATH_INFO"]
-        if path.startswith(below) or path in exact:
+        limits: Limits = environ[STATE].limits
+        if not limits.enabled:
+            return
+        services: Services = extensions[EXTENSION]
+        if environ[TARGET].format is not None:
             tiers = _UPLOAD
-        elif path in FREE and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        elif environ["PATH_INFO"] in FREE and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return
         else:  # by the route, however its address is spelled
             is_token = here.url_rule is not None and here.url_rule.rule in TOKEN_RULES and environ["REQUEST_METHOD"] == "POST"
             tiers = _TOKENS if is_token else _GENERAL
-        environ[STANDING] = found.limits.check(tiers, client_address(environ, trusted_proxies))
+        environ[STANDING] = services.limits.check(limits, tiers, client_address(environ, trusted_proxies))
 
     app.before_request(limit)

@@ -17,7 +17,7 @@ from prometheus_flask_exporter import PrometheusMetrics
 from noraflask.errors import Denied, Unauthenticated
 from noraflask.services.auth.principal import Source
 from noraflask.web.access import PUBLIC, access
-from noraflask.web.context import principal, services
+from noraflask.web.context import principal, state
 from noraflask.web.peers import client_address, is_trusted
 from noraflask.web.responses import Answer
 
@@ -68,7 +68,7 @@ def _guarded(view: Callable[[], Any]) -> Callable[[], Any]:
 
 def admit() -> None:
     """Raises Unauthenticated or Denied. Addresses, else the token, else a login; with none of these configured, auth.public_metrics decides."""
-    config = services().config
+    config, access_policy = state().config, state().access.policy
     allowed, token_file = config.metrics.allow_from, config.metrics.token_file
     client = client_address(request.environ, config.server.trusted_proxies)
     if allowed and is_trusted(client, allowed):
@@ -76,9 +76,9 @@ def admit() -> None:
     if token_file is not None and _has_token(token_file):
         return
     limited = bool(allowed or token_file)
-    if not limited and (config.auth.public_metrics or not services().access.policy.enabled):
+    if not limited and (config.auth.public_metrics or not access_policy.enabled):
         return
-    if services().access.policy.enabled:
+    if access_policy.enabled:
         if principal().source is not Source.ANONYMOUS:
             return
         raise Unauthenticated("metrics need a login, the token of metrics.token_file, or an address of metrics.allow_from")

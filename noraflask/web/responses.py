@@ -79,12 +79,11 @@ def send(
     environ[SERVED] = True
     if environ["REQUEST_METHOD"] == "HEAD":
         return Answer(status=status, headers=answer)
-    all_services = services()
+    content = services().content
     has_date = modified is not None and environ.get("HTTP_IF_RANGE", '"')[-1:] != '"'  # nginx would compare it with Last-Modified
-    if size > INLINE_BYTES and not has_date and (path := internal_path(all_services, environ, digest, size)):
+    if size > INLINE_BYTES and not has_date and (path := internal_path(content, environ, digest, size)):
         environ[HANDED_OVER] = stop - start
         return HandedOver(status=status, headers=answer | {"X-Accel-Redirect": path})
-    content = all_services.content
     try:
         if size <= INLINE_BYTES:
             data = content.read(digest)

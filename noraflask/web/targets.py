@@ -43,6 +43,8 @@ class Target:
     """Path in front of the names that the client knows, such as "/v2" and "/repository/team/v2"; no slash at the end."""
     prefix: str = ""
     """What the client's names have in front of the repository's own: its name and a slash, where the names begin with it."""
+    is_shared: bool = False
+    """Several repositories lie below the mount: a name may begin with the name of one of them."""
 
     @property
     def base(self) -> str:
@@ -87,13 +89,14 @@ class Targets:
             return ELSEWHERE, NOWHERE if path.startswith(INNER) else path
         mount = f"/{first}"
         repository = self._find_claimed(environ, format, repositories)
-        if repository is None and format.names_begin_with_repository:
+        is_shared = repository is None and format.names_begin_with_repository
+        if is_shared:
             name, more, below = rest.partition("/")
             named = repositories.get(name) if more else None
             if named is not None and named.format == format.id and not named.is_default:
-                return Target(named, format, mount, f"{name}/"), f"{INNER}{format.id}/{below}"
+                return Target(named, format, mount, f"{name}/", True), f"{INNER}{format.id}/{below}"
         repository = repository or repositories.default(format.id)
-        return Target(repository, format, mount), _inner(format, repository, slash + rest)
+        return Target(repository, format, mount, is_shared=is_shared), _inner(format, repository, slash + rest)
 
     def _find_by_name(self, rest: str, repositories: Repositories) -> tuple[Target, str]:
         name, slash, below = rest.partition("/")

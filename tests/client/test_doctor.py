@@ -20,7 +20,8 @@ from noraflask.formats.docker import canary
 from noraflask.formats.docker.canary import Canary
 from noraflask.formats.docker.doctor import CHECKS
 from noraflask.services.doctor.examination import FrontOptions, through_front
-from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding
+from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding, ok
+from noraflask.services.doctor.format_checks import Check, FormatChecks, Home
 from noraflask.services.doctor.front import Front, NoAnswer, Target
 from noraflask.services.doctor.proxy import redirect
 from tests.certificates import Issued, make_ca
@@ -419,6 +420,20 @@ def nora_doctor(server: Server, *options: str | Path) -> tuple[int, dict[str, Fi
     found = [Finding(one["check"], one["verdict"], one["text"], tuple(one["remedy"])) for one in members["findings"]]
     assert members["well"] is not any(finding.verdict == WRONG for finding in found)
     return done.returncode, {finding.check: finding for finding in sorted(found, key=lambda one: order.index(one.verdict))}, done.stderr
+
+
+def test_what_a_format_gives_is_run_and_without_one_the_front_is_known_by_its_health(registry: Registry) -> None:
+    host, _, port = registry.address.partition(":")
+    options = FrontOptions(Target("http", host, int(port), ""), size=SIZE, pause_seconds=0)
+    toy = FormatChecks(checks=(Check("toy", lambda context: [ok("toy", f"{context.size} bytes")]),))
+    found = list(through_front(options, [toy]))
+    assert [finding for finding in found if finding.verdict != OK] == []
+    assert {finding.check for finding in found} >= {"front", "toy", "client address"}
+    assert not {finding.check for finding in found} & {"push", "login address"}
+    elsewhere = FormatChecks(home=Home("/api/v1/whoami", lambda answer: False))
+    assert verdicts(list(through_front(options, [elsewhere])), WRONG)["front"].text.startswith(
+        f"http://{registry.address}/api/v1/whoami is no registry"
+    )
 
 
 def test_a_policy_that_lets_no_canary_through_is_a_remark(own_server: Callable[..., Server], tmp_path: Path) -> None:

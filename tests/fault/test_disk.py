@@ -216,7 +216,7 @@ def test_a_full_data_volume(folder: Path, mount: Mounts, start: Start, share: in
 
 
 def server_files(server: Server) -> dict[str, int]:
-    return {str(path): path.stat().st_size for path in server.storage.rglob("*") if path.is_file()}
+    return {str(path): path.stat().st_size for path in server.storage.rglob("*") if path.is_file() and ".shared" not in path.parts}
 
 
 def test_a_refused_manifest_changes_no_tag(folder: Path, mount: Mounts, start: Start) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from noraflask.services.documents import Documents
+from noraflask.storage.disk import DiskStorage
 from tests.server import Server, wait_until
 
 from .conftest import Mounts, all_workers, assert_well, ext4_image, leftovers
@@ -367,6 +369,22 @@ def test_a_power_cut_after_any_acknowledgement_loses_nothing(folder: Path, mount
             assert broken_promises(after.port, [said]) == [], f"power cut after: {step}"
             assert partial_things(after) == [], f"power cut after: {step}"
             after.kill()
+
+
+def test_a_power_cut_after_any_swap_loses_nothing(folder: Path, mount: Mounts) -> None:
+    """The same for the storage's own verbs that compare versions, and for a document that is made, changed and removed."""
+    image = ext4_image(folder / "disk.img", 64)
+    storage = DiskStorage(mount("disk", "-o", "loop,commit=600", str(image)) / "storage")
+    documents = Documents(storage, "cut/")
+    for cut, after in enumerate((b"made", b"changed", b"changed again", None, b"made again")):
+        assert documents.update("document", lambda _, after=after: after) == after
+        copy = folder / f"copy{cut}.img"
+        copy_sparse(image, copy)
+        found = DiskStorage(mount(f"disk{cut}", "-o", "loop", str(copy)) / "storage")
+        assert Documents(found, "cut/").read("document") == after
+        assert Documents(found, "cut/").update("document", lambda old: (old or b"") + b"!") == (after or b"") + b"!"
+        found.close()
+    storage.close()
 
 
 @pytest.mark.slow

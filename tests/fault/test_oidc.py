@@ -12,10 +12,9 @@ import pytest
 
 from noraflask.errors import StorageReadOnly
 from noraflask.http_client import Bounds
-from noraflask.keys import Key
 from noraflask.services.auth import discovery, issuer_keys
 from noraflask.services.auth.oidc import Oidc, OidcRefused
-from noraflask.services.content import Content
+from noraflask.services.documents import Documents
 from noraflask.storage.memory import MemoryStorage
 from tests.clock import Clock
 from tests.oidc import DISCOVERY, JWKS, Issuer, private_key, sign
@@ -36,8 +35,8 @@ def issuer(clock):
 
 
 @pytest.fixture
-def content():
-    return Content(MemoryStorage())
+def documents():
+    return Documents(MemoryStorage())
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +46,8 @@ def _no_proxy(monkeypatch):
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-def worker(issuer, clock, content=None, **changes):
-    return Oidc((issuer.provider(**changes),), 60, 3600, content, clock)
+def worker(issuer, clock, documents=None, **changes):
+    return Oidc((issuer.provider(**changes),), 60, 3600, documents, clock)
 
 
 def keys_of(oidc):
@@ -124,7 +123,7 @@ def test_a_key_that_is_new_while_a_fetch_ends_is_fetched_too(issuer, clock):
             stored.set()
             may_end.wait(20)
 
-    oidc = worker(issuer, clock, Content(Slow()))
+    oidc = worker(issuer, clock, Documents(Slow()))
     oidc.verify(issuer.token())
     assert stored.wait(20)
     issuer.rotate()
@@ -176,8 +175,8 @@ def test_a_token_without_kid_forces_no_fetch(issuer, clock):
     assert issuer.count() == before
 
 
-def test_workers_share_what_one_has_fetched(issuer, clock, content):
-    first, second = worker(issuer, clock, content), worker(issuer, clock, content)
+def test_workers_share_what_one_has_fetched(issuer, clock, documents):
+    first, second = worker(issuer, clock, documents), worker(issuer, clock, documents)
     first.verify(issuer.token())
     settle(first)
     second.verify(issuer.token())
@@ -190,12 +189,12 @@ def test_workers_share_what_one_has_fetched(issuer, clock, content):
     second.verify(issuer.token())
     settle(second)
     assert issuer.count() == 2
-    document = json.loads(content.document(Key(f"_auth/jwks/{hashlib.sha256(issuer.url.encode()).hexdigest()}")))
+    document = json.loads(documents.read(hashlib.sha256(issuer.url.encode()).hexdigest()))
     assert (document["fetched"], document["jwks"]) == (START + 1, issuer.jwks())
 
 
-def test_a_flood_at_two_workers_leads_to_one_fetch(issuer, clock, content):
-    first, second = worker(issuer, clock, content), worker(issuer, clock, content)
+def test_a_flood_at_two_workers_leads_to_one_fetch(issuer, clock, documents):
+    first, second = worker(issuer, clock, documents), worker(issuer, clock, documents)
     for oidc in (first, second):
         oidc.verify(issuer.token())
         settle(oidc)
@@ -229,35 +228,35 @@ def test_keys_go_on_being_used_while_the_issuer_is_down(issuer, clock, caplog):
     assert "gives its keys again" in caplog.records[1].getMessage()
 
 
-def test_a_restart_during_an_outage_works_with_stored_keys(issuer, clock, content):
-    first = worker(issuer, clock, content)
+def test_a_restart_during_an_outage_works_with_stored_keys(issuer, clock, documents):
+    first = worker(issuer, clock, documents)
     first.verify(issuer.token())
     settle(first)
     issuer.down()
     clock.now += 86400
-    second = worker(issuer, clock, content)
+    second = worker(issuer, clock, documents)
     second.start()
     second.verify(issuer.token())
     assert refusal(worker(issuer, clock), issuer.token()) == "jwks"
 
 
-def test_keys_stored_for_another_address_or_from_the_future_are_not_used(issuer, clock, content):
-    first = worker(issuer, clock, content)
+def test_keys_stored_for_another_address_or_from_the_future_are_not_used(issuer, clock, documents):
+    first = worker(issuer, clock, documents)
     first.verify(issuer.token())
     settle(first)
     issuer.down()
-    assert refusal(worker(issuer, clock, content, jwks_uri=issuer.url + "/others"), issuer.token()) == "jwks"
+    assert refusal(worker(issuer, clock, documents, jwks_uri=issuer.url + "/others"), issuer.token()) == "jwks"
     clock.now -= 4000
-    held = worker(issuer, clock, content)
+    held = worker(issuer, clock, documents)
     held.verify(issuer.token())
     settle(held)
     assert keys_of(held)._failures == 1, "taken for fresh although the clock says that they are not fetched yet"
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{", b'{"fetched": "x", "max_age": null, "jwks_uri": null, "jwks": {"keys": []}}', b"\xff", b"{}"])
-def test_a_stored_document_that_cannot_be_read_is_as_none(issuer, clock, content, document):
-    content.repoint(Key(f"_auth/jwks/{hashlib.sha256(issuer.url.encode()).hexdigest()}"), document)
-    worker(issuer, clock, content).verify(issuer.token())
+def test_a_stored_document_that_cannot_be_read_is_as_none(issuer, clock, documents, document):
+    documents.replace(hashlib.sha256(issuer.url.encode()).hexdigest(), document)
+    worker(issuer, clock, documents).verify(issuer.token())
     assert issuer.count() == 1
 
 
@@ -269,7 +268,7 @@ def test_storage_that_fails_costs_only_the_sharing(issuer, clock, caplog):
         def whole(self, key):
             raise OSError(5, "Input/output error")
 
-    oidc = worker(issuer, clock, Content(Broken()))
+    oidc = worker(issuer, clock, Documents(Broken()))
     oidc.verify(issuer.token())
     settle(oidc)
     oidc.verify(issuer.token())

@@ -14,8 +14,10 @@ from werkzeug.test import TestResponse
 
 from noraflask.app import create_app
 from noraflask.config import AccessRule
+from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.principal import Principal, Scope
+from noraflask.services.state import State
 from noraflask.storage.memory import MemoryStorage
 from tests.clock import Clock
 from tests.conftest import config_of
@@ -50,6 +52,16 @@ class Door:
         self.client: FlaskClient = app.test_client()
         self.services = app.services  # type: ignore[attr-defined]
 
+    @property
+    def state(self) -> State:
+        return self.services.live.state
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """For an app with logins."""
+        found: Any = self.state.authenticator
+        return found
+
     def ask(self, method: str, path: str, authorization: str | None = None, client: str | None = None, **more: Any) -> TestResponse:
         """`client`: the address that a trusted proxy names."""
         headers = dict(more.pop("headers", {}))
@@ -62,8 +74,9 @@ class Door:
     def stop_time(self) -> Clock:
         """All that looks at the time of day, or counts failed logins, goes by a clock of the test's from now on. Call it first of all."""
         clock, logins = Clock(), self.services.logins
-        for part in (self.services.tokens, logins, logins._record, logins.signer):
+        for part in (self.services.tokens, logins.signer):
             part._clock = clock
+        logins.clock = clock
         logins.signer.rotate(drop_old=True)  # the key was made by the other clock
         logins.lockout = Lockout(clock)
         return clock
@@ -91,7 +104,7 @@ class Door:
         return token
 
     def signed(self, principal: Principal, lifetime: float, kind: str = "bearer", scopes: tuple[Scope, ...] | None = ()) -> str:
-        token: str = self.services.logins.issue(principal, kind, lifetime, scopes)[0]
+        token: str = self.authenticator.issue(principal, kind, lifetime, scopes)[0]
         return token
 
 

@@ -233,7 +233,7 @@ def headers(door, issuer, tmp_path_factory) -> dict[str, str | None]:
     revoked = door.api_token("writer")
     door.services.tokens.revoke(door.services.tokens.check(revoked).id)
     oidc, nightly = issuer.token(sub="repo:team/app"), issuer.token(sub="somebody", pipeline="nightly")
-    password = door.services.logins.login("writer", USERS["writer"], {})
+    password = door.authenticator.login("writer", USERS["writer"], {})
     elsewhere = Door(guarded(tmp_path_factory.mktemp("elsewhere"), auth={"users": USERS}))
     image = f"repository:{IN}:pull,push,delete"
     return {

@@ -19,8 +19,10 @@ from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import Curation, read_decision_id
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.policy import DAY, Policy, Settings
+from noraflask.services.state import State
 from noraflask.web import gate
 from tests.conftest import config_of
+from tests.live import enforce
 from tests.protocol.access import Clock, basic, rule
 from tests.protocol.oci import Registry, code, descriptor, image, index
 
@@ -55,7 +57,7 @@ class Curated(Registry):
         self.services = self.app.services  # type: ignore[attr-defined]
         self.curation: Curation = self.services.curation
         self.curation._clock = self.curation.ledger._clock = self.clock
-        self.curation.freeze._clock = self.clock
+        self.curation.freeze._clock = self.services.content.now = self.clock
 
     def fill(self) -> Curated:
         self.amd, self.arm = (self.push_image("app", layers=(b"base", layer)) for layer in (b"amd", b"arm"))
@@ -76,8 +78,7 @@ class Curated(Registry):
         """These and no others from the next request on; in force, unless told otherwise."""
         config = config_of(self.folder, curation={"mode": "enforce", "rules": "\n".join(tables), **settings}).curation
         found = Policy.from_buffer(compile(Settings.of(config), read_rules(config, self.clock.now)))
-        self.curation.adopt(found)
-        self.curation.ledger.enabled = True
+        enforce(self.services.live, found)
         return found
 
     def readable(self, name: str = "app", **more: Any) -> set[str]:
@@ -363,8 +364,7 @@ def test_integrity(curated):
 # Ages, pins, exceptions.
 
 
-def test_images_ripen_only_when_hosted_ones_are_meant(curated, monkeypatch):
-    monkeypatch.setattr(curated.services.content, "modified", lambda key: NOW if curated.services.content.exists(key) else None)
+def test_images_ripen_only_when_hosted_ones_are_meant(curated):
     curated.rules(min_release_age=7 * DAY)
     assert curated.readable() == ALL
     curated.rules(min_release_age=7 * DAY, hosted=True)
@@ -378,8 +378,7 @@ def test_images_ripen_only_when_hosted_ones_are_meant(curated, monkeypatch):
     assert curated.readable() == ALL
 
 
-def test_an_age_rule_for_one_name(curated, monkeypatch):
-    monkeypatch.setattr(curated.services.content, "modified", lambda key: NOW if curated.services.content.exists(key) else None)
+def test_an_age_rule_for_one_name(curated):
     curated.rules(table("age", name="other", min_release_age="1d"), hosted=True)
     assert curated.readable() == ALL
     assert curated.status("other/manifests/1", "GET") == 403
@@ -625,28 +624,20 @@ def test_who_got_it_is_in_the_ledger(tmp_path, app_with):
 def test_a_policy_that_comes_during_a_request_waits_for_the_next(curated, path, monkeypatch):
     old = curated.rules(block("1"))
     new = Policy.from_buffer(compile(Settings(mode="enforce", hosted=True, min_release_age=DAY), read_rules(_rules(curated, block(name="*")), NOW)))
-    real = gate.policy
+    real = gate.state
 
-    def then_reload() -> Policy:
-        found = real()
-        curated.curation.adopt(new)
-        return found
+    def then_reload() -> State:
+        state = real()
+        enforce(curated.services.live, new)
+        return state
 
     path = path.format(two=curated.two, base=Digest.of(b"base"))
-    original = Curation.open_permit
-
-    def adopting(self: Curation, asked: Policy) -> Any:
-        granted = original(self, asked)
-        curated.curation.adopt(new)
-        return granted
-
     with monkeypatch.context() as patch:
-        patch.setattr(gate, "policy", then_reload)
-        patch.setattr(Curation, "open_permit", adopting)
+        patch.setattr(gate, "state", then_reload)
         answer = curated.ask("GET", path)
     assert answer.status_code == 200
     assert answer.headers["X-Nora-Policy"] == old.fingerprint
-    assert curated.curation.policy is new
+    assert curated.services.live.state.policy is new
     answer = curated.ask("GET", path)
     assert answer.headers["X-Nora-Policy"] == new.fingerprint
     assert answer.status_code == 403 or answer.json == {"repositories": []}

@@ -81,15 +81,16 @@ def test_without_logins_anybody_may_ask(door):
 
 def test_the_policy(door):
     here = door.services
-    here.reloads.adopted(here.curation.policy.fingerprint)
+    here.reloads.adopted(here.live.state.policy.fingerprint, here.live.state.fingerprint)
     answer = door.ask("GET", "/api/v1/policy")
     assert answer.headers["Cache-Control"] == "no-store"
     told = answer.json
     worker = told.pop("workers")
-    assert [(one["pid"], one["fingerprint"], one["current"]) for one in worker] == [(os.getpid(), here.curation.policy.fingerprint, True)]
+    assert [(one["pid"], one["current"]) for one in worker] == [(os.getpid(), True)]
+    assert (worker[0]["fingerprint"], worker[0]["state"]) == (here.live.state.policy.fingerprint, here.live.state.fingerprint)
     assert 0 <= worker[0]["age_seconds"] < 60
     assert told == {
-        "fingerprint": here.curation.policy.fingerprint,
+        "fingerprint": here.live.state.policy.fingerprint,
         "mode": "enforce",
         "rules": 2,
         "counts": {"block": 2, "allow": 0, "except": 0, "age": 0, "pin": 0, "namespace": 1, "bypass": 0},
@@ -101,7 +102,8 @@ def test_the_policy(door):
             "failed": 0,
             "last_success": told["reloads"]["last_success"],
             "last_failure": None,
-            "fingerprint": here.curation.policy.fingerprint,
+            "fingerprint": here.live.state.policy.fingerprint,
+            "state": here.live.state.fingerprint,
         },
         "freeze": None,
     }
@@ -109,16 +111,16 @@ def test_the_policy(door):
 
 def test_health_tells_how_far_a_reload_is(door):
     here = door.services
-    fingerprint = here.curation.policy.fingerprint
-    here.reloads.adopted(fingerprint)
+    fingerprint = here.live.state.policy.fingerprint
+    here.reloads.adopted(fingerprint, here.live.state.fingerprint)
     before = door.ask("GET", "/health").json["policy"]
     assert before == {"fingerprint": fingerprint, "workers": 1, "current": 1, "last_reload": before["last_reload"], "failed_reload": None}
-    here.reloads.succeeded("f" * 16)
+    here.reloads.succeeded("f" * 16, "f" * 16)
     here.reloads.failed()
     during = door.ask("GET", "/health").json["policy"]
     assert (during["fingerprint"], during["workers"], during["current"]) == ("f" * 16, 1, 0)
     assert during["failed_reload"] >= during["last_reload"] > before["last_reload"]
-    here.reloads.adopted("f" * 16)
+    here.reloads.adopted("f" * 16, "f" * 16)
     assert door.ask("GET", "/health").json["policy"]["current"] == 1
 
 
@@ -141,7 +143,7 @@ def test_explanations(door, query, allowed, filter):
     told = door.ask("GET", f"/api/v1/curation/explain?{query}").json
     assert (told["allowed"], told["decided_by"] and told["decided_by"]["filter"]) == (allowed, filter)
     assert [step["filter"] for step in told["filters"]] == ["namespace", "blocklist", "allowlist", "min-release-age", "pin", "quarantine"]
-    assert told["policy"] == door.services.curation.policy.fingerprint
+    assert told["policy"] == door.services.live.state.policy.fingerprint
 
 
 def test_rules_are_placed_without_folders(door, tmp_path):
@@ -151,7 +153,7 @@ def test_rules_are_placed_without_folders(door, tmp_path):
 
 
 def test_a_decision_is_explained(door):
-    id = decision_id(door.services.curation.policy, Package("npm", "left-pad", "1.3.0", "npm"), 1_800_000_000)
+    id = decision_id(door.services.live.state.policy, Package("npm", "left-pad", "1.3.0", "npm"), 1_800_000_000)
     told = door.ask("GET", f"/api/v1/curation/explain?decision={id}").json
     assert (told["allowed"], told["at"], told["decision"]["same_policy"]) == (False, "2027-01-15T08:00:00Z", True)
 
@@ -251,7 +253,7 @@ def master(door, monkeypatch) -> SimpleNamespace:
     """Stands in for one; `answer` is what a SIGHUP makes of the reloads."""
     seen = SimpleNamespace(signals=[], answer=lambda reloads: None)
     reloads = door.services.reloads
-    reloads.adopted(door.services.curation.policy.fingerprint)
+    reloads.adopted(door.services.live.state.policy.fingerprint, door.services.live.state.fingerprint)
 
     def kill(pid: int, number: int) -> None:
         if number:  # 0 only asks whether it is there
@@ -266,8 +268,8 @@ def master(door, monkeypatch) -> SimpleNamespace:
 
 def test_a_reload(door, master):
     def good(reloads: Reloads) -> None:
-        reloads.succeeded("f" * 16)
-        reloads.adopted("f" * 16)
+        reloads.succeeded("f" * 16, "f" * 16)
+        reloads.adopted("f" * 16, "f" * 16)
 
     master.answer = good
     answer = door.ask("POST", "/api/v1/admin/reload")
@@ -282,7 +284,7 @@ def test_a_reload_that_the_master_refuses(door, master):
     assert (answer.status_code, answer.json) == (409, {"error": "the reload failed; the log says why"})
 
 
-@pytest.mark.parametrize(("answer", "words"), [(lambda reloads: None, "1 of 1"), (lambda reloads: reloads.succeeded("f" * 16), "0 of 1")])
+@pytest.mark.parametrize(("answer", "words"), [(lambda reloads: None, "1 of 1"), (lambda reloads: reloads.succeeded("f" * 16, "f" * 16), "0 of 1")])
 def test_a_reload_that_takes_too_long(door, master, answer, words):
     master.answer = answer
     told = door.ask("POST", "/api/v1/admin/reload")
@@ -293,17 +295,17 @@ def test_a_worker_counts_when_it_has_taken_over_what_was_read_last(monkeypatch):
     """Also when the fingerprint is as before: access rules are not in it."""
     clock = SimpleNamespace(now=0.0)
     reloads = Reloads(lambda: clock.now)
-    reloads.succeeded("a", at_start=True)
-    reloads.adopted("a")
+    reloads.succeeded("a", "a", at_start=True)
+    reloads.adopted("a", "a")
     before = reloads.figures()
     clock.now = 1.0
-    reloads.succeeded("a")
+    reloads.succeeded("a", "a")
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 3:
-            reloads.adopted("a")
+            reloads.adopted("a", "a")
 
     assert wait_for_reload(reloads, before, lambda: sum(pauses), pause).succeeded == 1
     assert len(pauses) == 3

@@ -21,7 +21,9 @@ class Told:
         self.app = app
         inner = getattr(app.wsgi_app, "_application", app.wsgi_app)
         mounts = [Mount("/v2", "docker", (("Docker-Distribution-API-Version", "registry/2.0"),))]
-        self.client = Client(Envelope(inner, mounts, ("127.0.0.1",), NullMetrics(), Lines(self.events.append, interval)))
+        self.client = Client(
+            Envelope(inner, lambda: app.services.live.state, mounts, ("127.0.0.1",), NullMetrics(), Lines(self.events.append, interval))
+        )
 
     def ask(self, method, path, **more):
         """The answer, and its event."""
@@ -142,7 +144,7 @@ def test_an_application_that_fails_leaves_a_line_all_the_same(app):
     def fails(environ, start_response):
         raise RuntimeError("of the framework itself")
 
-    client = Client(Envelope(fails, [], (), NullMetrics(), Lines(events.append, 0)))
+    client = Client(Envelope(fails, lambda: None, [], (), NullMetrics(), Lines(events.append, 0)))
     with pytest.raises(RuntimeError):
         client.get("/")
     assert events[0]["status"] == 500

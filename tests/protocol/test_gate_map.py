@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from flask import Blueprint, Flask, Response, request
+from flask.ctx import RequestContext
 
 from noraflask.digest import Digest
 from noraflask.errors import CurationDenied, NotFound
@@ -19,9 +20,10 @@ from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors, gate
 from noraflask.web.access import PULL, PUSH, access
-from noraflask.web.context import EXTENSION, Repository, services
+from noraflask.web.context import EXTENSION, STATE, Repository, services, state
 from noraflask.web.gate import PERMIT, decide
 from noraflask.web.responses import Answer, send
+from tests.live import enforce
 from tests.protocol.oci import Registry, descriptor, image
 
 EVERYTHING = '[[block]]\nname = "*"\nreason = "closed for today"\n'
@@ -89,7 +91,7 @@ def test_no_way_to_pull_forgets_the_gate(app_with, storage, filled, rules):
         else:
             assert answer.status_code == 403, (method, address)
             assert answer.headers["X-Nora-Decision"] == "blocked"
-        assert answer.headers["X-Nora-Policy"] == app.services.curation.policy.fingerprint
+        assert answer.headers["X-Nora-Policy"] == app.services.live.state.policy.fingerprint
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "Range", "If-Range"])
@@ -104,18 +106,18 @@ def test_conditions_do_not_get_by(app_with, storage, filled, header):
 def test_the_gate_is_asked_on_every_way(app_with, storage, filled, monkeypatch):
     """Whatever the rules are: a way that takes its permit from the open door alone is found here."""
     app = app_with(storage, curation={"mode": "enforce", "rules": ONE_TAG})
-    asked: list[str] = []
+    formats: list[str] = []
     check = type(app.services.curation).check
 
     def noted(self: object, policy: Policy, package: Package, *more: object) -> Permit:
-        asked.append(package.format)
+        formats.append(package.format)
         return check(self, policy, package, *more)
 
     monkeypatch.setattr(type(app.services.curation), "check", noted)
     for _, method, address in addresses(app, filled):
-        asked.clear()
+        formats.clear()
         app.test_client().open(address, method=method)
-        assert "docker" in asked, (method, address)
+        assert "docker" in formats, (method, address)
 
 
 def test_what_is_no_pull_serves_nothing_that_is_stored(app):
@@ -179,7 +181,7 @@ def no_permit(name: str) -> Response:
 @bp.get("/own-permit/<name>")
 @access(PULL)
 def own_permit(name: str) -> Response:
-    return serve(Permit(object(), Package("raw", name), Decision(True), services().curation.policy))
+    return serve(Permit(object(), Package("raw", name), Decision(True), state().policy))
 
 
 @bp.get("/look-alike/<name>")
@@ -302,7 +304,7 @@ def test_a_format_that_asks_is_filtered(notes, way):
     app = notes(mode="enforce", rules=BLOCK_BAD)
     good, bad = (app.test_client().get(f"/notes/{way}/{name}") for name in ("good", "bad"))
     assert (good.status_code, good.data) == (200, TEXT)
-    assert good.headers["X-Nora-Policy"] == bad.headers["X-Nora-Policy"] == app.services.curation.policy.fingerprint
+    assert good.headers["X-Nora-Policy"] == bad.headers["X-Nora-Policy"] == app.services.live.state.policy.fingerprint
     assert bad.status_code == 403
     assert bad.json["detail"]["rule_id"] == "no-bad"
     assert bad.headers["X-Nora-Rule"] == "blocklist"
@@ -317,6 +319,10 @@ def test_an_index_shows_what_can_be_had(notes):
 
 
 # A permit is worked out once.
+
+
+def asked(app: Flask, path: str) -> RequestContext:
+    return app.test_request_context(path, environ_base={STATE: app.services.live.state})
 
 
 class Work:
@@ -349,9 +355,9 @@ ONE_VERSION = BLOCK_BAD + '[[block]]\nformat = "raw"\nname = "good"\nversion = "
 )
 def test_a_permit_is_worked_out_once_for_each_state_that_it_rests_on(notes, rules, decision, states, done):
     app, work = notes(mode="enforce", rules=rules), Work(decision=decision)
-    for state in states:
-        with app.test_request_context("/notes/quick/good"):
-            granted = gate.once("key", lambda state=state: state, work)
+    for revision in states:
+        with asked(app, "/notes/quick/good"):
+            granted = gate.once("key", lambda revision=revision: revision, work)
             assert request.environ[PERMIT] is granted
             assert granted.package is work.package
     assert work.done == done
@@ -367,7 +373,7 @@ def test_what_changes_while_the_work_is_done_counts_as_changed(notes):
 
     work = Slow()
     for _ in range(3):
-        with app.test_request_context("/notes/quick/good"):
+        with asked(app, "/notes/quick/good"):
             gate.once("key", lambda: state[0], work)
     assert work.done == 2
 
@@ -377,12 +383,12 @@ def test_permits_are_remembered_by_key_and_repository_and_a_refusal_is_not(notes
     works = {(key, path): Work() for key in ("one", "other", None) for path in ("/notes/quick/x", "/v2/x/tags/list")}
     for _ in range(2):
         for (key, path), work in works.items():
-            with app.test_request_context(path):
+            with asked(app, path):
                 gate.once(key, None, work)
     assert {place: work.done for place, work in works.items()} == {place: 1 if place[0] else 2 for place in works}
     bad = Work("bad")
     for _ in range(2):
-        with app.test_request_context("/notes/quick/bad"), pytest.raises(CurationDenied):
+        with asked(app, "/notes/quick/bad"), pytest.raises(CurationDenied):
             gate.once("bad", None, bad)
     assert bad.done == 2
 
@@ -391,8 +397,8 @@ def test_a_new_policy_asks_anew(notes):
     app, work = notes(mode="enforce", rules=BLOCK_BAD), Work()
     for policy in (None, Policy.from_buffer(compile(Settings(mode="enforce"), RuleSet((Rule("x", Kind.BLOCK, "raw", "y"),))))):
         if policy:
-            app.services.curation.adopt(policy)
-        with app.test_request_context("/notes/quick/good"):
+            enforce(app.services.live, policy)
+        with asked(app, "/notes/quick/good"):
             gate.once("key", None, work)
     assert work.done == 2
 

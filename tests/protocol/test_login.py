@@ -11,9 +11,12 @@ import pytest
 
 from noraflask.config import RoleRule
 from noraflask.digest import Digest
+from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.credentials import Password
+from noraflask.services.auth.oidc import Oidc
 from noraflask.services.auth.principal import Action, Scope
 from tests.conftest import write_htpasswd
+from tests.live import change
 from tests.oidc import Issuer
 from tests.protocol.access import ALL, CONTACT, Authorized, Door, basic, bearer, parse_challenge, rule, words_of
 from tests.protocol.oci import Registry, code, image
@@ -196,7 +199,7 @@ def test_whoami_by_source(door, credentials, issuer):
     }
     for kind, facts in wanted.items():
         assert {name: members[kind][name] for name in facts} == facts, kind
-        assert members[kind]["policy"] == door.services.access.policy.fingerprint
+        assert members[kind]["policy"] == door.state.access.policy.fingerprint
     token_id = door.services.tokens.check(credentials["API token"]).id
     assert members["API token"]["token"] == {"id": token_id, "service": False}
     assert all(members[kind]["expires_at"] > 1_700_000_000 for kind in KNOWN)
@@ -227,7 +230,7 @@ def test_explain_tells_the_rule_that_decides(door):
         "name": "team/app",
         "allowed": True,
         "decided_by": "rule 2 (config.toml:1)",
-        "policy": door.services.access.policy.fingerprint,
+        "policy": door.state.access.policy.fingerprint,
     }
     assert explain(user="limited", action="push", name="dev/x")["decided_by"] == "rule 3 (config.toml:1)"
     asked = explain(user="limited", action="push", name="other")
@@ -561,7 +564,7 @@ def test_what_an_exchanged_token_gets_ends_with_it(door, issuer):
     """The issuer's word is that old; docker's bearer token must not stretch it."""
     exchanged = exchange(door, bearer(issuer.token())).json["token"]
     end = door.get("/api/v1/whoami", bearer(exchanged)).json["expires_at"]
-    door.services.logins.config = type(door.services.logins.config)(bearer_ttl_secs=7200)
+    door.authenticator.config = type(door.authenticator.config)(bearer_ttl_secs=7200)
     made = token(door, basic("any", exchanged), scope="repository:team/app:pull")["token"]
     assert door.get("/api/v1/whoami", bearer(made)).json["expires_at"] <= end
 
@@ -569,8 +572,8 @@ def test_what_an_exchanged_token_gets_ends_with_it(door, issuer):
 def test_an_exchange_by_the_rules_of_now(door, issuer):
     exchanged = exchange(door, bearer(issuer.token())).json["token"]
     assert whoami(door, bearer(exchanged)) == ("repo:team/app", "oidc")
-    logins = door.services.logins
-    logins.adopt(logins.config, type(logins.oidc)((), 60, 3600, None))
+    known = door.authenticator
+    change(door.services.live, authenticator=Authenticator(known.config, Oidc((), 60, 3600, None), known.logins))
     assert door.get("/api/v1/whoami", bearer(exchanged)).status_code == 401, "its issuer is no longer accepted"
 
 
@@ -722,7 +725,7 @@ def test_no_credential_is_written_anywhere(door, clock, issuer, credentials, cap
     assert {answer.status_code for answer in answers} >= {200, 202, 400, 401, 403, 429}
     written = [caplog.text, json.dumps(door.audit()), *(repr(record.__dict__) for record in caplog.records)]
     written += [repr(list(answer.headers)) + answer.text for answer in answers]
-    written.append(repr(door.services) + repr(door.services.logins) + repr(Password("alice", b"pw-alice")))
+    written += map(repr, (door.services, door.services.logins, door.state, door.authenticator, Password("alice", b"pw-alice")))
     assert len(door.audit()) > 50
     hidden = [*secrets, *(part for secret in secrets for part in secret.split(".")[1:]), *(basic("alice", secret).split()[1] for secret in secrets)]
     for text in written:

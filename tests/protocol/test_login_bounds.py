@@ -15,8 +15,9 @@ import bcrypt
 import pytest
 
 from noraflask.config import RoleRule
-from noraflask.services.auth import authenticator, login_record
-from noraflask.services.auth.credentials import mark_of
+from noraflask.services.auth import authenticator as module
+from noraflask.services.auth import logins as logins_module
+from noraflask.services.auth.authenticator import mark_of
 from noraflask.services.auth.lockout import ACCOUNT_LIMIT
 from tests.conftest import write_htpasswd
 from tests.oidc import Issuer
@@ -262,11 +263,11 @@ def test_who_is_locked_out_and_tries_on_is_noted_once_a_minute(door, caplog):
 
 
 def test_what_is_kept_of_who_was_told_is_bounded(door, monkeypatch):
-    monkeypatch.setattr(login_record, "LOGGED_KEPT", 5)
-    record = door.services.logins._record
+    monkeypatch.setattr(logins_module, "TOLD_KEPT", 5)
+    logins = door.services.logins
     for number in range(20):
-        assert record._is_due("192.0.2.7", f"user {number}")
-    assert len(record._logged) <= 5
+        assert logins.is_news("192.0.2.7", f"user {number}")
+    assert len(logins.told) <= 5
 
 
 class Queue:
@@ -331,8 +332,8 @@ def test_what_is_remembered_of_a_credential_does_not_grow_with_a_header(door, pe
     for number in range(50):
         assert door.get("/v2/", ALICE, client=f"198.51.100.{number}", environ_overrides={"REMOTE_ADDR": peer}).status_code == 200
     logins = door.services.logins
-    assert len(logins._known) == 1
-    assert len(logins._record._noted) == (50 if peer == "127.0.0.1" else 1)
+    assert len(door.authenticator._known) == 1
+    assert len(logins.seen) == (50 if peer == "127.0.0.1" else 1)
 
 
 def test_a_credential_from_another_client_is_a_login_of_its_own_once(door):
@@ -351,13 +352,13 @@ def test_a_login_that_goes_on_is_noted_again_after_a_quarter_of_an_hour(door):
 
 
 def test_clients_and_credentials_that_are_remembered_are_bounded(door, monkeypatch):
-    monkeypatch.setattr(authenticator, "KNOWN_KEPT", 5)
-    monkeypatch.setattr(login_record, "NOTED_KEPT", 7)
+    monkeypatch.setattr(module, "KNOWN_KEPT", 5)
+    monkeypatch.setattr(logins_module, "SEEN_KEPT", 7)
     logins = door.services.logins
     for number in range(30):
         assert door.get("/v2/", ALICE, client=f"198.51.100.{number}").status_code == 200
         assert door.get("/v2/", bearer(door.api_token("alice"))).status_code == 200
-        assert (len(logins._known) <= 5, len(logins._record._noted) <= 7) == (True, True)
+        assert (len(door.authenticator._known) <= 5, len(logins.seen) <= 7) == (True, True)
 
 
 @pytest.mark.parametrize(

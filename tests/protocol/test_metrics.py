@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from noraflask.app import ServedRegistry
 from tests.protocol.oci import Registry
 
 NORA_1_4_3 = re.split(
@@ -174,7 +175,7 @@ def test_a_refusal_of_the_gate(start):
     assert value(client, "nora_curation_blocks_total", registry="docker", rule="blocklist", mode="enforce") == 1
     assert value(client, "nora_curation_decisions_total", decision="block") == 1
     assert value(client, "nora_curation_decisions_total", decision="allow") >= 1
-    assert value(client, "nora_policy_info", fingerprint=client.application.services.curation.policy.fingerprint, mode="enforce") == 1
+    assert value(client, "nora_policy_info", fingerprint=client.application.services.live.state.policy.fingerprint, mode="enforce") == 1
 
 
 def test_logins_and_denials(start):
@@ -245,6 +246,6 @@ def basic(name, password):
 
 def test_a_reload_that_breaks_is_counted(client):
     """By the master, in which there is no worker's background work."""
-    client.application.reload_broke()
+    ServedRegistry(client.application).reload_broke()
     assert value(client, "nora_task_panics_total", task="sighup") == 1
     assert value(client, "nora_reloads_total", result="failed") == 1

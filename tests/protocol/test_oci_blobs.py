@@ -6,6 +6,7 @@ import pytest
 
 from noraflask.digest import Digest
 from noraflask.services.content import content_key
+from noraflask.storage import GRACE_SECONDS
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web.responses import INLINE_BYTES
 from tests.protocol.oci import Registry, code
@@ -159,6 +160,18 @@ def test_if_match(registry, blob, method, header, status):
     assert registry.ask(method, blob, headers=headers | {"If-None-Match": etag}).status_code == (412 if status == 412 else 304)
 
 
+@pytest.mark.parametrize(("method", "held"), [("HEAD", [DIGEST]), ("GET", [])])
+def test_who_may_push_can_rely_on_a_blob_that_is_there(registry, monkeypatch, method, held):
+    """It is leased before it is looked for: the manifest that needs it comes in a later request."""
+    registry.push_blob("app", DATA)
+    content, touched = registry.client.application.services.content, []
+    stat = content.stat
+    monkeypatch.setattr(content, "touch", lambda *digests: touched.extend(digests))
+    monkeypatch.setattr(content, "stat", lambda digest: stat(digest) if touched == held else pytest.fail("looked before it was leased"))
+    assert registry.status(f"app/blobs/{DIGEST}", method) == 200
+    assert touched == held
+
+
 def test_delete(registry):
     for name in ("app", "other"):
         registry.push_blob(name, DATA)
@@ -179,3 +192,23 @@ def test_bytes_that_vanished_from_storage_are_an_unknown_blob(make_app):
     assert code(registry.ask("GET", f"app/blobs/{DIGEST}")) == (404, "BLOB_UNKNOWN")
     registry.push_blob("app", DATA)
     assert registry.ask("GET", f"app/blobs/{DIGEST}").data == DATA
+
+
+@pytest.mark.parametrize("ask", ["HEAD", "mount", "push"])
+def test_what_a_pusher_was_told_of_is_not_deleted_before_he_can_link_it(make_app, ask):
+    """The manifest that names the blob comes in a later request."""
+    storage, now = MemoryStorage(), [1e9]
+    registry, leases = Registry(make_app(storage).test_client()), storage.abilities.leases
+    leases._clock = lambda: now[0]
+    registry.push_blob("app", DATA)
+    now[0] += 3 * GRACE_SECONDS
+    if ask == "HEAD":
+        assert registry.ask("HEAD", f"app/blobs/{DIGEST}").status_code == 200
+    elif ask == "mount":
+        assert registry.ask("POST", f"other/blobs/uploads/?mount={DIGEST}&from=app").status_code == 201
+    else:
+        registry.push_blob("app", DATA)
+    assert not leases.reap(content_key(DIGEST), leases.mark(), lambda: False)
+    now[0] += 3 * GRACE_SECONDS
+    assert leases.reap(content_key(DIGEST), leases.mark(), lambda: False)
+    assert registry.ask("HEAD", f"app/blobs/{DIGEST}").status_code == 404

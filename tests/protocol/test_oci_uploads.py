@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,6 +12,7 @@ from noraflask.digest import Digest
 from noraflask.errors import StorageFull, StorageReadOnly
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.oci import STREAMED, Registry, code
+from tests.storage import keys_in
 
 DATA = b"0123456789" * 5
 DIGEST, SHA512, WRONG = Digest.of(DATA), Digest.of(DATA, "sha512"), Digest.of(b"other")
@@ -248,6 +250,29 @@ def test_no_more_than_so_many_sessions(make_app):
     assert registry.ask("PUT", location, query_string={"digest": str(DIGEST)}, data=DATA).status_code == 201
 
 
+def test_a_mount_looks_under_its_lease(registry, monkeypatch):
+    """What is deleted between the check and the lease is sent by the client, and what is there then stays until the pointer is written."""
+    registry.push_blob("app", DATA)
+    content = registry.client.application.services.content
+    lease, stat, point, steps = content.lease, content.stat, content.point, []
+
+    @contextmanager
+    def noted(*digests):
+        steps.append(("lease", *digests))
+        with lease(*digests):
+            yield
+        steps.append(("over",))
+
+    monkeypatch.setattr(content, "lease", noted)
+    monkeypatch.setattr(content, "stat", lambda digest: steps.append(("look", digest)) or stat(digest))
+    monkeypatch.setattr(content, "point", lambda *pointer: steps.append(("point",)) or point(*pointer))
+    assert registry.ask("POST", "other/blobs/uploads/", query_string={"mount": str(DIGEST), "from": "app"}).status_code == 201
+    assert steps == [("lease", DIGEST), ("look", DIGEST), ("point",), ("over",)]
+    monkeypatch.setattr(content, "stat", lambda digest: None)
+    assert registry.ask("POST", "third/blobs/uploads/", query_string={"mount": str(DIGEST), "from": "app"}).status_code == 202
+    assert registry.status(f"third/blobs/{DIGEST}") == 404
+
+
 @pytest.mark.parametrize(("problem", "status"), [(StorageFull, 507), (StorageReadOnly, 503)])
 @pytest.mark.parametrize("verb", ["create", "replace"])
 def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, verb):
@@ -257,7 +282,7 @@ def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, ve
     storage = MemoryStorage()
     registry = Registry(make_app(storage).test_client())
     registry.push_image("app", "1")
-    before = list(storage.list(""))
+    before = keys_in(storage)
     monkeypatch.setattr(MemoryStorage, verb, refuse)
     if verb == "create":
         answer = registry.ask("POST", "app/blobs/uploads/", query_string={"digest": str(DIGEST)}, data=DATA)
@@ -265,7 +290,7 @@ def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, ve
         answer = registry.push("app", "2", registry.ask("GET", "app/manifests/1").data)
     assert code(answer) == (status, "TOOMANYREQUESTS")
     assert int(answer.headers["Retry-After"]) > 0
-    assert list(storage.list("")) == before
+    assert keys_in(storage) == before
     assert registry.ask("DELETE", "app/manifests/1").status_code == 202
 
 

@@ -23,7 +23,7 @@ def test_health(client):
         "upstreams": {},
         "policy": answer.json["policy"],
     }
-    fingerprint = client.application.services.curation.policy.fingerprint
+    fingerprint = client.application.services.live.state.policy.fingerprint
     told = answer.json["policy"]
     assert told == {"fingerprint": fingerprint, "workers": 0, "current": 0, "last_reload": told["last_reload"], "failed_reload": None}
     assert 0 <= answer.json["uptime_seconds"] < 60

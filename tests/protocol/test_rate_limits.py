@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from noraflask.app import ServedRegistry
 from noraflask.services.limits.bucket import TICKS
 from tests.clock import Clock
 
@@ -176,7 +177,7 @@ def test_no_password_is_looked_at_for_a_request_that_is_refused(make_app, monkey
     app = make_app(rate_limit=LIMITS, auth={"users": {"ann": "hers"}})
     stop_time(app)
     looked: list[object] = []
-    monkeypatch.setattr(app.services.logins, "authenticate", looked.append)
+    monkeypatch.setattr(app.services.live.state.authenticator, "authenticate", looked.append)
     ask = asker(app)
     passed(ask, 3)
     looked.clear()
@@ -253,14 +254,15 @@ def test_a_reload_brings_new_limits(limited, ask, clock, monkeypatch):
         "NORA_RATE_LIMIT_STORAGE_URL": "redis://:pw@r",
     }.items():
         monkeypatch.setenv(name, value)
-    snapshot, data = limited.read_again()  # type: ignore[attr-defined]
-    assert "pw" not in repr(snapshot) + str(vars(snapshot.limits))
-    limited.adopt(snapshot, data)  # type: ignore[attr-defined]
+    served = ServedRegistry(limited)  # type: ignore[arg-type]
+    snapshot, data = served.read_again()
+    assert "pw" not in repr(snapshot) + str(vars(snapshot.config.rate_limit))
+    served.adopt(snapshot, data)
     clock.now += 3
     answer = ask()
     assert (answer.headers["x-ratelimit-limit"], answer.headers["x-ratelimit-remaining"]) == ("7", "6")
     monkeypatch.setenv("NORA_RATE_LIMIT_ENABLED", "false")
-    limited.adopt(*limited.read_again())  # type: ignore[attr-defined]
+    served.adopt(*served.read_again())
     assert passed(ask, 20) == 20
 
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from noraflask.config import RoleRule
 from noraflask.errors import Unavailable
 from noraflask.services.auth.principal import Action, Scope
+from noraflask.services.auth.rules import Access, Policy
 from noraflask.services.auth.tokens import FORM
 from noraflask.storage.memory import MemoryStorage
 from tests.conftest import write_htpasswd
+from tests.live import change
 from tests.oidc import Issuer
 from tests.protocol.access import Door, basic, bearer, parse_challenge, rule
 
@@ -498,7 +500,7 @@ def test_a_token_that_an_identity_makes_ends_with_it(app_with, rest, ttl_days, l
         provider = issuer.provider(role_rules=(RoleRule("*", "admin"),), max_token_lifetime_secs=10 * DAY)
         door = Door(app_with(auth={"oidc_enabled": True, "oidc_providers": (provider,)}))
         clock = door.stop_time()
-        door.services.logins.oidc._clock = clock
+        door.authenticator.oidc._clock = clock
         made = call(door, "/api/v1/admin/tokens", bearer(issuer.token(lifetime=rest)), username="ci", ttl_days=ttl_days).json
         assert made["expires_in_secs"] == lives
         clock.now += lives - 1
@@ -601,8 +603,7 @@ def test_an_admins_token_by_name_ends_as_admin_with_the_name(door):
     """admin_users counts when a token is used, not only when it is made."""
     token = mint(door, **ROOT, role="admin")["token"]
     assert status(door, token, path="/api/v1/admin/logins") == 200
-    policy = door.services.access.policy
-    door.services.access.adopt(type(policy)(enabled=True))
+    change(door.services.live, access=Access(Policy(enabled=True)))
     assert status(door, token, path="/api/v1/admin/logins") == 403
 
 

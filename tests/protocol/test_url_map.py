@@ -14,7 +14,9 @@ from noraflask.services.auth.rules import Access, Decision, Policy
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web import errors
 from noraflask.web.context import EXTENSION, PRINCIPAL, Repository, repository
+from tests.live import change
 from tests.protocol.oci import Registry, code
+from tests.storage import keys_in
 
 SECOND = Repository("second", "oci", "/named/v2")
 
@@ -53,7 +55,7 @@ ALICE = {PRINCIPAL: Principal("alice", Source.PASSWORD)}
 
 def guard(registry, monkeypatch, decide):
     """Logins are on from now on, and `decide` stands in for all rules."""
-    registry.client.application.services.access.adopt(Policy(enabled=True, default_role="none"))
+    change(registry.client.application.services.live, access=Access(Policy(enabled=True, default_role="none")))
     monkeypatch.setattr(Access, "decide", lambda self, *question: decide(*question))
 
 
@@ -142,7 +144,7 @@ def test_a_second_repository_works_and_lives_apart(two, storage):
     assert first.status(f"app/blobs/{Digest.of(b'only here')}") == 404
     assert second.ask("GET", f"app/blobs/{Digest.of(b'only here')}").data == b"only here"
     assert first.ask("GET", "_catalog").json == second.ask("GET", "_catalog").json == {"repositories": ["app"]}
-    fronts = {key.partition("/")[0] for key in storage.list("")}
+    fronts = {key.partition("/")[0] for key in keys_in(storage)}
     assert fronts == {"blobs", "docker", "second"}
     second.ask("DELETE", "app/manifests/1")
     assert (first.tags("app"), second.tags("app")) == (["2"], [])
@@ -159,7 +161,7 @@ def test_errors_and_links_of_a_second_repository(two):
 
 
 def test_an_address_asked_for_again_finds_the_same_route(app, monkeypatch):
-    monkeypatch.setattr("noraflask.app.MATCHES_KEPT", 3)
+    monkeypatch.setattr("noraflask.web.flask_app.MATCHES_KEPT", 3)
     client = app.test_client()
     for _ in range(3):
         assert client.get("/v2/").status_code == 200

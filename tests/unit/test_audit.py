@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.config.model import AuditConfig
+from noraflask.config import AuditConfig
 from noraflask.services import audit as module
-from noraflask.services.audit import Audit
+from noraflask.services.audit import Audit, Record
 from tests.clock import Clock
 
 NOON = 1_750_075_200.25  # 2025-06-16T12:00:00.250Z
@@ -44,15 +44,17 @@ def records(path: Path) -> list[dict[str, str]]:
 
 def test_a_record_has_the_fields_of_nora_and_then_ours(audit, path):
     audit.record(
-        "push",
-        "joe",
-        artifact="team/app:1",
-        registry="docker",
-        detail="sha256:0",
-        outcome="denied",
-        source="token",
-        client="192.0.2.1",
-        request_id="r1",
+        Record(
+            "push",
+            "joe",
+            artifact="team/app:1",
+            registry="docker",
+            detail="sha256:0",
+            outcome="denied",
+            source="token",
+            client="192.0.2.1",
+            request_id="r1",
+        )
     )
     assert path.read_text() == (
         '{"ts":"2025-06-16T12:00:00.250Z","action":"push","actor":"joe","artifact":"team/app:1","registry":"docker","detail":"sha256:0",'
@@ -61,7 +63,7 @@ def test_a_record_has_the_fields_of_nora_and_then_ours(audit, path):
 
 
 def test_of_empty_fields_those_of_nora_alone_are_written(audit, path):
-    audit.record("reload", "cli")
+    audit.record(Record("reload", "cli"))
     assert list(records(path)[0].items())[1:] == [
         ("action", "reload"),
         ("actor", "cli"),
@@ -82,32 +84,32 @@ def test_time_is_utc_with_milliseconds(now, text):
 def test_file_and_folder_are_made_and_the_file_is_not_for_everyone(audit, path):
     before = os.umask(0)
     try:
-        audit.record("login", "joe")
+        audit.record(Record("login", "joe"))
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_the_configured_path_goes_before_the_default(tmp_path, path):
-    Audit(AuditConfig(path=tmp_path / "own"), path).record("login", "joe")
+    Audit(AuditConfig(path=tmp_path / "own"), path).record(Record("login", "joe"))
     assert records(tmp_path / "own")
     assert not path.exists()
 
 
 @pytest.mark.parametrize(("mode", "in_file", "on_stdout"), [("file", 1, 0), ("stdout", 0, 1), ("both", 1, 1), ("off", 0, 0)])
 def test_modes(mode, in_file, on_stdout, path, capfd):
-    Audit(AuditConfig(mode=mode), path).record("login", "joe")
+    Audit(AuditConfig(mode=mode), path).record(Record("login", "joe"))
     printed = capfd.readouterr().out
     assert (len(records(path)) if path.exists() else 0, printed.count("\n")) == (in_file, on_stdout)
     assert not printed or json.loads(printed)["actor"] == "joe"
 
 
 def test_when_it_is_off_nothing_at_all_is_done(path, monkeypatch):
-    Audit(AuditConfig(mode="off"), path, clock=lambda: pytest.fail("asked for the time")).record("login", "joe")
+    Audit(AuditConfig(mode="off"), path, clock=lambda: pytest.fail("asked for the time")).record(Record("login", "joe"))
 
 
 def test_on_stdout_a_record_is_no_longer_than_a_pipe_takes_in_one_piece(path, capfd):
-    Audit(AuditConfig(mode="both"), path).record("login", "joe", detail="x" * 9999)
+    Audit(AuditConfig(mode="both"), path).record(Record("login", "joe", detail="x" * 9999))
     assert len(capfd.readouterr().out) == 4096
     assert records(path)[0]["detail"] == "x" * 9999
 
@@ -121,7 +123,7 @@ def test_a_detail_is_cut_before_longer_names_are():
 @pytest.mark.parametrize("hostile", ['x"}\n{"actor":"root"}', "\r\n", "\x00\x1b[2J", "\u2028\u2029\x85", "\ud800", "\\", "😀" * 9])
 @pytest.mark.parametrize("field", ["action", "actor", "artifact", "registry", "detail", "outcome", "source", "client", "request_id"])
 def test_no_value_breaks_the_line_or_makes_another(hostile, field, audit, path):
-    audit.record(**{"action": "login", "actor": "joe", field: hostile})
+    audit.record(Record(**{"action": "login", "actor": "joe", field: hostile}))
     assert path.read_bytes().count(b"\n") == 1
     assert path.read_bytes().isascii()
     assert not set(path.read_bytes()[:-1]) & set(range(32))
@@ -154,51 +156,51 @@ def test_a_detail_that_just_fits_is_left_alone():
 
 
 def test_after_a_rename_the_next_second_goes_to_a_new_file(audit, path, clock):
-    audit.record("login", "before")
+    audit.record(Record("login", "before"))
     old = path.rename(path.with_suffix(".1"))
-    audit.record("login", "same second")
+    audit.record(Record("login", "same second"))
     assert not path.exists()
     clock.now += 1
-    audit.record("login", "after")
+    audit.record(Record("login", "after"))
     assert [record["actor"] for record in records(old)] == ["before", "same second"]
     assert [record["actor"] for record in records(path)] == ["after"]
 
 
 def test_a_new_file_in_place_of_the_open_one_is_noticed_too(audit, path, clock):
-    audit.record("login", "before")
+    audit.record(Record("login", "before"))
     path.rename(path.with_suffix(".1"))
     path.touch()
     clock.now += 1
-    audit.record("login", "after")
+    audit.record(Record("login", "after"))
     assert [record["actor"] for record in records(path)] == ["after"]
 
 
 def test_the_path_is_looked_at_once_a_second_at_most(audit, clock, monkeypatch):
-    audit.record("login", "joe")
+    audit.record(Record("login", "joe"))
     looks = []
     with monkeypatch.context() as patch:
         patch.setattr(module.os, "stat", lambda path, real=os.stat, **options: looks.append(path) or real(path, **options))
         for _ in range(30):
             clock.now += 0.125
-            audit.record("login", "joe")
+            audit.record(Record("login", "joe"))
     assert len(looks) == 3  # in 3.75 seconds
 
 
 def test_rotation_leaves_no_descriptor_open(audit, path, clock):
-    audit.record("login", "joe")
+    audit.record(Record("login", "joe"))
     before = len(os.listdir("/proc/self/fd"))
     for number in range(5):
         path.rename(path.with_suffix(f".{number}"))
         clock.now += 1
-        audit.record("login", "joe")
+        audit.record(Record("login", "joe"))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_line_that_a_crash_cut_off_takes_no_other_with_it(audit, path):
     path.parent.mkdir(parents=True)
     path.write_text('{"ts":"2025-')
-    audit.record("login", "joe")
-    audit.record("login", "ann")
+    audit.record(Record("login", "joe"))
+    audit.record(Record("login", "ann"))
     broken, *whole = path.read_text().splitlines()
     assert broken == '{"ts":"2025-'
     assert [json.loads(line)["actor"] for line in whole] == ["joe", "ann"]
@@ -207,7 +209,7 @@ def test_a_line_that_a_crash_cut_off_takes_no_other_with_it(audit, path):
 def test_a_short_write_is_completed(audit, path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module.os, "write", lambda descriptor, data, real=os.write: real(descriptor, data[:7]))
-        audit.record("login", "joe", detail="x" * 100)
+        audit.record(Record("login", "joe", detail="x" * 100))
     assert records(path)[0]["detail"] == "x" * 100
 
 
@@ -222,8 +224,8 @@ def test_a_line_that_a_full_disk_cut_off_takes_no_other_with_it(audit, path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(module.os, "write", full_after_seven)
-        audit.record("login", "joe")
-    audit.record("login", "ann")
+        audit.record(Record("login", "joe"))
+    audit.record(Record("login", "ann"))
     broken, whole = path.read_text().splitlines()
     assert broken == '{"ts":"'
     assert json.loads(whole)["actor"] == "ann"
@@ -233,11 +235,11 @@ def test_a_line_that_a_full_disk_cut_off_takes_no_other_with_it(audit, path, mon
 def test_a_full_disk_is_counted_and_logged_once_a_minute_with_what_was_lost(tmp_path, clock, caplog):
     audit = Audit(AuditConfig(path=Path("/dev/full")), tmp_path, clock)
     for _ in range(10):
-        audit.record("push", "joe")
+        audit.record(Record("push", "joe"))
         clock.now += 6
     assert audit.lost == 10
     assert len(caplog.records) == 1
-    audit.record("push", "joe")
+    audit.record(Record("push", "joe"))
     assert [record.getMessage().partition("; ")[2] for record in caplog.records] == [
         "1 records were lost since the last such message",
         "10 records were lost since the last such message",
@@ -248,30 +250,30 @@ def test_a_full_disk_is_counted_and_logged_once_a_minute_with_what_was_lost(tmp_
 def test_what_was_lost_is_told_when_it_works_again(path, clock, caplog):
     path.mkdir(parents=True)  # a folder cannot be written, by root neither
     audit = Audit(AuditConfig(), path, clock)
-    audit.record("push", "lost")
-    audit.record("push", "lost")
+    audit.record(Record("push", "lost"))
+    audit.record(Record("push", "lost"))
     path.rmdir()
-    audit.record("push", "kept")
+    audit.record(Record("push", "kept"))
     assert len(caplog.records) == 1
     clock.now += 60
-    audit.record("push", "kept")
+    audit.record(Record("push", "kept"))
     assert "is written again; 1 records were lost" in caplog.records[-1].getMessage()
     clock.now += 60
-    audit.record("push", "kept")
+    audit.record(Record("push", "kept"))
     assert len(caplog.records) == 2
     assert len(records(path)) == 3
 
 
 @pytest.mark.parametrize("bad", [{"detail": object()}, {"detail": b"bytes"}])
 def test_a_value_that_cannot_be_written_raises_nothing(bad, audit, caplog):
-    audit.record("push", "joe", **bad)
+    audit.record(Record("push", "joe", **bad))
     assert audit.lost == 1
     assert caplog.records[0].levelno == logging.ERROR
 
 
 def test_one_output_that_fails_does_not_hinder_the_other(clock, tmp_path, capfd):
     audit = Audit(AuditConfig(mode="both", path=Path("/dev/full")), tmp_path, clock)
-    audit.record("push", "joe")
+    audit.record(Record("push", "joe"))
     assert json.loads(capfd.readouterr().out)["actor"] == "joe"
     assert audit.lost == 1
 
@@ -282,13 +284,14 @@ def test_nothing_is_opened_before_the_first_record(path):
 
 
 def test_each_process_opens_the_file_for_itself(audit, path):
-    audit.record("login", "parent")
+    audit.record(Record("login", "parent"))
     size = path.stat().st_size
-    child = multiprocessing.get_context("fork").Process(target=audit.record, args=("login", "child"))
+    child = multiprocessing.get_context("fork").Process(target=audit.record, args=(Record("login", "child"),))
     child.start()
     child.join()
     assert [record["actor"] for record in records(path)] == ["parent", "child"]
-    assert os.lseek(audit._outputs[0]._descriptor, 0, os.SEEK_CUR) == size  # a descriptor that both share would stand at the end
+    (descriptor,) = (int(link.name) for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == str(path))
+    assert os.lseek(descriptor, 0, os.SEEK_CUR) == size  # a descriptor that both share would stand at the end
 
 
 EACH = 2000
@@ -298,7 +301,7 @@ def write_many(audit: Audit, writer: str, threads: int = 2) -> None:
     def run(thread: int) -> None:
         dice = random.Random(f"{writer} {thread}")
         for number in range(EACH):
-            audit.record("push", f"{writer}.{thread}.{number}", detail="d" * int(min(dice.paretovariate(0.8) * 10, 100_000)))
+            audit.record(Record("push", f"{writer}.{thread}.{number}", detail="d" * int(min(dice.paretovariate(0.8) * 10, 100_000))))
 
     running = [threading.Thread(target=run, args=(thread,)) for thread in range(threads)]
     for thread in running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,16 +13,17 @@ import pytest
 
 from noraflask.cli import main
 from noraflask.cli import reload as reloading
-from noraflask.cli.curation import ALLOWLIST, BLOCKLIST, RULES, kind_of
+from noraflask.cli.curation.sources import ALLOWLIST, BLOCKLIST, RULES, kind_of
 from noraflask.cli.reload import State, find_master, state_of, wait
 from noraflask.cli.subcommand import Failed
 from noraflask.config import ServerConfig, load
 from noraflask.digest import Digest
-from noraflask.formats.docker.protocol import keys, manifests, media_types
+from noraflask.formats.docker.protocol import keys, media_types
+from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation import explaining
 from noraflask.services.curation.compiling import compile
-from noraflask.services.curation.explaining import explain, parse_coordinate, parse_name, question_of
+from noraflask.services.curation.explaining import Given, explain, parse_coordinate, parse_name, question_of
 from noraflask.services.curation.gate import decision_id
 from noraflask.services.curation.ledger import Ledger
 from noraflask.services.curation.loading import load_policy
@@ -294,7 +296,7 @@ def test_nothing_in_a_name_steers_the_terminal(nora):
 
 def test_instead_puts_what_cannot_be_compared_at_the_end():
     policy = Policy.from_buffer(compile(Settings("enforce"), RuleSet((Rule("r", Kind.BLOCK, "npm", "x", "9"),))))
-    question = question_of(["npm:x@9"], NOW, among=["latest", "1.0.0", "beta", "1.10.0"])
+    question = question_of(["npm:x@9"], NOW, given=Given(among=["latest", "1.0.0", "beta", "1.10.0"]))
     assert explain(policy, question)["instead"] == ["1.10.0", "1.0.0", "latest", "beta"]
     assert parse_name("npm", "x@9") == ("x", "9")
     assert explaining.stamp(1e30) == "1e+30"
@@ -311,7 +313,7 @@ def keep_images(folder: Path, images: dict[str, int], name: str = "library/nginx
         body = json.dumps({"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": config, "layers": []}).encode()
         digest = Digest.of(body)
         content.keep_bytes(body, digest)
-        pointer = manifests.render_pointer(manifests.StoredManifest(digest, media_types.OCI_MANIFEST, len(body)))
+        pointer = Pointer(digest, len(body), media_types.OCI_MANIFEST, time.time())
         for key in (keys.manifest_pointer("docker", name, digest), keys.tag_pointer("docker", name, tag)):
             content.repoint(key, pointer)
         found[tag] = str(digest)

@@ -38,7 +38,7 @@ def from_text(text: str | bytes, environ=None) -> Config:
 
 def get(config: Config, field: str):
     section, name = field.split(".")
-    return getattr(getattr(config, section), name)
+    return getattr(config.formats[section] if section in config.formats else getattr(config, section), name)
 
 
 # ---- what is taken
@@ -72,7 +72,6 @@ TAKEN_VARIABLES = [
     ("NORA_MAINTENANCE_STALL_SECS", "90", "server.maintenance_stall_secs", 90),
     ("NORA_STORAGE_MODE", "Filesystem", "storage.mode", "local"),
     ("NORA_STORAGE_PATH", "/srv/naïve", "storage.path", Path("/srv/naïve")),
-    ("NORA_STATE_PATH", "/srv/state", "state.path", Path("/srv/state")),
     ("NORA_STAGING_PATH", "/dev/shm", "staging.path", Path("/dev/shm")),
     ("NORA_STAGING_BUDGET_BYTES", "1048576", "staging.share_bytes", 1048576),
     ("NORA_STAGING_SHARE_BYTES", "0", "staging.share_bytes", 0),
@@ -104,7 +103,17 @@ TAKEN_VARIABLES = [
     ("NORA_MAX_UPLOAD_SESSIONS", "100", "docker.max_upload_sessions", 100),
     ("NORA_MAX_UPLOAD_SESSION_SIZE_MB", "2048", "docker.max_upload_session_size_mb", 2048),
     ("NORA_DOCKER_CHUNK_MIN_BYTES", "1", "docker.chunk_min_bytes", 1),
+    ("NORA_RAW_ENABLED", "no", "raw.enabled", False),
+    ("NORA_RAW_MAX_FILE_SIZE", "1", "raw.max_file_size", 1),
+    ("NORA_RAW_CACHE_CONTROL", "public, max-age=60", "raw.cache_control", "public, max-age=60"),
+    ("NORA_RAW_OVERWRITE", "Never", "raw.overwrite", "never"),
+    ("NORA_RAW_LISTING", "off", "raw.listing", False),
+    ("NORA_STATE_PATH", "/srv/state", "state.path", Path("/srv/state")),
     ("NORA_REGISTRIES_ENABLE", "docker", "docker.enabled", True),
+    ("NORA_REGISTRIES_ENABLE", "docker", "raw.enabled", False),
+    ("NORA_REGISTRIES_ENABLE", " OCI , raw", "docker.enabled", True),
+    ("NORA_REGISTRIES_ENABLE", "all,-oci", "docker.enabled", False),
+    ("NORA_REGISTRIES_ENABLE", "all,-docker,-maven2", "raw.enabled", True),
     ("NORA_REGISTRIES_ENABLE", "all,-npm", "docker.enabled", True),
     ("NORA_REGISTRIES_ENABLE", "", "docker.enabled", True),
     ("RUST_LOG", "debug", "logging.level", "debug"),
@@ -218,7 +227,8 @@ def test_nora_log_level_wins_over_rust_log_and_both_over_the_file():
 
 def test_list_of_formats_wins_and_says_so():
     config = load(environ={"NORA_REGISTRIES_ENABLE": "docker", "NORA_DOCKER_ENABLED": "0"})
-    assert config.docker.enabled
+    assert config.formats["docker"].enabled
+    assert not config.formats["raw"].enabled
     assert config.sources["docker.enabled"] == "NORA_REGISTRIES_ENABLE"
     assert config.warnings == ("NORA_DOCKER_ENABLED: has no effect, because NORA_REGISTRIES_ENABLE switches the format on",)
 
@@ -289,12 +299,12 @@ REFUSED_VARIABLES = [
     ("NORA_MAX_UPLOAD_SESSIONS", "0", "expected a whole number from 1 to"),
     ("NORA_MAX_UPLOAD_SESSION_SIZE_MB", "0", "expected a whole number from 1 to"),
     ("NORA_CONFIG_STRICT", "maybe", "expected one of true, false"),
-    ("NORA_REGISTRIES_ENABLE", "npm", "the format npm is not supported by this version, expected docker or all"),
-    ("NORA_REGISTRIES_ENABLE", "docker,maven2", "the format maven2 is not supported by this version, expected docker or all"),
-    ("NORA_REGISTRIES_ENABLE", "dokcer", 'expected docker or all, got "dokcer"'),
+    ("NORA_REGISTRIES_ENABLE", "npm", "the format npm is not supported by this version, expected docker, raw or all"),
+    ("NORA_REGISTRIES_ENABLE", "docker,maven2", "the format maven2 is not supported by this version, expected docker, raw or all"),
+    ("NORA_REGISTRIES_ENABLE", "dokcer", 'expected docker, raw or all, got "dokcer"'),
     ("NORA_REGISTRIES_ENABLE", "all,docker", "expected either all or the names of formats, not both"),
-    ("NORA_REGISTRIES_ENABLE", "all,-docker", "no format is left, expected at least docker"),
-    ("NORA_REGISTRIES_ENABLE", "-npm", "no format is left, expected at least docker"),
+    ("NORA_REGISTRIES_ENABLE", "all,-docker,-raw", "no format is left, expected at least docker or raw"),
+    ("NORA_REGISTRIES_ENABLE", "-npm", "no format is left, expected at least docker or raw"),
     ("RUST_LOG", "verbose", 'expected a level such as info, alone or in a list such as info,target=debug, got "verbose"'),
     ("NORA_HOTS", "x", "unknown variable, did you mean NORA_HOST?"),
     ("NORA_AUTH_TRUSTED_PROXYS", "x", "unknown variable, did you mean NORA_AUTH_TRUSTED_PROXIES?"),
@@ -342,7 +352,7 @@ REFUSED_VARIABLES = [
                 "NORA_CB_THRESHOLD",
                 "NORA_SIGNING_KEY_PATH",
             ),
-            *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_RAW_MAX_FILE_SIZE", "NORA_DOCKER_PROXY_TIMEOUT"),
+            *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_DOCKER_PROXY_TIMEOUT"),
             *("NORA_DOCKER_SERVE_STALE", "NORA_SECRETS_PROVIDER", "NORA_IMPORT_AUTH", "NORA_MAVEN_PROXIES", "NORA_RPM_PROXIES"),
         )
     ),
@@ -365,9 +375,9 @@ REFUSED_LINES = [
     ("[sevrer]\nport = 1\nx.y = 2", "config.toml:1: sevrer: unknown section, did you mean server?"),
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
-        "[[repositories]]\nname = 1",
-        "config.toml:1: repositories: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, "
-        "registries, server, staging, state, storage",
+        "[[provinces]]\nname = 1",
+        "config.toml:1: provinces: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, raw, "
+        "registries, repositories, server, staging, state, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
     ('"server.port" = 1', 'config.toml:1: "server.port": unknown key, did you mean server.port?'),
@@ -389,9 +399,9 @@ REFUSED_LINES = [
     ("storage.path = 1", "config.toml:1: storage.path: expected a path of printable characters, not empty, as a string, got the number 1"),
     ("storage.mode = false", "config.toml:1: storage.mode: expected local, as a string, got false"),
     ('registries.enable = ["npm"]', "config.toml:1: registries.enable: the format npm is not supported by this version"),
-    ('registries.enable = ""', 'config.toml:1: registries.enable: expected docker or all, got the string ""'),
-    ("registries.enable = [1]", "config.toml:1: registries.enable: expected docker or all, as a string or an array of strings, got an array"),
-    ("registries.enable = []", "config.toml:1: registries.enable: no format is left, expected at least docker, got an array"),
+    ('registries.enable = ""', 'config.toml:1: registries.enable: expected docker, raw or all, got the string ""'),
+    ("registries.enable = [1]", "config.toml:1: registries.enable: expected docker, raw or all, as a string or an array of strings, got an array"),
+    ("registries.enable = []", "config.toml:1: registries.enable: no format is left, expected at least docker or raw, got an array"),
     ("auth.trusted_proxies = [7]", "config.toml:1: auth.trusted_proxies: expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1"),
     ("auth.trusted_proxies = 7", "config.toml:1: auth.trusted_proxies: expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8, got a value"),
     ("gc.enabled = true", "config.toml:1: gc.enabled: garbage collection is not supported by this version, expected false"),
@@ -561,7 +571,8 @@ WARNINGS = [
     ({"NORA_PUBLIC_URL": "http://[::1]/x"}, None, ["server.public_url"]),
     ({"NORA_PUBLIC_URL": "https://r.example.com"}, None, []),
     ({"NORA_AUTH_TRUSTED_PROXIES": "0.0.0.0/0"}, None, ["auth.trusted_proxies"]),
-    ({"NORA_DOCKER_ENABLED": "false"}, None, ["docker.enabled = false"]),
+    ({"NORA_DOCKER_ENABLED": "false"}, None, []),
+    ({"NORA_DOCKER_ENABLED": "false", "NORA_RAW_ENABLED": "false"}, None, ["docker.enabled = false, raw.enabled = false: no format is served"]),
     ({"NORA_STORAGE_PATH": "here"}, None, []),
     ({}, "", ["storage.path = data/storage", "state.path = data/state"]),
     ({"NORA_STORAGE_PATH": "/srv", "NORA_STATE_PATH": "/srv", "NORA_STAGING_PATH": "x"}, "", ["staging.path = x"]),
@@ -589,7 +600,7 @@ OFF = {"off": "off", "allow": "allow", "empty": "", "false": "false"}
 
 @pytest.mark.parametrize("setting", NOT_YET, ids=lambda setting: setting.env[0])
 def test_off_is_taken_and_on_is_refused(setting):
-    word = OFF[setting.kind.expected.split(" or ")[0]]
+    word = OFF[setting.type.expected.split(" or ")[0]]
     for name in setting.env:
         assert load(environ={name: word}) == Config()
         assert "is not supported by this version" in problems({name: "true"})[0]
@@ -607,7 +618,8 @@ def test_empty_array_of_upstreams_is_hosted_only():
 
 def all_fields() -> list[str]:
     parts = [(f.name, f.default_factory) for f in fields(Config) if is_dataclass(f.default_factory)]
-    return [f"{section}.{f.name}" for section, kind in parts for f in fields(kind)]
+    parts += [(name, type(section)) for name, section in Config().formats.items()]
+    return [*(f"{section}.{f.name}" for section, kind in parts for f in fields(kind)), "repositories"]
 
 
 def test_every_field_has_its_setting_and_every_name_is_there_once():
@@ -620,7 +632,7 @@ def test_every_default_is_allowed():
     for setting in doc._in_config():
         value = doc.value_of(Config(), setting)
         if value is not None:
-            assert setting.kind.from_toml(tomllib.loads(f"x = {doc.toml(value)}")["x"]) == value
+            assert setting.type.from_toml(tomllib.loads(f"x = {doc.toml(value)}")["x"]) == value
 
 
 def test_sample_is_written_from_the_table_and_says_the_defaults():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from noraflask.config import AccessRule, Config, ConfigError, OidcProvider, RoleRule, load, reload, restart_only
 from noraflask.config import document as doc
-from noraflask.config.tables import PROVIDERS, ROLE_RULES, RULES
+from noraflask.config.access import PROVIDERS, ROLE_RULES, RULES
 
 TEXT = """\
 [auth]
@@ -218,7 +218,7 @@ REFUSED_IN_RULES = [
     ("claims.a.b = 1", '.claims: claim "a.b": expected a pattern of 1 to 255 printable characters, as a string or an array of strings'),
     ("claims.a = {}", '.claims: claim "a": expected a pattern'),
     ("nmaes = 'x'", ".nmaes: unknown key, did you mean names?"),
-    ("zzz = 'x'", ".zzz: unknown key, valid are title, effect, users, groups, anonymous, provider, claims, repositories, names, actions"),
+    ("zzz = 'x'", ".zzz: unknown key, valid are actions, title, effect, users, groups, anonymous, provider, claims, repositories, names"),
     ("place = 'x'", ".place: unknown key, "),
     ('"a\\nb" = 1', '."a\\nb": unknown key, '),
 ]
@@ -399,7 +399,7 @@ def test_provider_with_a_mistake_is_not_unknown_too():
     assert len(problems(RULE + "provider = 'p'\n" + PROVIDER + "enabled = 1")) == 1
 
 
-CLEAN = "storage.path = '/srv/s'\nstate.path = '/srv/state'\nauth.htpasswd_file = '/dev/null'\n"
+CLEAN = "storage.path = '/srv/s'\nstate.path = '/srv/t'\nauth.htpasswd_file = '/dev/null'\n"
 DENY_USERS = "[[access.rules]]\neffect = 'deny'\nactions = 'push'\nusers = '*'\n"
 WARNINGS = [
     ("", []),
@@ -510,17 +510,28 @@ LIVE = {
     *("auth.oidc_enabled", "auth.oidc_leeway_secs", "auth.oidc_jwks_cache_secs", "auth.oidc_providers"),
     *("auth.bearer_ttl_secs", "auth.refresh_ttl_days", "rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms"),
     *(f"rate_limit.{tier}_{key}" for tier in ("auth", "upload", "general") for key in ("rps", "burst")),
+    *("docker.max_upload_session_size_mb", "docker.chunk_min_bytes"),
+    *("raw.max_file_size", "raw.cache_control", "raw.overwrite", "raw.listing"),
 }
 
 
 def test_every_field_needs_a_restart_but_the_live_ones():
     old = Config()
-    for section in ("server", "storage", "staging", "logging", "docker", "auth", "access", "audit", "rate_limit"):
+    changed = set()
+    for section in ("server", "storage", "state", "staging", "logging", "metrics", "auth", "access", "audit", "rate_limit"):
         part = getattr(old, section)
         for field in fields(part):
             new = replace(old, **{section: replace(part, **{field.name: "other"})})
             name = f"{section}.{field.name}"
             assert restart_only(old, new) == ([] if name in LIVE else [name])
+            changed.add(name)
+    for format, part in old.formats.items():
+        for field in fields(part):
+            new = replace(old, formats={**old.formats, format: replace(part, **{field.name: "other"})})
+            name = f"{format}.{field.name}"
+            assert restart_only(old, new) == ([] if name in LIVE else [name])
+            changed.add(name)
+    assert changed >= LIVE
 
 
 def test_where_a_value_is_from_needs_no_restart():

@@ -9,8 +9,9 @@ import pytest
 
 from noraflask.config import Config, ConfigError, CurationConfig, FormatCuration, is_live, load, reload, restart_only
 from noraflask.config import document as doc
-from noraflask.config.kinds import duration_text, read_duration
-from noraflask.config.settings import CURATED_FORMATS, FORMAT_SETTINGS, SETTINGS
+from noraflask.config.settings import CURATED, FORMAT_SETTINGS, SETTINGS
+from noraflask.ecosystems import ECOSYSTEMS
+from noraflask.settings.texts import duration_text, read_duration
 
 DAY = 86400.0
 TOKEN = "hunter2-hunter2-hunter2"
@@ -109,11 +110,11 @@ quarantine_ttl = "2h"
         internal_namespaces=("@corp/**",),
         min_release_age=7 * DAY,
         trust_upstream_dates=True,
-        formats=(("npm", FormatCuration(2 * DAY, "observe")), ("docker", FormatCuration(quarantine_ttl=7200.0))),
+        formats=(("docker", FormatCuration(quarantine_ttl=7200.0)), ("npm", FormatCuration(2 * DAY, "observe"))),
     )
     assert config.sources["curation.mode"] == "config.toml:4"
     assert config.sources["curation.npm.min_release_age"] == "NORA_CURATION_NPM_MIN_RELEASE_AGE"
-    assert config.sources["curation.formats"] == "NORA_CURATION_NPM_MIN_RELEASE_AGE, config.toml:8, config.toml:11"
+    assert config.sources["curation.formats"] == "config.toml:11, NORA_CURATION_NPM_MIN_RELEASE_AGE, config.toml:8"
     assert "config.toml:9" not in config.sources["curation.formats"]
 
 
@@ -212,7 +213,7 @@ def test_warnings(variables, begins):
 
 
 def test_token_in_the_file_is_warned_of_and_shown_nowhere():
-    config = config_of({}, f'[storage]\npath = "/s"\n[state]\npath = "/s"\n[curation]\nbypass_token = "{TOKEN}"\n')
+    config = config_of({}, f'[storage]\npath = "/s"\n[state]\npath = "/t"\n[curation]\nbypass_token = "{TOKEN}"\n')
     assert config.warnings == ("curation.bypass_token: stands in config.toml:6 for all to read; set NORA_CURATION_BYPASS_TOKEN instead",)
     assert TOKEN not in repr(config)
     assert TOKEN not in doc.effective(config)
@@ -249,7 +250,5 @@ def test_any_duration_is_written_as_it_is_read():
 
 
 def test_every_format_has_its_settings():
-    assert len(FORMAT_SETTINGS) == 3 * len(CURATED_FORMATS) == 48
-    from noraflask.services.curation.model import FORMATS
-
-    assert set(FORMATS) - set(CURATED_FORMATS) == {"raw"}
+    assert len(FORMAT_SETTINGS) == 3 * len(CURATED) == 48
+    assert set(ECOSYSTEMS) - {ecosystem.id for ecosystem in CURATED} == {"raw"}

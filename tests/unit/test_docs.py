@@ -14,16 +14,16 @@ import pytest
 
 from noraflask.cli import _parser
 from noraflask.config import ConfigError, CurationConfig, load
-from noraflask.config.kinds import read_duration
+from noraflask.ecosystems import ecosystem_of
 from noraflask.formats.docker.protocol import answers
 from noraflask.services.curation.deciding import decide
-from noraflask.services.curation.ecosystems import canonical_name, canonical_version, parse_range
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.gate import refusal
 from noraflask.services.curation.ledger import Entry, read
 from noraflask.services.curation.loading import load_policy
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
+from noraflask.settings.texts import read_duration
 
 DOCS = Path(__file__).parents[2] / "docs"
 CURATION = (DOCS / "curation.md").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def package_of(text: str, circumstances: str) -> tuple[Package, str | None]:
     """And the bypass token that is sent."""
     format, _, rest = text.partition(":")
     at = rest.rfind("@")
-    name, version = (rest[:at], canonical_version(format, rest[at + 1 :])) if at > 0 else (rest, None)
+    name, version = (rest[:at], ecosystem_of(format).same_version(rest[at + 1 :])) if at > 0 else (rest, None)
     members: dict[str, Any] = {}
     token = None
     for word in filter(None, circumstances.split(", ")):
@@ -130,7 +130,7 @@ def package_of(text: str, circumstances: str) -> tuple[Package, str | None]:
             members["seen" if found[1] else "published"] = NOW - read_duration(found[2])
         else:
             raise AssertionError(f"not understood: {word}")
-    return Package(format, canonical_name(format, name), version, **members), token
+    return Package(format, ecosystem_of(format).same_name(name), version, **members), token
 
 
 def verdict_of(decision: Decision) -> tuple[str, str]:
@@ -184,7 +184,7 @@ def test_every_range_language_is_told():
 
 @pytest.mark.parametrize(("format", "text", "inside", "outside"), _RANGES)
 def test_a_range(format, text, inside, outside):
-    found = parse_range(format, text.replace("¦", "|"))
+    found = ecosystem_of(format).parse_range(text.replace("¦", "|"))
     for versions, wanted in ((inside, True), (outside, False)):
         for version in re.findall(r"`([^`]+)`", versions):
             assert found.contains(version) is wanted, version
@@ -194,7 +194,7 @@ def test_a_range(format, text, inside, outside):
     ("line", "names"), re.findall(r"^\| ([a-z]+) \| (?:small letters[^|]*?; )?((?:`[^`]+`(?:, | and )?){4}) are one", CURATION, re.MULTILINE)
 )
 def test_names_that_are_one(line, names):
-    assert len({canonical_name(line, name) for name in re.findall(r"`([^`]+)`", names)}) == 1
+    assert len({ecosystem_of(line).same_name(name) for name in re.findall(r"`([^`]+)`", names)}) == 1
 
 
 def test_a_form_that_is_told_is_the_form():
@@ -202,7 +202,7 @@ def test_a_form_that_is_told_is_the_form():
     assert len(told) >= 8
     forms = ("docker", "pypi", "npm", "cargo", "nuget", "go", "pub")
     for given, wanted in told:
-        assert any(wanted in (canonical_name(format, given), canonical_version(format, given)) for format in forms), given
+        assert any(wanted in (ecosystem_of(format).same_name(given), ecosystem_of(format).same_version(given)) for format in forms), given
 
 
 # ---- curation.md: what is told to clients and logs

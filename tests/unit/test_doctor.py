@@ -20,6 +20,7 @@ from noraflask.services.doctor.front import Answer, Front, NoAnswer, Target
 from noraflask.services.doctor.machine import GIB, MIB, Mount
 from noraflask.storage.memory import MemoryStorage
 from tests.certificates import make_ca
+from tests.storage import keys_in
 
 NOW = time.time()
 
@@ -132,7 +133,7 @@ def test_a_file_system_that_makes_inodes_as_it_needs_them(tmp_path):
 def test_a_round_trip_leaves_nothing():
     storage = MemoryStorage()
     assert told(machine.round_trip(storage)) == [("storage", OK), ("clock of the storage", OK)]
-    assert list(storage.list("")) == []
+    assert keys_in(storage) == []
 
 
 def test_a_slow_disk_is_a_remark():
@@ -240,20 +241,6 @@ def test_open_files(hard, verdict):
 
 def test_open_files_that_cannot_be_read():
     assert only(machine.descriptors(ServerConfig(), "", "this shell")).verdict == WARNING
-
-
-def test_the_memory_limit_of_a_cgroup_and_those_above(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "memory" / "docker").mkdir(parents=True)
-    (tmp_path / "a" / "memory.max").write_text(f"{512 * MIB}\n")
-    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
-    (tmp_path / "memory" / "docker" / "memory.limit_in_bytes").write_text(f"{256 * MIB}\n")
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert machine.memory_limit("0::/a/b\n", tmp_path) == 512 * MIB
-    assert machine.memory_limit("0::/\n", tmp_path) is None
-    assert machine.memory_limit("4:memory:/docker\n0::/\n", tmp_path) == 256 * MIB
-    assert machine.memory_limit("4:memory:/other\n", tmp_path) is None
-    assert machine.memory_limit("", tmp_path) is None
 
 
 @pytest.mark.parametrize(

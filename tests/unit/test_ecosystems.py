@@ -9,27 +9,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noraflask.services.curation import ecosystems
-from noraflask.services.curation.ecosystems import (
-    canonical_format,
-    canonical_name,
-    canonical_pattern,
-    canonical_version,
-    compare,
-    is_version,
-    parse_range,
-)
-from noraflask.services.curation.model import FORMAT_ALIASES, FORMATS
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation.patterns import Pattern
 
-RANGED = [name for name in FORMATS if name not in ("raw", "hf")]
+
+def in_one_form(format: str, pattern: str, what: str) -> str:
+    ecosystem = ecosystem_of(format)
+    return ecosystem.name_pattern(pattern) if what == "name" else ecosystem.version_pattern(pattern)
+
+
+RANGED = [name for name in ECOSYSTEMS if name not in ("raw", "hf")]
 
 
 def test_formats_have_many_spellings():
-    assert [canonical_format(name.upper()) for name in FORMATS] == list(FORMATS)
-    assert {canonical_format(f" {alias.title()} ") for alias in FORMAT_ALIASES} <= set(FORMATS)
-    assert canonical_format("nmp") is None
-    assert canonical_format("*") is None
+    assert [find(name.upper()) for name in ECOSYSTEMS] == list(ECOSYSTEMS.values())
+    assert all(find(f" {alias.title()} ") is ecosystem for ecosystem in ECOSYSTEMS.values() for alias in ecosystem.aliases)
+    assert find("nmp") is None
+    assert find("*") is None
+
+
+def test_no_word_means_two_formats():
+    words = [word for ecosystem in ECOSYSTEMS.values() for word in (ecosystem.id, *ecosystem.aliases)]
+    assert len(words) == len(set(words))
+    assert words == [word.lower() for word in words]
+    names = [name for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
@@ -62,8 +66,8 @@ def test_formats_have_many_spellings():
     ],
 )
 def test_spellings_of_one_name(format, canonical, spellings):
-    assert {canonical_name(format, name) for name in spellings} == {canonical}
-    assert canonical_name(format, canonical) == canonical
+    assert {ecosystem_of(format).same_name(name) for name in spellings} == {canonical}
+    assert ecosystem_of(format).same_name(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -98,8 +102,8 @@ def test_spellings_of_one_name(format, canonical, spellings):
     ],
 )
 def test_spellings_of_one_version(format, canonical, spellings):
-    assert {canonical_version(format, version) for version in spellings} == {canonical}
-    assert canonical_version(format, canonical) == canonical
+    assert {ecosystem_of(format).same_version(version) for version in spellings} == {canonical}
+    assert ecosystem_of(format).same_version(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -130,8 +134,8 @@ def test_spellings_of_one_version(format, canonical, spellings):
     ],
 )
 def test_patterns_take_the_same_form(format, what, pattern, canonical):
-    assert canonical_pattern(format, pattern, what) == canonical
-    assert canonical_pattern(format, canonical, what) == canonical
+    assert in_one_form(format, pattern, what) == canonical
+    assert in_one_form(format, canonical, what) == canonical
 
 
 @pytest.mark.parametrize(
@@ -144,14 +148,14 @@ def test_patterns_take_the_same_form(format, what, pattern, canonical):
     ],
 )
 def test_patterns_meet_names(format, pattern, inside, outside):
-    parsed = Pattern.parse(canonical_pattern(format, pattern))
-    assert all(parsed.matches(canonical_name(format, name)) for name in inside)
-    assert not any(parsed.matches(canonical_name(format, name)) for name in outside)
+    parsed = Pattern.parse(ecosystem_of(format).name_pattern(pattern))
+    assert all(parsed.matches(ecosystem_of(format).same_name(name)) for name in inside)
+    assert not any(parsed.matches(ecosystem_of(format).same_name(name)) for name in outside)
 
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.0.0", "1.0.1", "1.0rc1", "1.0.post1"])
 def test_a_pypi_pattern_meets_short_versions(version):
-    assert Pattern.parse(canonical_pattern("pypi", "1.0.*", "version")).matches(canonical_version("pypi", version))
+    assert Pattern.parse(ecosystem_of("pypi").version_pattern("1.0.*")).matches(ecosystem_of("pypi").same_version(version))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +182,8 @@ def test_a_pypi_pattern_meets_short_versions(version):
     ],
 )
 def test_what_is_a_version(format, good, bad):
-    assert [version for version in good if not is_version(format, version)] == []
-    assert [version for version in bad if is_version(format, version)] == []
+    assert [version for version in good if not ecosystem_of(format).is_version(version)] == []
+    assert [version for version in bad if ecosystem_of(format).is_version(version)] == []
 
 
 @pytest.mark.parametrize(
@@ -211,8 +215,8 @@ def test_what_is_a_version(format, good, bad):
 )
 def test_order(format, ascending):
     versions = ascending.split()
-    assert [pair for pair in pairwise(versions) if compare(format, *pair) != -1] == []
-    assert [pair for pair in pairwise(versions) if compare(format, pair[1], pair[0]) != 1] == []
+    assert [pair for pair in pairwise(versions) if ecosystem_of(format).compare(*pair) != -1] == []
+    assert [pair for pair in pairwise(versions) if ecosystem_of(format).compare(pair[1], pair[0]) != 1] == []
 
 
 @pytest.mark.parametrize(
@@ -236,13 +240,13 @@ def test_order(format, ascending):
 )
 def test_equal(format, equal):
     first, *others = equal.split()
-    assert [other for other in others if compare(format, first, other) != 0] == []
+    assert [other for other in others if ecosystem_of(format).compare(first, other) != 0] == []
 
 
 def test_what_cannot_be_compared():
-    assert compare("docker", "latest", "1.0") is None
-    assert compare("npm", "1.0.0", "x") is None
-    assert compare("raw", "1", "2") is None
+    assert ecosystem_of("docker").compare("latest", "1.0") is None
+    assert ecosystem_of("npm").compare("1.0.0", "x") is None
+    assert ecosystem_of("raw").compare("1", "2") is None
 
 
 @pytest.mark.parametrize(
@@ -343,13 +347,13 @@ def test_what_cannot_be_compared():
     ],
 )
 def test_ranges(format, range, inside, outside):
-    parsed = parse_range(format, range)
+    parsed = ecosystem_of(format).parse_range(range)
     assert str(parsed) == range
     assert not parsed.is_empty
     assert [version for version in inside.split() if parsed.contains(version) is not True] == []
     assert [version for version in outside.split() if parsed.contains(version) is not False] == []
     for version in (inside + " " + outside).split():
-        assert parsed.contains(canonical_version(format, version)) == (version in inside.split())
+        assert parsed.contains(ecosystem_of(format).same_version(version)) == (version in inside.split())
 
 
 @pytest.mark.parametrize(
@@ -367,7 +371,7 @@ def test_ranges(format, range, inside, outside):
     ],
 )
 def test_a_version_that_cannot_be_compared_is_neither_in_nor_out(format, range, version):
-    assert parse_range(format, range).contains(version) is None
+    assert ecosystem_of(format).parse_range(range).contains(version) is None
 
 
 @pytest.mark.parametrize(
@@ -406,7 +410,7 @@ def test_a_version_that_cannot_be_compared_is_neither_in_nor_out(format, range, 
 )
 def test_errors_say_what_is_wrong_and_show_how(format, range, words):
     with pytest.raises(ValueError, match=words) as caught:
-        parse_range(format, range)
+        ecosystem_of(format).parse_range(range)
     if format in RANGED:
         assert "write for example" in str(caught.value)
         assert len(str(caught.value)) < 400
@@ -414,14 +418,14 @@ def test_errors_say_what_is_wrong_and_show_how(format, range, words):
 
 @pytest.mark.parametrize("format", RANGED)
 def test_every_example_is_a_range(format):
-    parse_range(format, ecosystems._LANGUAGES[format].example)
+    ecosystem_of(format).parse_range(ecosystem_of(format).versions.language.example)
 
 
 @pytest.mark.parametrize(
     ("format", "range"), [("npm", ">2.0.0 <1.0.0"), ("npm", ">1.0.0 <1.0.0"), ("maven", "[2.0,1.0]"), ("npm", "<* >=1.0.0"), ("npm", ">*")]
 )
 def test_an_empty_range_knows_it(format, range):
-    parsed = parse_range(format, range)
+    parsed = ecosystem_of(format).parse_range(range)
     assert parsed.is_empty
     assert not any(parsed.contains(version) for version in ("0.0.0", "1.0.0", "1.5.0", "2.0.0"))
 
@@ -466,19 +470,19 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("format", [*FORMATS, "*", "nonsense"])
+@pytest.mark.parametrize("format", [*ECOSYSTEMS, "*", "nonsense"])
 def test_hostile_input_costs_little_and_raises_nothing_else(format):
-    began = time.process_time()
+    began, ecosystem = time.process_time(), ecosystem_of(format)
     for text in HOSTILE:
-        canonical_format(text)
-        assert canonical_name(format, canonical_name(format, text)) is not None
-        canonical_version(format, text)
-        is_version(format, text)
-        compare(format, text, "1.0.0")
+        find(text)
+        assert ecosystem.same_name(ecosystem.same_name(text)) is not None
+        ecosystem.same_version(text)
+        ecosystem.is_version(text)
+        ecosystem.compare(text, "1.0.0")
         for what in ("name", "version"):
-            Pattern.parse(canonical_pattern(format, text, what)).matches(text)
+            Pattern.parse(in_one_form(format, text, what)).matches(text)
         try:
-            parsed = parse_range(format, text)
+            parsed = ecosystem.parse_range(text)
         except ValueError:
             continue
         for version in HOSTILE:
@@ -493,10 +497,47 @@ VERSIONS = st.text("0123456789.-+~^:_abrcvx", max_size=20)
 @settings(max_examples=40)
 @given(a=VERSIONS, b=VERSIONS, c=VERSIONS)
 def test_order_is_an_order(format, a, b, c):
-    ab, ba, bc, ac = compare(format, a, b), compare(format, b, a), compare(format, b, c), compare(format, a, c)
+    compare = ecosystem_of(format).compare
+    ab, ba, bc, ac = compare(a, b), compare(b, a), compare(b, c), compare(a, c)
     assert ab is None or ab == -ba
     if ab is not None and bc is not None and ab <= 0 and bc <= 0:
         assert ac <= 0
-    assert canonical_version(format, canonical_version(format, a)) == canonical_version(format, a)
-    if compare(format, a, a) is not None:
-        assert compare(format, canonical_version(format, a), a) == 0
+    assert ecosystem_of(format).same_version(ecosystem_of(format).same_version(a)) == ecosystem_of(format).same_version(a)
+    if ecosystem_of(format).compare(a, a) is not None:
+        assert ecosystem_of(format).compare(ecosystem_of(format).same_version(a), a) == 0
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "parts"),
+    [
+        ("npm", "left-pad@1.3.0", ("left-pad", "1.3.0")),
+        ("npm", "@scope/name", ("@scope/name", None)),
+        ("npm", "@scope/name@1", ("@scope/name", "1")),
+        ("npm", "x@", ("x", "")),
+        ("maven", "org.x:y@1", ("org.x:y", "1")),
+        ("docker", "library/nginx:1.25", ("library/nginx", "1.25")),
+        ("docker", "nginx:1.25@sha256:aa", ("nginx", "sha256:aa")),
+        ("docker", "nginx", ("nginx", None)),
+        ("docker", "nginx@", ("nginx", "")),
+        ("docker", "host:5000/nginx", ("host:5000/nginx", None)),
+    ],
+)
+def test_what_people_write_has_a_name_and_perhaps_a_version(format, text, parts):
+    assert ECOSYSTEMS[format].split_reference(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("format", "low", "high", "high_in", "text"),
+    [
+        ("npm", "1.2.0", "1.3.0", False, ">=1.2.0 <1.3.0"),
+        ("pypi", "1.2", "1.3", True, ">=1.2,<=1.3"),
+        ("gems", "1.2", "1.3", False, ">= 1.2, < 1.3"),
+        ("cargo", None, "1.3.0", False, "<1.3.0"),
+        ("maven", None, "1.3", True, "(,1.3]"),
+        ("nuget", "1.0", None, False, "[1.0,)"),
+    ],
+)
+def test_an_interval_is_written_as_its_ecosystem_does_and_can_be_read_again(format, low, high, high_in, text):
+    ecosystem = ECOSYSTEMS[format]
+    assert ecosystem.render_interval(low, high, high_in) == text
+    assert not ecosystem.parse_range(text).is_empty

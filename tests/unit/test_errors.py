@@ -58,6 +58,7 @@ TABLE = {
     "UploadUnknown": (404, "BLOB_UPLOAD_UNKNOWN"),
     "MethodNotAllowed": (405, "UNSUPPORTED"),
     "AlreadyExists": (409, "UNSUPPORTED"),
+    "Changed": (409, "UNSUPPORTED"),
     "UploadBusy": (409, "BLOB_UPLOAD_INVALID"),
     "TooLarge": (413, "SIZE_INVALID"),
     "RangeInvalid": (416, "BLOB_UPLOAD_INVALID"),

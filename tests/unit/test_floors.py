@@ -12,11 +12,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "noraflask"
 FLOORS = (
-    ("errors", "config", "digest", "keys", "log", "http_client"),
+    ("errors", "settings", "ecosystems", "config", "digest", "keys", "log", "http_client", "pointer"),
     ("storage",),
     ("services",),
     ("web", "formats"),
-    ("app", "assembly", "serve", "cli", "__main__"),
+    ("app", "assembly", "reload", "serve", "cli", "__main__"),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts} | {"": 0}
 """The package itself ("") holds the version alone."""

@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied, Denied, Unavailable
-from noraflask.services.auth.documents import Documents
 from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.freeze import LOOK_SECONDS, Freeze
-from noraflask.services.curation.gate import ID_CHARACTERS, Curation, Permit, decision_id, is_off, read_decision_id, refusal
+from noraflask.services.curation.gate import ID_CHARACTERS, Curation, Permit, Permits, decision_id, is_off, read_decision_id, refusal
 from noraflask.services.curation.ledger import Ledger
-from noraflask.services.curation.model import FORMATS, Decision, Kind, Namespace, Package, Rule, RuleSet
+from noraflask.services.curation.model import Decision, Kind, Namespace, Package, Rule, RuleSet
 from noraflask.services.curation.policy import Policy, Settings
+from noraflask.services.documents import Documents
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.access import Clock
 
@@ -40,7 +41,8 @@ class Gate:
     def __init__(self, tmp_path, found: Policy) -> None:
         self.clock, self.storage = Clock(), MemoryStorage()
         self.freeze = Freeze(Documents(self.storage, "_curation/"), self.clock)
-        self.curation = Curation(found, Ledger(tmp_path, 1, self.clock), self.freeze, self.clock)
+        self.curation = Curation(Ledger(tmp_path, 1, self.clock), self.freeze, self.clock)
+        self.policy = found
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_permit_cannot_be_made_elsewhere(seal):
 
 
 def test_a_permit_cannot_be_copied_out_of_a_pickle(gate):
-    granted = gate.curation.check(gate.curation.policy, replace(APP, name="other"))
+    granted = gate.curation.check(gate.policy, replace(APP, name="other"))
     with pytest.raises(RuntimeError):
         type(granted)(None, granted.package, granted.decision, granted.policy)
     with pytest.raises((RuntimeError, TypeError, AttributeError, pickle.PicklingError)):
@@ -67,91 +69,84 @@ def test_a_permit_cannot_be_copied_out_of_a_pickle(gate):
 
 def test_check_grants_or_raises(gate):
     here = gate.curation
-    granted = here.check(here.policy, replace(APP, name="other/app"))
-    assert (granted.package.name, granted.policy, granted.decision.allowed) == ("other/app", here.policy, True)
+    granted = here.check(gate.policy, replace(APP, name="other/app"))
+    assert (granted.package.name, granted.policy, granted.decision.allowed) == ("other/app", gate.policy, True)
     with pytest.raises(CurationDenied) as caught:
-        here.check(here.policy, APP)
+        here.check(gate.policy, APP)
     assert isinstance(caught.value, Denied)
     assert caught.value.status == 403
 
 
 def test_what_a_format_has_worked_out_counts(gate):
     here = gate.curation
-    assert here.check(here.policy, APP, decision=Decision(True)).package is APP
+    assert here.check(gate.policy, APP, decision=Decision(True)).package is APP
     with pytest.raises(CurationDenied) as caught:
-        here.check(here.policy, replace(APP, name="other"), decision=Decision(False, "pin", until=5.0))
+        here.check(gate.policy, replace(APP, name="other"), decision=Decision(False, "pin", until=5.0))
     assert caught.value.refusal.until == 5.0
 
 
 def test_a_permit_is_recalled_as_long_as_nothing_it_rests_on_has_changed(gate):
-    here, found = gate.curation, gate.curation.policy
-    granted = here.check(found, replace(APP, name="other"))
-    here.remember(found, "with", granted, "state 1")
-    here.remember(found, "without", granted, None)
-    assert here.recall(found, "with", lambda: "state 1") is granted
-    assert here.recall(found, "with", lambda: "state 2") is None
-    assert here.recall(found, "with", lambda: None) is None, "storage cannot tell"
-    assert here.recall(found, "without", lambda: pytest.fail("not asked")) is granted
-    assert here.recall(found, "another", lambda: None) is None
-    other = policy(RULE, replace(RULE, id="more", name="other"))
+    here, permits = gate.curation, Permits(gate.policy)
+    granted = here.check(gate.policy, replace(APP, name="other"))
+    here.remember(permits, "with", granted, "state 1")
+    here.remember(permits, "without", granted, None)
+    assert here.recall(permits, "with", lambda: "state 1") is granted
+    assert here.recall(permits, "with", lambda: "state 2") is None
+    assert here.recall(permits, "with", lambda: None) is None, "storage cannot tell"
+    assert here.recall(permits, "without", lambda: pytest.fail("not asked")) is granted
+    assert here.recall(permits, "another", lambda: None) is None
+    other = Permits(policy(RULE, replace(RULE, id="more", name="other")))
     assert here.recall(other, "without", lambda: None) is None, "another policy says other things"
-    here.remember(other, "x", here.check(other, replace(APP, name="third")), None)
-    assert here.recall(found, "without", lambda: None) is None
+    here.remember(other, "x", here.check(other.policy, replace(APP, name="third")), None)
+    assert here.recall(permits, "x", lambda: None) is None
 
 
 def test_a_recalled_permit_ends_when_a_rule_does(gate):
-    ending = policy(replace(RULE, kind=Kind.EXCEPT, name="other", expires=gate.clock.now + 60), replace(RULE, name="other"))
-    granted = gate.curation.check(ending, replace(APP, name="other"))
+    ending = Permits(policy(replace(RULE, kind=Kind.EXCEPT, name="other", expires=gate.clock.now + 60), replace(RULE, name="other")))
+    granted = gate.curation.check(ending.policy, replace(APP, name="other"))
     gate.curation.remember(ending, "key", granted, None)
     gate.clock.now += 59
     assert gate.curation.recall(ending, "key", lambda: None) is granted
     gate.clock.now += 1
     assert gate.curation.recall(ending, "key", lambda: None) is None
     with pytest.raises(CurationDenied):
-        gate.curation.check(ending, replace(APP, name="other"))
+        gate.curation.check(ending.policy, replace(APP, name="other"))
 
 
 @pytest.mark.parametrize("decision", [Decision(True, "blocklist", would_block=True), Decision(True, bypassed_by="ci")])
 def test_what_is_told_each_time_is_worked_out_each_time(gate, decision):
-    here = gate.curation
-    here.remember(here.policy, "key", here.check(here.policy, APP, decision=decision), None)
-    assert here.recall(here.policy, "key", lambda: None) is None
+    here, permits = gate.curation, Permits(gate.policy)
+    here.remember(permits, "key", here.check(gate.policy, APP, decision=decision), None)
+    assert here.recall(permits, "key", lambda: None) is None
 
 
 def test_what_a_freeze_may_refuse_at_any_moment_is_asked_each_time(gate):
-    here = gate.curation
+    here, permits = gate.curation, Permits(gate.policy)
     for seen, remembered in ((None, False), (5.0, True)):
-        here.remember(here.policy, "key", here.check(here.policy, replace(PROXIED, seen=seen)), None)
-        assert (here.recall(here.policy, "key", None) is not None) is remembered
+        here.remember(permits, "key", here.check(gate.policy, replace(PROXIED, seen=seen)), None)
+        assert (here.recall(permits, "key", None) is not None) is remembered
 
 
 def test_a_permit_that_rests_on_storage_is_not_given_to_who_cannot_tell_its_state(gate):
-    here = gate.curation
-    here.remember(here.policy, "key", here.check(here.policy, replace(APP, name="other")), "state 1")
-    assert here.recall(here.policy, "key", None) is None
+    here, permits = gate.curation, Permits(gate.policy)
+    here.remember(permits, "key", here.check(gate.policy, replace(APP, name="other")), "state 1")
+    assert here.recall(permits, "key", None) is None
 
 
 def test_recalled_permits_are_bounded(gate, monkeypatch):
     monkeypatch.setattr("noraflask.services.curation.gate.PERMITS_KEPT", 5)
-    here = gate.curation
+    here, permits = gate.curation, Permits(gate.policy)
     for number in range(20):
-        here.remember(here.policy, number, here.check(here.policy, replace(APP, name="other")), None)
-    assert sum(here.recall(here.policy, number, lambda: None) is not None for number in range(20)) <= 5
+        here.remember(permits, number, here.check(gate.policy, replace(APP, name="other")), None)
+    assert sum(here.recall(permits, number, lambda: None) is not None for number in range(20)) <= 5
 
 
-def test_the_snapshot_that_is_asked_is_the_one_that_was_handed_in(gate):
-    here, old = gate.curation, gate.curation.policy
-    here.adopt(policy())
+def test_the_policy_that_is_asked_is_the_one_that_was_handed_in(gate):
+    here, new = gate.curation, policy()
     with pytest.raises(CurationDenied) as caught:
-        here.check(old, APP)
-    assert caught.value.refusal.policy == old.fingerprint
-    assert here.check(here.policy, APP).policy is here.policy
-
-
-def test_adopt_says_since_when(gate):
-    gate.clock.now += 50
-    gate.curation.adopt(policy())
-    assert gate.curation.adopted == gate.clock.now
+        here.check(gate.policy, APP)
+    assert caught.value.refusal.policy == gate.policy.fingerprint
+    assert here.check(new, APP).policy is new
 
 
 @pytest.mark.parametrize(
@@ -166,38 +161,10 @@ def test_adopt_says_since_when(gate):
         (ENFORCE, {}, False),
     ],
 )
-def test_where_nothing_can_be_refused_nothing_is_asked(gate, settings, more, off):
+def test_where_nothing_can_be_refused_nothing_is_asked(settings, more, off):
     found = Policy.from_buffer(compile(settings, RuleSet(**more)))
     assert is_off(found) is off
-    granted = gate.curation.open_permit(found)
-    assert (granted is not None) is off
-    assert gate.curation.open_permit(found) is granted, "made once"
-
-
-def test_the_open_permit_of_one_policy_never_serves_another(tmp_path):
-    """Threads with the old and with the new policy ask at the same time."""
-    opened = policy(settings=OFF)
-
-    class Busy(Curation):
-        """Another thread asks with a policy that is off as soon as this one has noted its answer."""
-
-        notes: Any = None
-
-        @property
-        def _open(self) -> Any:
-            return self.notes
-
-        @_open.setter
-        def _open(self, noted: Any) -> None:
-            self.notes = noted
-            if noted and noted[0] is not opened:
-                assert self.open_permit(opened)
-
-    closed = policy(RULE)
-    here = Busy(closed, Ledger(tmp_path, 1), Freeze(Documents(MemoryStorage())))
-    for _ in range(3):
-        assert here.open_permit(closed) is None
-        assert here.open_permit(opened) is not None
+    assert (Permits(found).open is not None) is off
 
 
 # Decision ids.
@@ -224,7 +191,7 @@ def test_a_decision_id_says_what_was_asked(package):
     assert (asked.format, asked.name, asked.version, asked.repository) == (package.format, package.name, package.version, package.repository)
 
 
-@given(st.text(min_size=1, max_size=60), st.text(max_size=30), st.sampled_from(FORMATS))
+@given(st.text(min_size=1, max_size=60), st.text(max_size=30), st.sampled_from(list(ECOSYSTEMS)))
 def test_there_and_back(name, version, format):
     if not (name + version).isprintable():
         return
@@ -370,7 +337,7 @@ def test_the_message_says_who_to_ask():
 
 def test_the_error_carries_what_formats_dress(gate):
     with pytest.raises(CurationDenied) as caught:
-        gate.curation.check(gate.curation.policy, APP)
+        gate.curation.check(gate.policy, APP)
     told = caught.value.refusal
     assert caught.value.headers == told.headers()
     assert caught.value.detail == told.members()["context"]
@@ -382,7 +349,7 @@ def test_the_error_carries_what_formats_dress(gate):
 
 
 def frozen_answer(gate: Gate, package: Package) -> str:
-    return gate.curation.decide(gate.curation.policy, package).filter
+    return gate.curation.decide(gate.policy, package).filter
 
 
 def test_a_freeze_stops_what_is_new_from_upstream_and_nothing_else(gate):
@@ -392,7 +359,7 @@ def test_a_freeze_stops_what_is_new_from_upstream_and_nothing_else(gate):
     assert frozen_answer(gate, replace(PROXIED, seen=gate.clock.now - 5)) == "", "it is here already"
     assert frozen_answer(gate, replace(PROXIED, hosted=True)) == ""
     with pytest.raises(CurationDenied, match="an incident"):
-        gate.curation.check(gate.curation.policy, PROXIED, "any token")
+        gate.curation.check(gate.policy, PROXIED, "any token")
     gate.freeze.lift()
     assert frozen_answer(gate, PROXIED) == ""
 
@@ -400,13 +367,13 @@ def test_a_freeze_stops_what_is_new_from_upstream_and_nothing_else(gate):
 @pytest.mark.parametrize("mode", ["off", "audit", "enforce"])
 def test_a_freeze_counts_in_every_mode(gate, mode):
     gate.freeze.begin("ann", "an incident")
-    gate.curation.adopt(policy(settings=Settings(mode=mode)))
+    gate.policy = policy(settings=Settings(mode=mode))
     assert frozen_answer(gate, PROXIED) == "freeze"
 
 
 def test_a_freeze_ends_by_itself(gate):
     gate.freeze.begin("ann", "an incident", 60)
-    decision = gate.curation.decide(gate.curation.policy, PROXIED)
+    decision = gate.curation.decide(gate.policy, PROXIED)
     assert decision.until == gate.clock.now + 60
     gate.clock.now += 59
     assert frozen_answer(gate, PROXIED) == "freeze"

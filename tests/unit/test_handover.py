@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import pickle
 import random
@@ -12,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.app import Snapshot
-from noraflask.config import AccessConfig, AccessRule, AuthConfig, RateLimitConfig
-from noraflask.config.model import OidcProvider, RoleRule
+from noraflask.config import AccessConfig, AccessRule, AuthConfig, Config, OidcProvider, RoleRule
+from noraflask.reload import Snapshot
 from noraflask.serve import handover as module
 from noraflask.serve.handover import Handover
 
@@ -27,6 +27,12 @@ def handover() -> Iterator[Handover]:
     os.close(made._file)
 
 
+def publish(handover: Handover, snapshot: object, large: bytes = b"") -> bytes | mmap.mmap:
+    offer = handover.prepare(snapshot, large)
+    handover.publish(offer)
+    return offer.view
+
+
 def size(handover: Handover) -> int:
     return os.fstat(handover._file).st_size
 
@@ -37,7 +43,7 @@ def test_before_the_first_reload_there_is_nothing(handover: Handover) -> None:
 
 def test_the_last_snapshot_counts(handover: Handover) -> None:
     for snapshot in ("first", "second", "third"):
-        handover.publish(snapshot)
+        publish(handover, snapshot)
         assert handover.current() == handover.current() == (snapshot, None)
 
 
@@ -45,7 +51,7 @@ def test_snapshots_of_all_sizes_in_any_order(handover: Handover) -> None:
     dice = random.Random("sizes")
     for number in range(300):
         snapshot = number, dice.randbytes(dice.choice((0, 1, 10, 1000, 100_000)))
-        handover.publish(snapshot)
+        publish(handover, snapshot)
         assert handover.current() == (snapshot, None)
 
 
@@ -53,13 +59,13 @@ def test_the_file_does_not_grow_with_the_reloads(handover: Handover) -> None:
     snapshot = b"x" * 1000
     room = 3 * len(pickle.dumps((snapshot, "", None, 0))) + module._HEAD.size
     for _ in range(100):
-        handover.publish(snapshot)
+        publish(handover, snapshot)
         assert size(handover) <= room
 
 
 def test_a_small_snapshot_after_a_large_one_gives_the_room_back(handover: Handover) -> None:
     for snapshot in (b"x" * 1_000_000, b"small", b"small again"):
-        handover.publish(snapshot)
+        publish(handover, snapshot)
     assert size(handover) < 1000
 
 
@@ -81,7 +87,7 @@ def test_the_old_snapshot_is_there_until_the_new_one_is_whole(handover: Handover
     snapshots = [bytes([number]) * length for number, length in enumerate((10, 5000, 10, 10, 9000, 1, 5000))]
     for before, after in zip([None, *snapshots], snapshots, strict=False):
         seen.clear()
-        handover.publish(after)
+        publish(handover, after)
         assert seen == [before and (before, None), before and (before, None), (after, None)]
 
 
@@ -89,22 +95,22 @@ def test_a_write_that_the_kernel_does_in_pieces(handover: Handover, monkeypatch:
     write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:100], at))
     for snapshot in (b"a" * 1050, b"b" * 3333):
-        handover.publish(snapshot)
+        publish(handover, snapshot)
         assert handover.current() == (snapshot, None)
 
 
 def test_what_is_torn_is_looked_at_again_and_never_taken(handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is slow between head and body: meanwhile the master has published twice, and the body's place has another's bytes."""
-    handover.publish("0" * 50)
+    publish(handover, "0" * 50)
     read = os.pread
     published: list[str] = []
 
     def slow(file: int, length: int, at: int) -> bytes:
         if at and len(published) < 4:
             published.append(f"{len(published) + 1}" * 50)
-            handover.publish(published[-1])
+            publish(handover, published[-1])
             published.append(f"{len(published) + 1}" * 50)
-            handover.publish(published[-1])
+            publish(handover, published[-1])
         return read(file, length, at)
 
     def master_reads(file: int, length: int, at: int) -> bytes:
@@ -116,7 +122,7 @@ def test_what_is_torn_is_looked_at_again_and_never_taken(handover: Handover, mon
 
 
 def test_what_stays_torn_is_an_error(handover: Handover) -> None:
-    handover.publish("snapshot")
+    publish(handover, "snapshot")
     start, length, _ = module._HEAD.unpack(os.pread(handover._file, module._HEAD.size, 0))
     os.pwrite(handover._file, bytes(length), start)
     with pytest.raises(RuntimeError, match="faster than it can be read"):
@@ -133,7 +139,7 @@ def read_many(handover: Handover, results: int) -> None:
 
 
 def test_processes_that_read_while_another_writes(handover: Handover) -> None:
-    handover.publish((0, bytes(10)))
+    publish(handover, (0, bytes(10)))
     told, tell = os.pipe()
     children = [get_context("fork").Process(target=read_many, args=(handover, tell)) for _ in range(3)]
     try:
@@ -142,7 +148,7 @@ def test_processes_that_read_while_another_writes(handover: Handover) -> None:
         number = 0
         while any(child.is_alive() for child in children):
             number += 1
-            handover.publish((number, bytes([number % 251]) * (number * 7919 % 5000)))
+            publish(handover, (number, bytes([number % 251]) * (number * 7919 % 5000)))
         assert [child.exitcode for child in children] == [0] * 3
         assert os.read(told, 3) == bytes(3)
     finally:
@@ -156,10 +162,9 @@ def test_processes_that_read_while_another_writes(handover: Handover) -> None:
 def test_a_real_snapshot_comes_through(handover: Handover) -> None:
     provider = OidcProvider(name="ci", issuer="https://ci.example.com", role_rules=(RoleRule("repo:*", "write", ("team/**",)),))
     rule = AccessRule(place="config.toml:7", users=("ann",), actions=("pull",))
-    snapshot = Snapshot(
-        AuthConfig(enabled=True, oidc_providers=(provider,)), AccessConfig(default_role="read", rules=(rule,)), RateLimitConfig(), 1_800_000_000.0
-    )
-    handover.publish(snapshot)
+    auth = AuthConfig(enabled=True, oidc_providers=(provider,))
+    snapshot = Snapshot(Config(auth=auth, access=AccessConfig(default_role="read", rules=(rule,))), 1_800_000_000.0)
+    publish(handover, snapshot)
     assert handover.current() == (snapshot, None)
 
 
@@ -185,15 +190,15 @@ def test_large_data_comes_with_its_snapshot(handover: Handover) -> None:
     dice = random.Random("large")
     for number in range(50):
         data = dice.randbytes(dice.choice((1, 4095, 4096, 4097, 300_000)))
-        view = handover.publish(number, data)
+        view = publish(handover, number, data)
         assert view[:] == data
         assert found(handover) == (number, data)
-    assert handover.publish("none") is None
+    assert publish(handover, "none") == b""
     assert handover.current() == ("none", None)
 
 
 def test_large_data_cannot_be_changed_by_anybody(handover: Handover) -> None:
-    view = handover.publish("snapshot", b"x" * 5000)
+    view = publish(handover, "snapshot", b"x" * 5000)
     _, seen = handover.current()
     for one in (view, seen):
         with pytest.raises(TypeError):
@@ -205,23 +210,23 @@ def test_large_data_cannot_be_changed_by_anybody(handover: Handover) -> None:
 
 
 def test_a_view_outlives_the_file_that_it_shows(handover: Handover) -> None:
-    handover.publish("old", b"old data")
+    publish(handover, "old", b"old data")
     _, view = handover.current()
     for number in range(10):
-        handover.publish(number, b"new data")
+        publish(handover, number, b"new data")
     assert view[:] == b"old data"
 
 
 def test_large_data_is_kept_for_a_while_and_no_longer(handover: Handover) -> None:
     for number in range(50):
-        handover.publish(number, bytes(5000))
+        publish(handover, number, bytes(5000))
         assert len(large_files()) <= module._KEPT + 1
     assert len(handover._large) == module._KEPT
 
 
 def test_a_worker_keeps_nothing_of_the_masters_files_open(handover: Handover) -> None:
     for number in range(5):
-        handover.publish(number, bytes(5000))
+        publish(handover, number, bytes(5000))
     handover.leave_to_master()
     assert large_files() == []
     handover.leave_to_master()
@@ -230,13 +235,13 @@ def test_a_worker_keeps_nothing_of_the_masters_files_open(handover: Handover) ->
 @pytest.mark.parametrize("length", [10, 5000, 90_000])
 def test_a_late_worker_gets_the_newest_though_a_number_is_used_again(handover: Handover, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     """The master publishes so often between a worker's two looks that descriptors are used again, for smaller, equal and larger data."""
-    handover.publish("old", b"o" * 5000)
+    publish(handover, "old", b"o" * 5000)
     opened, late = os.open, [True]
 
     def slow(path: str, flags: int) -> int:
         if late and late.pop():
             for number in range(1, 9):
-                handover.publish(number, bytes([number]) * length)
+                publish(handover, number, bytes([number]) * length)
         return opened(path, flags)
 
     monkeypatch.setattr(os, "open", slow)
@@ -245,7 +250,7 @@ def test_a_late_worker_gets_the_newest_though_a_number_is_used_again(handover: H
 
 def test_a_file_of_another_sort_under_the_number(handover: Handover, tmp_path: Path) -> None:
     """Such as a rule file that the master reads."""
-    handover.publish("snapshot", b"x" * 10)
+    publish(handover, "snapshot", b"x" * 10)
     (tmp_path / "rules.toml").write_bytes(bytes(5000))
     with open(tmp_path / "rules.toml", "rb") as other:
         os.dup2(other.fileno(), handover._large[0])
@@ -264,7 +269,7 @@ def read_large(handover: Handover, results: int) -> None:
 
 
 def test_processes_that_map_while_another_publishes(handover: Handover) -> None:
-    handover.publish(0, bytes(1))
+    publish(handover, 0, bytes(1))
     told, tell = os.pipe()
     children = [get_context("fork").Process(target=read_large, args=(handover, tell)) for _ in range(3)]
     try:
@@ -273,7 +278,7 @@ def test_processes_that_map_while_another_publishes(handover: Handover) -> None:
         number = 0
         while any(child.is_alive() for child in children):
             number += 1
-            handover.publish(number, bytes([number % 251]) * (1 + number * 7919 % 5000))
+            publish(handover, number, bytes([number % 251]) * (1 + number * 7919 % 5000))
         assert [child.exitcode for child in children] == [0] * 3
         assert os.read(told, 3) == bytes(3)
     finally:

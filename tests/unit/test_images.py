@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from noraflask.formats.docker import graphs
 from noraflask.formats.docker.graphs import Graph, Graphs, graph_of
 from noraflask.formats.docker.images import ALLOWED, TOO_LARGE, Images, combined, is_block, package
 from noraflask.formats.docker.protocol import keys
-from noraflask.formats.docker.protocol.manifests import StoredManifest, render_pointer
 from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
+from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.deciding import decide
@@ -323,11 +324,12 @@ def test_packages():
 def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256") -> str:
     data = json.dumps(body).encode()
     found = Digest.of(data, algorithm)
-    document = render_pointer(StoredManifest(found, body["mediaType"], len(data)))
-    content.keep_bytes(data, found)
-    content.point(keys.manifest_pointer("docker", "app", found), document)
-    for tag in tags:
-        content.repoint(keys.tag_pointer("docker", "app", tag), document)
+    pointer = Pointer(found, len(data), body["mediaType"], content.now())
+    with content.changing("docker/app"):
+        content.keep_bytes(data, found)
+        content.point(keys.manifest_pointer("docker", "app", found), pointer)
+        for tag in tags:
+            content.repoint(keys.tag_pointer("docker", "app", tag), pointer)
     return str(found)
 
 
@@ -342,7 +344,7 @@ def index(*children: str) -> dict[str, Any]:
 
 @pytest.fixture(params=["memory", "disk"])
 def content(request, tmp_path):
-    return Content(MemoryStorage() if request.param == "memory" else DiskStorage(tmp_path))
+    return Content(MemoryStorage() if request.param == "memory" else DiskStorage(tmp_path), clock=lambda: NOW)
 
 
 def test_a_graph_is_what_storage_holds(content):
@@ -352,7 +354,8 @@ def test_a_graph_is_what_storage_holds(content):
     assert {to: sorted(tags) for to, tags in found.tags.items()} == {both: ["1", "1.0"]}
     assert found.parents == {amd: [both], arm: [both]}
     assert {blob: set(holders) for blob, holders in found.holders.items()} == {BASE: {amd, arm}, TOP: {amd}, CONFIG: {amd, arm}}
-    assert found.digests == {amd, arm, both}
+    assert found.digests == set(found.created) == {amd, arm, both}
+    assert set(found.created.values()) == {NOW}
 
 
 def test_what_was_pushed_counts_at_once(content):
@@ -361,24 +364,27 @@ def test_what_was_pushed_counts_at_once(content):
     assert known.of(content, "docker", "app").tags == {one: ["1"]}
     two = keep(content, solo(TOP), "1")
     assert known.of(content, "docker", "app").tags == {two: ["1"]}
-    content.remove(keys.tag_pointer("docker", "app", "1"))
-    content.remove(keys.manifest_pointer("docker", "app", Digest.parse(two)))
-    assert known.of(content, "docker", "app") == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
+    with content.changing("docker/app"):
+        content.remove(keys.tag_pointer("docker", "app", "1"))
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(two)))
+    assert replace(known.of(content, "docker", "app"), created={}) == Graph({}, {}, {CONFIG: [one], BASE: [one]}, frozenset({one}))
 
 
-def test_a_graph_is_kept_while_its_folders_stay_as_they_are(content, monkeypatch):
-    state = ["a"]
-    monkeypatch.setattr(Content, "stamp", lambda *_: state[0])
+def test_a_graph_is_kept_until_somebody_changes_the_name(content):
     known = Graphs()
     keep(content, solo(BASE), "1")
     first = known.of(content, "docker", "app")
     assert known.of(content, "docker", "app") is first
-    state[0] = "b"
-    assert known.of(content, "docker", "app") is not first
+    with content.changing("docker/app"):
+        second = known.of(content, "docker", "app")
+        assert known.of(content, "docker", "app") is not second
+    third = known.of(content, "docker", "app")
+    assert third is not first
+    assert third is not second
+    assert known.of(content, "docker", "app") is third
 
 
-def test_no_more_bytes_of_graphs_are_kept_than_said(content, monkeypatch):
-    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
+def test_no_more_bytes_of_graphs_are_kept_than_said(content):
     known = Graphs(limit_bytes=1000)
     for number in range(10):
         known.of(content, "docker", f"app{number}")
@@ -394,6 +400,9 @@ def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(conten
     found = images(graph=graph)
     assert [found.tag("1", SOLO), found.manifest(SOLO), found.blob(TOP, is_read=True)] == [TOO_LARGE] * 3
     assert not Graphs(limit_bytes=5000).of(content, "docker", "app").is_too_large
+    for number in range(20):
+        content.repoint(keys.tag_pointer("docker", "tags", str(number)), Pointer(Digest.of(b"gone"), 1, OCI_MANIFEST, NOW))
+    assert Graphs(limit_bytes=5000).of(content, "docker", "tags").is_too_large
 
 
 def test_parsed_manifests_are_kept_within_their_share(content, monkeypatch):
@@ -418,7 +427,6 @@ def test_a_name_that_is_being_read_holds_up_no_other(content, monkeypatch):
 
 
 def test_threads_that_want_the_same_graph_read_it_once(content, monkeypatch):
-    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
     known, reads = Graphs(), []
     read = known._read
     monkeypatch.setattr(known, "_read", lambda *of: reads.append(of) or read(*of))
@@ -428,8 +436,7 @@ def test_threads_that_want_the_same_graph_read_it_once(content, monkeypatch):
     assert all(graph is found[0] for graph in found)
 
 
-def test_requests_and_explanations_share_one_memory(content, monkeypatch):
-    monkeypatch.setattr(Content, "stamp", lambda *_: "a")
+def test_requests_and_explanations_share_one_memory(content):
     assert graph_of(content, "docker", "app") is graph_of(content, "docker", "app")
     assert graph_of(Content(MemoryStorage()), "docker", "app") is not graph_of(content, "docker", "app")
 

@@ -283,7 +283,7 @@ def test_a_full_disk_costs_the_lines_that_found_no_room_and_no_other(ledger, fol
     ledger.flush()
     assert versions(folder) == [*map(str, range(whole)), "after"]
     assert [record.levelno for record in caplog.records] == ([logging.ERROR] if whole < 3 else [])
-    assert not caplog.records or "No space left on device; see to space and rights there" in caplog.text
+    assert not caplog.records or "No space left on device; check free space and permissions there" in caplog.text
 
 
 def test_a_line_that_was_cut_off_harms_none_when_its_file_is_opened_again(ledger, folder, clock, monkeypatch):
@@ -512,7 +512,7 @@ def test_a_day_that_cannot_be_removed_is_said(ledger, folder, monkeypatch, caplo
     put(folder, line(), "2025-01-01")
     monkeypatch.setattr(module.shutil, "rmtree", lambda path, ignore_errors: None)
     assert ledger.sweep() == 0
-    assert "2025-01-01) cannot be removed; look to the rights there" in caplog.text
+    assert "2025-01-01) cannot be removed; check the permissions there" in caplog.text
 
 
 def test_the_thread_sweeps_when_a_worker_starts(ledger, folder):

@@ -6,9 +6,9 @@ import mmap
 
 import pytest
 
-from noraflask.services.auth import lockout as module
 from noraflask.services.auth.lockout import LockedOut, Lockout
-from noraflask.services.clients import network_of
+from noraflask.services.client_network import network_of
+from noraflask.services.shared_table import SET_SLOTS
 from tests.clock import Clock
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
@@ -365,7 +365,7 @@ def test_a_full_table_keeps_its_size_and_works(clock):
 
 
 def test_a_set_that_is_full_of_locks_gives_up_the_one_least_recently_used(clock):
-    lockout = Lockout(clock, b"secret", slots=module.SET_SLOTS)
+    lockout = Lockout(clock, b"secret", slots=SET_SLOTS)
     for number in range(40):
         clock.now += 0.01
         guess(lockout, 10, client=f"10.0.0.{number}", account=f"user {number}")
@@ -374,7 +374,7 @@ def test_a_set_that_is_full_of_locks_gives_up_the_one_least_recently_used(clock)
 
 
 def test_forgotten_entries_make_room_first(clock):
-    lockout = Lockout(clock, b"secret", slots=module.SET_SLOTS)
+    lockout = Lockout(clock, b"secret", slots=SET_SLOTS)
     guess(lockout, 4)
     clock.now += 1
     guess(lockout, 4, client=THERE)
@@ -394,7 +394,7 @@ def torn(lockout: Lockout, before: bytes, after: bytes, length: int) -> None:
 
 @pytest.mark.parametrize("length", range(0, 97, 3))
 def test_a_torn_record_does_no_lasting_harm(length, clock):
-    lockout = Lockout(clock, b"secret", slots=module.SET_SLOTS)
+    lockout = Lockout(clock, b"secret", slots=SET_SLOTS)
     guess(lockout, 3, client=THERE)
     before = bytes(lockout._wrong._memory)
     clock.now += 123.456
@@ -412,8 +412,8 @@ def test_a_torn_record_does_no_lasting_harm(length, clock):
 
 
 def test_records_that_were_torn_into_the_future_give_way(clock):
-    lockout = Lockout(clock, b"secret", slots=module.SET_SLOTS)
-    for slot in range(module.SET_SLOTS):
+    lockout = Lockout(clock, b"secret", slots=SET_SLOTS)
+    for slot in range(SET_SLOTS):
         lockout._wrong.RECORD.pack_into(lockout._wrong._memory, slot * lockout._wrong.RECORD.size, slot + 1, 1e18, 1e18, 99, *range(8))
     for number in range(50):
         guess(lockout, 1, account=f"user {number % 3}", first=number)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from noraflask.services.metrics.catalogue import COUNTER, FAMILIES, HISTOGRAM, F
 from noraflask.services.metrics.counted_storage import CountedStorage
 from noraflask.services.metrics.counter_files import MOST_OF_A_REPOSITORY, MOST_SERIES, CounterFiles, sweep
 from noraflask.services.metrics.counting import Metrics
+from noraflask.storage import Abilities, Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 
@@ -430,9 +432,12 @@ def test_operations_of_the_storage_are_counted_by_outcome(metrics):
 
 def test_what_the_storage_can_besides_stays(metrics):
     plain = MemoryStorage()
-    counted = CountedStorage(plain, metrics)
-    assert counted.backend == plain.backend
-    assert [name for name in ("whole", "together", "stamp", "prepare", "probe") if hasattr(plain, name) != hasattr(counted, name)] == []
+    measured = CountedStorage(plain, metrics)
+    assert measured.backend == plain.backend
+    abilities = {field.name for field in fields(Abilities) if getattr(plain.abilities, field.name) is not getattr(measured.abilities, field.name)}
+    assert abilities == {"create_soon"}, "it writes, so it is counted"
+    verbs = [name for name in vars(Storage) if name[0] != "_"]
+    assert [name for name in verbs if not callable(getattr(measured, name))] == []
 
 
 def test_sizes_of_reads_into_memory_are_told_by_repository(metrics, tmp_path):

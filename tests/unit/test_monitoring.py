@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noraflask.app import SyncFlask, create_app
+from noraflask.app import SCRAPE_METRICS, create_app
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.catalogue import FAMILIES
 from noraflask.storage.memory import MemoryStorage
+from noraflask.web.flask_app import RegistryFlask
 from tests.conftest import config_of
 from tests.protocol.test_metrics import NORA_1_4_3
 
@@ -33,14 +34,14 @@ REPOSITORIES = "the repositories"
 TABLE_BEGINS = "| name | type | labels | meaning | |\n|---|---|---|---|---|\n"
 
 
-def metrics_table(app: SyncFlask) -> str:
+def metrics_table(app: RegistryFlask) -> str:
     """All metrics for docs/monitoring.md, in the order of their names."""
     rows = {}
     for family in FAMILIES:
         kind = "gauge" if family.kind == catalogue.GAUGE else family.kind
         values = [[REPOSITORIES if value == catalogue.REGISTRIES[0] else value for value in of_label] for of_label in family.values or ()]
         rows[family.name] = (kind, dict(zip(family.labels, values, strict=False)) or {label: ["…"] for label in family.labels}, family.help)
-    for metric in app.scrape_metrics.collect():
+    for metric in app.extensions[SCRAPE_METRICS].collect():
         name = metric.name + "_total" * (metric.type == "counter")
         labels = {label: sorted({sample.labels[label] for sample in metric.samples}) for label in metric.samples[0].labels}
         for free in ("version", "python", "fingerprint"):
@@ -48,7 +49,7 @@ def metrics_table(app: SyncFlask) -> str:
         labels |= {"registry": [REPOSITORIES if value == "docker" else value for value in labels["registry"]]} if "registry" in labels else {}
         labels |= {"mode": ["off", "audit", "enforce"]} if "mode" in labels else {}
         rows[name] = (metric.type, labels, metric.documentation)
-    still = {family.name for family in catalogue._OF_UPSTREAMS} | {metric.name for metric in app.scrape_metrics._of_nora()}
+    still = {family.name for family in catalogue._OF_UPSTREAMS} | {metric.name for metric in app.extensions[SCRAPE_METRICS]._of_nora()}
     lines = [TABLE_BEGINS.strip()]
     for name, (kind, labels, meaning) in sorted(rows.items()):
         of_nora = name in NORA_1_4_3 or name == catalogue.NAMESPACE_SCOPE.name
@@ -57,11 +58,11 @@ def metrics_table(app: SyncFlask) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_figures(folder: Path) -> SyncFlask:
+def with_figures(folder: Path) -> RegistryFlask:
     """As a server has them: with a storage folder and with connections."""
     (folder / "storage").mkdir()
     app = create_app(config_of(folder, metrics={"enabled": True}), MemoryStorage())
-    app.scrape_metrics.connections = lambda: 0
+    app.extensions[SCRAPE_METRICS].connections = lambda: 0
     return app
 
 
@@ -77,7 +78,7 @@ def test_the_table_of_metrics(app):
 def test_no_label_is_one_of_prometheus_own(app):
     """It would be renamed to exported_… by each scrape."""
     names = {label for family in FAMILIES for label in family.labels}
-    names |= {label for metric in app.scrape_metrics.collect() for sample in metric.samples for label in sample.labels}
+    names |= {label for metric in app.extensions[SCRAPE_METRICS].collect() for sample in metric.samples for label in sample.labels}
     assert not names & {"job", "instance", "le", "quantile"}
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from noraflask.digest import Digest
 from noraflask.formats.docker.protocol import keys
-from noraflask.formats.docker.protocol.manifests import StoredManifest, render_pointer
 from noraflask.formats.docker.protocol.media_types import OCI_MANIFEST
 from noraflask.formats.docker.stock import STOCK
+from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.stock import Stock
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 
+NOW = 1_800_000_000.0
 ONE, TWO, LAYER, STRAY = (Digest.of(text) for text in (b"one", b"two", b"layer", b"stray"))
 
 
@@ -25,15 +28,15 @@ def content(request, tmp_path):
 @pytest.fixture
 def filled(content):
     """app: tags 1 and latest lead to ONE; TWO has none. app/more: a blob alone, before its manifest comes."""
-    one, two = (render_pointer(StoredManifest(digest, OCI_MANIFEST, 3)) for digest in (ONE, TWO))
+    one, two, layer = (Pointer(digest, 3, OCI_MANIFEST, NOW) for digest in (ONE, TWO, LAYER))
     content.point(keys.manifest_pointer("docker", "app", ONE), one)
     content.point(keys.manifest_pointer("docker", "app", TWO), two)
-    content.point(keys.blob_pointer("docker", "app", LAYER))
+    content.point(keys.blob_pointer("docker", "app", LAYER), layer)
     for tag in ("1", "latest"):
         content.repoint(keys.tag_pointer("docker", "app", tag), one)
-    content.point(keys.name_pointer("docker", "app"))
-    content.point(keys.blob_pointer("docker", "app/more", STRAY))
-    content.point(keys.referrer_pointer("docker", "app", Digest.of(b"gone"), ONE), b"{}")
+    content.mark(keys.name_pointer("docker", "app"))
+    content.point(keys.blob_pointer("docker", "app/more", STRAY), replace(layer, digest=STRAY))
+    content.point(keys.referrer_pointer("docker", "app", Digest.of(b"gone"), ONE), one)
     return content
 
 
@@ -41,7 +44,7 @@ def test_versions_are_tags_and_manifests_without_one(filled):
     found = {version.version: version for version in STOCK.versions(filled, "docker", "app")}
     assert {name: version.digests for name, version in found.items()} == {"1": (ONE,), "latest": (ONE,), str(TWO): (TWO,)}
     assert {version.size for version in found.values()} == {3}
-    assert all(version.created for version in found.values())
+    assert {version.created for version in found.values()} == {NOW}
     assert list(STOCK.versions(filled, "docker", "nothing")) == []
 
 
@@ -55,7 +58,7 @@ def test_content_is_needed_as_long_as_a_name_has_it(filled):
 def test_names_page_by_page(content):
     names = ["a", "a-b", "a.b", "a/b", "a0", "team/app"]
     for name in reversed(names):
-        content.point(keys.name_pointer("docker", name))
+        content.mark(keys.name_pointer("docker", name))
     assert list(STOCK.names(content, "docker")) == names
     for size in (1, 2, 5):
         found: list[str] = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OctKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from noraflask.config.model import OidcProvider, RoleRule
+from noraflask.config import OidcProvider, RoleRule
 from noraflask.services.auth.key_sets import ALGORITHMS, KeySet, parse_object
 from noraflask.services.auth.oidc import MAX_TOKEN_BYTES, REFUSALS, Oidc, OidcRefused, flatten, looks_like_jwt
 from noraflask.services.auth.principal import Source
@@ -437,7 +437,7 @@ def test_an_object_is_parsed():
 def test_importing_and_making_it_costs_nothing():
     """No library is imported and no thread is made before the first use: the master forks after this."""
     code = (
-        "import sys, threading; from noraflask.services.auth.oidc import Oidc; from noraflask.config.model import OidcProvider\n"
+        "import sys, threading; from noraflask.services.auth.oidc import Oidc; from noraflask.config import OidcProvider\n"
         "Oidc((OidcProvider('ci', 'https://issuer.example'),), 60, 3600, None)\n"
         "print(sorted({'joserfc', 'authlib', 'urllib3', 'cryptography'} & set(sys.modules)), threading.active_count())"
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.config.model import CurationConfig
-from noraflask.services.curation import ecosystems
+from noraflask.config import CurationConfig
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.osv import feed as feeds
 from noraflask.services.curation.osv.blocklist import write_blocklist
@@ -130,7 +130,7 @@ def test_a_record_becomes_rules(tmp_path, ecosystem, rest, expected):
 )
 def test_a_range_holds_the_bad_versions_and_not_the_fixed_one(tmp_path, ecosystem, start, end, inside, outside):
     (block,) = import_osv(feed(tmp_path, record(ecosystem=ecosystem, ranges=[span({"introduced": start}, {"fixed": end})]))).blocks
-    rule = ecosystems.parse_range(block.format, block.range)
+    rule = ecosystem_of(block.format).parse_range(block.range)
     assert [version for version in inside if not rule.contains(version)] == []
     assert [version for version in outside if rule.contains(version) is not False] == []
 
@@ -422,7 +422,7 @@ def test_the_server_reads_what_was_written(tmp_path):
     assert (ours.warnings, noras.warnings) == ((), ())
     told = {(block.format, block.name, version, "") for block in found.blocks for version in block.versions}
     told |= {(block.format, block.name, "*", block.range) for block in found.blocks if block.range}
-    canonical = {(format, name, ecosystems.canonical_version(format, version), span) for format, name, version, span in told}
+    canonical = {(format, name, ecosystem_of(format).same_version(version), span) for format, name, version, span in told}
     assert {(rule.format, rule.name, rule.version, rule.range) for rule in ours.rules} == canonical
     assert {(rule.format, rule.name, rule.version, rule.range) for rule in noras.rules} == {each for each in canonical if not each[3]}
 

@@ -24,12 +24,13 @@ from limits.storage import MemoryStorage
 from noraflask.config import RateLimitConfig
 from noraflask.errors import RateLimited, RateLimiterAway
 from noraflask.services.limits.bucket import TICKS, Bucket, Taken, look, take
-from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, RateLimits
+from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, Limits, RateLimits
 from noraflask.services.limits.strategy import NAME, TokenBucket, register
-from noraflask.services.limits.table import SCHEME, SET_SLOTS, SLOTS, BucketTable
+from noraflask.services.limits.table import SCHEME, SLOTS, BucketTable
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.catalogue import Family
 from noraflask.services.metrics.counting import NullMetrics
+from noraflask.services.shared_table import SET_SLOTS
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 
@@ -255,7 +256,7 @@ def test_the_strategy_wants_a_storage_of_buckets(table):
     with pytest.raises(ConfigurationError, match="MemoryStorage keeps no token buckets"):
         TokenBucket(MemoryStorage())
     for ask in (lambda: table.incr("key", 1), lambda: table.get("key"), lambda: table.get_expiry("key"), lambda: table.clear("key")):
-        with pytest.raises(NotImplementedError, match="token buckets"):
+        with pytest.raises(ConfigurationError, match="token buckets"):
             ask()
 
 
@@ -270,21 +271,34 @@ class Counts(NullMetrics):
         self.found[family, *labels] += 1
 
 
-def counted(limits: RateLimits) -> Counter[tuple[Any, ...]]:
-    return limits._metrics.found  # type: ignore[attr-defined]
+class Asked:
+    """Rate limits, asked by settings that are always the same."""
+
+    def __init__(self, counts: RateLimits, settings: Limits) -> None:
+        self.counts, self.settings = counts, settings
+
+    def check(self, tiers: tuple[str, ...], client: str) -> tuple[tuple[str, str], ...]:
+        return self.counts.check(self.settings, tiers, client)
+
+    def describe(self) -> str:
+        return self.counts.describe(self.settings)
 
 
-def failures(limits: RateLimits) -> int:
+def counted(limits: Asked) -> Counter[tuple[Any, ...]]:
+    return limits.counts._metrics.found  # type: ignore[attr-defined]
+
+
+def failures(limits: Asked) -> int:
     return counted(limits)[catalogue.RATE_LIMIT_FAILURES,]
 
 
-def rates(table: BucketTable, redis: object = None, pause: Callable[[float], None] = pytest.fail, seats: int = 2, **settings: object) -> RateLimits:
+def rates(table: BucketTable, redis: object = None, pause: Callable[[float], None] = pytest.fail, seats: int = 2, **settings: object) -> Asked:
     """Without patience, unless it is asked for."""
-    config, here = RateLimitConfig(**{"wait_ms": 0, **settings}), TokenBucket(table)  # type: ignore[arg-type]
-    return RateLimits(config, here, redis, Counts(), lambda: table._clock() / TICKS, pause, seats)  # type: ignore[arg-type]
+    limits = RateLimits(TokenBucket(table), redis, Counts(), lambda: table._clock() / TICKS, pause, seats)  # type: ignore[arg-type]
+    return Asked(limits, Limits.of(RateLimitConfig(**{"wait_ms": 0, **settings})))  # type: ignore[arg-type]
 
 
-def allowed(limits: RateLimits, tries: int, tiers: tuple[str, ...] = (AUTH,), client: str = HERE) -> int:
+def allowed(limits: Asked, tries: int, tiers: tuple[str, ...] = (AUTH,), client: str = HERE) -> int:
     count = 0
     for _ in range(tries):
         try:
@@ -354,15 +368,13 @@ def test_half_a_second_to_go_is_a_second(table, clock):
 def test_new_limits_hold_at_once_and_what_was_used_stays_used(table, clock):
     limits = rates(table)
     assert allowed(limits, 5) == 5
-    assert limits.adopt(RateLimitConfig(auth_rps=10, auth_burst=20))
+    limits.settings = Limits.of(RateLimitConfig(auth_rps=10, auth_burst=20))
     assert allowed(limits, 99) == 0, "its bucket was empty"
     clock.go(0.1)
     assert allowed(limits, 99) == 1
     clock.go(2)
     assert allowed(limits, 99) == 20
-    assert limits.adopt(RateLimitConfig(enabled=False))
-    assert not limits.enabled
-    assert not limits.adopt(RateLimitConfig(enabled=False))
+    assert str(Limits.of(RateLimitConfig(enabled=False))) == "off"
 
 
 # A request that is a little early.
@@ -551,7 +563,7 @@ def test_while_redis_is_away(on_failure, outcomes, table, clock, caplog):
 @pytest.mark.parametrize(("on_failure", "outcomes"), [("local", ["passed"]), ("open", ["passed"]), ("closed", ["RateLimiterAway"])])
 def test_when_nothing_can_be_counted_the_registry_goes_on(on_failure, outcomes, table, caplog):
     limits = rates(table, on_failure=on_failure)
-    limits._here.take = lambda bucket, client: 1 / 0  # type: ignore[assignment]
+    limits.counts._here.take = lambda bucket, client: 1 / 0  # type: ignore[assignment]
     assert after_hundred(limits, lambda: limits.check((UPLOAD,), HERE)) == outcomes
     assert failures(limits) == 100
     assert len(lines(caplog)) == 1

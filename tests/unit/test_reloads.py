@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from noraflask.serve.application import PlainApplication
 from noraflask.serve.master import Arbiter
 from noraflask.services import reloads as module
-from noraflask.services.reloads import ReloadFigures, Reloads, WorkerPolicy
+from noraflask.services.reloads import ReloadFigures, Reloads, WorkerState
 from tests.clock import Clock
 
 ONE, TWO = "1" * 16, "2" * 16
@@ -34,7 +35,7 @@ def worker(reloads: Reloads, fingerprint: str) -> Iterator[int]:
     ready, go = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        reloads.adopted(fingerprint)
+        reloads.adopted(fingerprint, fingerprint)
         os.write(ready[1], b".")
         os.close(go[1])
         os.read(go[0], 1)
@@ -49,30 +50,35 @@ def worker(reloads: Reloads, fingerprint: str) -> Iterator[int]:
 
 
 def test_before_anything_was_read(reloads: Reloads) -> None:
-    assert reloads.figures() == ReloadFigures(0, 0, 0.0, 0.0, "")
+    assert reloads.figures() == ReloadFigures(0, 0, 0.0, 0.0, "", "")
     assert reloads.workers() == []
 
 
 def test_the_start_is_a_success_and_no_reload(reloads: Reloads) -> None:
-    reloads.succeeded(ONE, at_start=True)
-    assert reloads.figures() == ReloadFigures(0, 0, 1000.0, 0.0, ONE)
+    reloads.succeeded(ONE, ONE, at_start=True)
+    assert reloads.figures() == ReloadFigures(0, 0, 1000.0, 0.0, ONE, ONE)
 
 
 def test_successes_and_failures_are_counted_apart(reloads: Reloads, clock: Clock) -> None:
-    reloads.succeeded(ONE, at_start=True)
-    for clock.now, told in ((1001.0, reloads.failed), (1002.0, lambda: reloads.succeeded(TWO)), (1003.0, reloads.failed), (1004.0, reloads.failed)):
+    reloads.succeeded(ONE, ONE, at_start=True)
+    for clock.now, told in (
+        (1001.0, reloads.failed),
+        (1002.0, lambda: reloads.succeeded(TWO, TWO)),
+        (1003.0, reloads.failed),
+        (1004.0, reloads.failed),
+    ):
         told()
-    assert reloads.figures() == ReloadFigures(1, 3, 1002.0, 1004.0, TWO)
+    assert reloads.figures() == ReloadFigures(1, 3, 1002.0, 1004.0, TWO, TWO)
 
 
 def test_a_worker_sees_what_the_master_wrote_after_the_fork(reloads: Reloads) -> None:
-    reloads.succeeded(ONE)
+    reloads.succeeded(ONE, ONE)
     told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.read(told, 1)
         os._exit(int(reloads.figures().fingerprint != TWO))
-    reloads.succeeded(TWO)
+    reloads.succeeded(TWO, TWO)
     os.write(tell, b".")
     assert os.waitpid(pid, 0)[1] == 0
     os.close(told)
@@ -81,11 +87,14 @@ def test_a_worker_sees_what_the_master_wrote_after_the_fork(reloads: Reloads) ->
 
 def test_each_worker_has_one_line(reloads: Reloads, clock: Clock) -> None:
     with worker(reloads, ONE) as first, worker(reloads, TWO) as second:
-        assert sorted(reloads.workers(), key=lambda found: found.fingerprint) == [WorkerPolicy(first, ONE, 1000.0), WorkerPolicy(second, TWO, 1000.0)]
-    reloads.adopted(ONE)
+        assert sorted(reloads.workers(), key=lambda found: found.fingerprint) == [
+            WorkerState(first, ONE, ONE, 1000.0),
+            WorkerState(second, TWO, TWO, 1000.0),
+        ]
+    reloads.adopted(ONE, ONE)
     clock.now = 1001.0
-    reloads.adopted(TWO)
-    assert reloads.workers() == [WorkerPolicy(os.getpid(), TWO, 1001.0)]
+    reloads.adopted(TWO, TWO)
+    assert reloads.workers() == [WorkerState(os.getpid(), TWO, TWO, 1001.0)]
 
 
 def test_a_killed_worker_is_gone_before_anybody_reaps_it(reloads: Reloads) -> None:
@@ -96,26 +105,26 @@ def test_a_killed_worker_is_gone_before_anybody_reaps_it(reloads: Reloads) -> No
 
 
 def test_a_number_that_is_some_other_process_by_now_is_no_worker(reloads: Reloads) -> None:
-    reloads._put(module._place(3), module._SLOT.pack(1, 1000.0, ONE.encode()))
+    reloads._put(module._place(3), module._SLOT.pack(1, 1000.0, ONE.encode(), ONE.encode()))
     assert reloads.workers() == []
 
 
 def test_more_workers_in_a_life_than_there_are_places(reloads: Reloads) -> None:
     for place in range(module.SLOTS):  # of workers that are gone
-        reloads._put(module._place(place), module._SLOT.pack(2**40 + place, 1000.0, ONE.encode()))
-    reloads.adopted(TWO)
+        reloads._put(module._place(place), module._SLOT.pack(2**40 + place, 1000.0, ONE.encode(), ONE.encode()))
+    reloads.adopted(TWO, TWO)
     assert [found.fingerprint for found in reloads.workers()] == [TWO]
 
 
 def test_what_a_process_left_half_written_counts_as_nothing(reloads: Reloads) -> None:
-    reloads.succeeded(ONE)
-    reloads.adopted(ONE)
+    reloads.succeeded(ONE, ONE)
+    reloads.adopted(ONE, ONE)
     for place in (0, module._place(os.getpid() % module.SLOTS)):
         reloads._memory[place + 20] ^= 1
-    assert reloads.figures() == ReloadFigures(0, 0, 0.0, 0.0, "")
+    assert reloads.figures() == ReloadFigures(0, 0, 0.0, 0.0, "", "")
     assert reloads.workers() == []
-    reloads.adopted(ONE)
-    reloads.succeeded(TWO)
+    reloads.adopted(ONE, ONE)
+    reloads.succeeded(TWO, TWO)
     assert [found.fingerprint for found in reloads.workers()] == [ONE]
     assert reloads.figures().fingerprint == TWO
 
@@ -129,7 +138,7 @@ def test_many_workers_that_start_at_the_same_moment(reloads: Reloads) -> None:
         if pids[-1] == 0:
             os.close(end)
             os.read(told, 1)
-            reloads.adopted(ONE)
+            reloads.adopted(ONE, ONE)
             os.read(ended, 1)
             os._exit(0)
     os.write(tell, b"." * 12)
@@ -149,7 +158,7 @@ def test_many_workers_that_start_at_the_same_moment(reloads: Reloads) -> None:
 
 def test_figures_are_never_half_of_one_and_half_of_another(reloads: Reloads) -> None:
     """A child looks while its master writes."""
-    reloads.succeeded(ONE)
+    reloads.succeeded(ONE, ONE)
 
     def look() -> None:
         fingerprints = {reloads.figures().fingerprint for _ in range(5000)}
@@ -161,11 +170,11 @@ def test_figures_are_never_half_of_one_and_half_of_another(reloads: Reloads) -> 
     number = 0
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
         number += 1
-        reloads.succeeded((ONE, TWO)[number % 2])
+        reloads.succeeded((ONE, TWO)[number % 2], "state")
     assert ended[1] == 0
 
 
-class Broken:
+class Broken(PlainApplication):
     """An application whose reload meets what nobody expected."""
 
     broke = 0
@@ -178,7 +187,7 @@ class Broken:
 
 
 def test_a_master_whose_reload_breaks_says_so_and_goes_on():
-    application = Broken()
+    application = Broken(lambda environ, start_response: [])
     master = SimpleNamespace(app=SimpleNamespace(wsgi=lambda: application))
     assert Arbiter._reload(master) == "nobody expected this"
     assert application.broke == 1

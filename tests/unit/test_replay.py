@@ -11,21 +11,11 @@ from typing import Any
 
 import pytest
 
+from noraflask.cli.curation.past_tables import render_impact, render_report
 from noraflask.services.curation import replay as module
 from noraflask.services.curation.ledger import Entry
 from noraflask.services.curation.model import Decision, Kind, Package, Rule
-from noraflask.services.curation.replay import (
-    ALLOWED,
-    AUDITED,
-    BLOCKED,
-    flip_share,
-    impact,
-    impact_as_dict,
-    is_range,
-    render_impact,
-    render_report,
-    replay,
-)
+from noraflask.services.curation.replay import ALLOWED, AUDITED, BLOCKED, flip_share, impact, impact_as_dict, is_range, replay
 
 NOON = 1_750_075_200  # 2025-06-16T12:00:00Z
 DAY = 86400

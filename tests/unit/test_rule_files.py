@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from noraflask.config import ConfigError, CurationConfig
 from noraflask.config.toml_file import FileProblem
-from noraflask.services.curation import rule_words, toml_tables
-from noraflask.services.curation.ecosystems import canonical_version
+from noraflask.ecosystems import ECOSYSTEMS
+from noraflask.services.curation import toml_tables
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.model import Bypass, Expect, Kind, Namespace, Rule, RuleSet
 
@@ -77,7 +77,7 @@ def test_blocklist():
     found = from_blocklist(BLOCKLIST).rules
     assert [(rule.kind, rule.format, rule.name, rule.version, rule.reason, rule.place, rule.id) for rule in found] == [
         (Kind.BLOCK, "npm", "evil", "*", "malware", "blocklist.json:5", "blocklist.json#1"),
-        (Kind.BLOCK, "pypi", "foo-bar", canonical_version("pypi", "1.0.0"), "", "blocklist.json:6", "blocklist.json#2"),
+        (Kind.BLOCK, "pypi", "foo-bar", ECOSYSTEMS["pypi"].same_version("1.0.0"), "", "blocklist.json:6", "blocklist.json#2"),
         (Kind.BLOCK, "*", "Any*", "1.*", "a b", "blocklist.json:11", "blocklist.json#3"),
         (Kind.BLOCK, "docker", "nginx", "1", "r", "blocklist.json:11", "blocklist.json#4"),
     ]
@@ -302,8 +302,8 @@ def test_every_kind_of_table():
     assert blocks == [
         Rule("evil", Kind.BLOCK, "npm", "Evil_A", "1.0", **shared),
         Rule("evil", Kind.BLOCK, "npm", "b*", "1.0", **shared),
-        Rule("evil", Kind.BLOCK, "pypi", "evil-a", canonical_version("pypi", "1.0"), **shared),
-        Rule("evil", Kind.BLOCK, "pypi", "b*", canonical_version("pypi", "1.0"), **shared),
+        Rule("evil", Kind.BLOCK, "pypi", "evil-a", ECOSYSTEMS["pypi"].same_version("1.0"), **shared),
+        Rule("evil", Kind.BLOCK, "pypi", "b*", ECOSYSTEMS["pypi"].same_version("1.0"), **shared),
         Rule("rules.toml#2", Kind.BLOCK, "npm", "c", range=">=1.0.0 <2.0.0", repository="npm-*", place="rules.toml:18"),
     ]
     allow, first, second, age, pin = (rule for rule in found.rules if rule.kind is not Kind.BLOCK)
@@ -325,7 +325,7 @@ def test_every_kind_of_table():
     assert bypass == Bypass("ci", HEX, datetime(2026, 6, 2, tzinfo=UTC).timestamp(), bypass.place)
     assert [replace(expect, place="") for expect in found.expects] == [
         Expect("npm", "evil", None, allowed=False),
-        Expect("pypi", "foo-bar", canonical_version("pypi", "1"), allowed=True, age=172800.0, hosted=True),
+        Expect("pypi", "foo-bar", ECOSYSTEMS["pypi"].same_version("1"), allowed=True, age=172800.0, hosted=True),
     ]
     places = [int(one.place.split(":")[1]) for one in (allow, first, age, pin, bypass, *found.expects)]
     assert places == [number for word in ("[[allow", "[[except", "  [[ age", "[[pin", "[[bypass", "[[expect") for number in lines_of(TABLES, word)]
@@ -530,13 +530,6 @@ def test_lines_of_a_large_list():
 def test_lines_of_a_large_rules_file():
     found = from_toml("".join(f'[[block]]\nformat = "npm"\nname = "a{n}"\n' for n in range(5_000))).rules
     assert [rule.place for rule in found] == [f"rules.toml:{3 * n + 1}" for n in range(5_000)]
-
-
-def test_a_rule_that_is_made_quickly_is_like_any_other():
-    assert rule_words.quick_rule("i", Kind.BLOCK, "npm", "n", "v", "r", "p") == Rule("i", Kind.BLOCK, "npm", "n", "v", reason="r", place="p")
-    assert rule_words.quick_rule("i", Kind.PIN, "npm", "n", "v", "", "p", ("x",), "t") == Rule(
-        "i", Kind.PIN, "npm", "n", "v", place="p", integrity=("x",), ticket="t"
-    )
 
 
 NAMES = st.sampled_from(["a", "@a/b", "A_b", "a*", "a b", "/a", "x" * 513, "", "*", "ü", "library/x"])

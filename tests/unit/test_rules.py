@@ -23,10 +23,12 @@ from noraflask.services.auth.rules import (
     grants_of,
     leaves_watched,
     matches_name,
+    reaches,
     rights_of,
 )
+from noraflask.services.repositories import Repositories, Repository
 
-FORMATS = {"docker": "oci", "npm": "npm"}
+REPOSITORIES = Repositories((Repository("docker", "docker"), Repository("npm", "npm")))
 PULL, PUSH, DELETE, ADMIN = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN
 READ, WRITE = ("pull",), ("pull", "push", "delete")
 ALICE = Principal("alice", Source.PASSWORD, frozenset(("dev", "ops")))
@@ -38,7 +40,7 @@ def rule(*actions: str, **more: Any) -> AccessRule:
 
 
 def policy(*rules: AccessRule, default_role: str | None = None, **auth: Any) -> Policy:
-    return Policy.of(Config(auth=AuthConfig(enabled=True, **auth), access=AccessConfig(default_role=default_role, rules=rules)), FORMATS)
+    return Policy.of(Config(auth=AuthConfig(enabled=True, **auth), access=AccessConfig(default_role=default_role, rules=rules)), REPOSITORIES)
 
 
 def may(found: Policy, who: Principal, action: Action, name: str | None, repository: str = "docker") -> bool:
@@ -82,7 +84,7 @@ def test_roles(who, expected):
 
 
 def test_everything_is_open_when_authentication_is_off():
-    off = Policy.of(Config(), FORMATS)
+    off = Policy.of(Config(), REPOSITORIES)
     assert granted(off, ANONYMOUS) == {*WRITE, "admin"}
     assert everywhere(rights_of(off, ANONYMOUS), PULL, "docker")
 
@@ -352,10 +354,8 @@ def test_the_fingerprint_follows_the_rules():
 
 
 def test_a_new_policy_counts_from_the_next_question_on():
-    access = Access(policy(rule(users=("alice",))))
-    assert access.allowed(ALICE, PULL, "docker", "app")
-    access.adopt(policy(rule(users=("bob",))))
-    assert not access.allowed(ALICE, PULL, "docker", "app")
+    assert Access(policy(rule(users=("alice",)))).allowed(ALICE, PULL, "docker", "app")
+    assert not Access(policy(rule(users=("bob",)))).allowed(ALICE, PULL, "docker", "app")
 
 
 def test_another_bearer_token_of_the_same_user_is_no_more_work(monkeypatch):
@@ -375,7 +375,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     for number in range(20):
         assert access.allowed(Principal(f"u{number}", Source.PASSWORD), PULL, "docker", "app")
         assert access.allowed(ALICE, PULL, "docker", f"app{number}")
-        _, known, granted = access._state
+        known, granted = access._memory
         assert max(len(known), len(granted)) <= 4
         assert sum(len(entry.decisions) for entry in known.values()) <= 4
 
@@ -387,9 +387,8 @@ def test_decisions_that_are_remembered_are_bounded_in_all(monkeypatch):
     for number in range(40):
         for who in range(8):
             assert access.allowed(Principal(f"u{who}", Source.PASSWORD), PULL, "docker", f"app{number}")
-            assert sum(len(entry.decisions) for entry in access._state[1].values()) <= 10
-    access.adopt(policy(rule(users=("bob",))))
-    assert not access.allowed(Principal("u1", Source.PASSWORD), PULL, "docker", "app1")
+            assert sum(len(entry.decisions) for entry in access._memory[0].values()) <= 10
+    assert not Access(policy(rule(users=("bob",)))).allowed(Principal("u1", Source.PASSWORD), PULL, "docker", "app1")
 
 
 def test_another_password_of_the_same_user_is_no_more_work(monkeypatch):
@@ -488,3 +487,56 @@ def test_no_pattern_takes_long():
     assert not glob("*a" * 60 + "b", "a" * 200)
     assert not matches_name("/".join(["**", "a"] * 30) + "/b", "/".join("a" * 120))
     assert time.process_time() - begun < 60
+
+
+# Folders: is there any name below one?
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folder", "leads"),
+    [
+        ("*", "a/b", True),
+        ("**", "a/b", True),
+        ("team/**", "team", True),
+        ("team/**", "team/a/b", True),
+        ("team/**", "other", False),
+        ("team/*", "team", True),
+        ("team/*", "team/a", False),
+        ("team/a", "team", True),
+        ("team/a", "team/a", False),
+        ("team/a", "te", False),
+        ("t*/a/b", "team/a", True),
+        ("t*/a/b", "team/b", False),
+        ("**/x", "a/b/c", True),
+        ("a/**/x", "a/b/c", True),
+        ("a/**/x", "b", False),
+        ("a", "a", False),
+    ],
+)
+def test_a_pattern_leads_below_a_folder(pattern, folder, leads):
+    found = rights_of(policy(rule(users=("alice",), names=(pattern,))), ALICE)
+    assert reaches(found, PULL, "docker", folder) is leads
+    assert not reaches(found, PUSH, "docker", folder)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "*", "**", "a*"]), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["a", "b", "ab"]), min_size=2, max_size=4),
+)
+def test_a_folder_above_a_name_that_may_be_had_is_always_reached(pattern, parts):
+    found = rights_of(policy(rule(users=("alice",), names=("/".join(pattern),))), ALICE)
+    if decide(found, PULL, "docker", "/".join(parts)).allowed:
+        for end in range(1, len(parts)):
+            assert reaches(found, PULL, "docker", "/".join(parts[:end]))
+
+
+@pytest.mark.parametrize(("denied", "reached"), [("team/**", False), ("team/a/**", False), ("team/a/b", True), ("**", False), ("team/*", True)])
+def test_a_folder_that_is_denied_as_a_whole_is_not_reached(denied, reached):
+    rules = (rule(users=("alice",), names=("team/**",)), rule(users=("alice",), names=(denied,), effect="deny"))
+    assert reaches(rights_of(policy(*rules), ALICE), PULL, "docker", "team/a") is reached
+
+
+def test_a_credential_that_is_cut_to_names_reaches_no_other_folder():
+    found = rights_of(policy(), token("read", scopes=(Scope(frozenset((PULL,)), ("docker",), ("team/*",)),)))
+    assert reaches(found, PULL, "docker", "team")
+    assert not reaches(found, PULL, "docker", "other")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
+from noraflask.app import SCRAPE_METRICS
 from noraflask.services.metrics import scrape_metrics as module
-from noraflask.services.metrics.memory import memory_limit
 from noraflask.services.metrics.scrape_metrics import Usage
-from noraflask.services.reloads import WorkerPolicy
+from noraflask.services.reloads import WorkerState
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_processes(make_app, monkeypatch):
-    figures = make_app(metrics={"enabled": True}).scrape_metrics
+    figures = make_app(metrics={"enabled": True}).extensions[SCRAPE_METRICS]
     usages = {
         1: Usage(cpu_seconds=3, children_cpu_seconds=100, memory_bytes=10, descriptors=7),
         os.getpid(): Usage(cpu_seconds=5, children_cpu_seconds=1000, memory_bytes=20, descriptors=50),
@@ -23,7 +21,7 @@ def test_processes(make_app, monkeypatch):
     }
     monkeypatch.setattr(module.Usage, "of", usages.get)
     monkeypatch.setattr(figures.reloads, "master", 1)
-    monkeypatch.setattr(figures.reloads, "workers", lambda: [WorkerPolicy(os.getpid(), "", 0), WorkerPolicy(2, "", 0), WorkerPolicy(3, "", 0)])
+    monkeypatch.setattr(figures.reloads, "workers", lambda: [WorkerState(pid, "", "", 0) for pid in (os.getpid(), 2, 3)])
     found = {(sample.name, *sample.labels.values()): sample.value for metric in figures.collect() for sample in metric.samples}
     assert found["process_cpu_seconds_total", "master"] == 3
     assert found["process_cpu_seconds_total", "worker"] == 111, "workers that ended stay counted: the sum never falls"
@@ -43,31 +41,3 @@ def test_processor_time_of_a_child_that_has_ended():
     os.waitpid(child, 0)
     after = Usage.of(os.getpid())
     assert after.children_cpu_seconds - before.children_cpu_seconds >= 0.09
-
-
-@pytest.mark.parametrize(
-    ("lines", "files", "limit"),
-    [
-        ("0::/", {}, MACHINE),
-        ("0::/", {"memory.max": "max"}, MACHINE),
-        ("0::/", {"memory.max": "1000"}, 1000),
-        ("0::/system.slice/nora.service", {"system.slice/nora.service/memory.max": "2000", "system.slice/memory.max": "max"}, 2000),
-        ("0::/pod/nora", {"pod/nora/memory.max": "2000", "pod/memory.max": "1000"}, 1000),
-        ("0::/pod/nora", {"memory.max": "3000"}, 3000),
-        ("4:memory:/docker/1f\n0::/", {"memory/memory.limit_in_bytes": "5000"}, 5000),
-        ("4:cpu,memory:/a\n0::/", {"memory/a/memory.limit_in_bytes": "5000", "memory/memory.limit_in_bytes": "9223372036854771712"}, 5000),
-        ("3:cpu:/", {"memory.limit_in_bytes": "1"}, MACHINE),
-        ("", {"memory.max": "1"}, MACHINE),
-    ],
-)
-def test_memory_limit(tmp_path, lines, files, limit):
-    (tmp_path / "self").mkdir()
-    (tmp_path / "self/cgroup").write_text(lines)
-    for name, content in files.items():
-        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "cgroup" / name).write_text(content + "\n")
-    assert memory_limit(tmp_path, tmp_path / "cgroup") == limit
-
-
-def test_memory_limit_where_there_is_no_proc(tmp_path):
-    assert memory_limit(tmp_path, tmp_path) == MACHINE

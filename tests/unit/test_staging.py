@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest
 from noraflask.errors import (
-    AlreadyExists,
     ClientGone,
     DigestMismatch,
     SizeMismatch,
@@ -29,10 +28,14 @@ from noraflask.errors import (
     UploadUnknown,
 )
 from noraflask.services import hashing
-from noraflask.services import staging as module
+from noraflask.services import staging as staging_module
+from noraflask.services import staging_usage as usage_module
+from noraflask.services import upload as upload_module
 from noraflask.services.content import Content, content_key
-from noraflask.services.staging import Staging, read_body
+from noraflask.services.staging import Staging
+from noraflask.services.upload import read_body
 from noraflask.storage.memory import MemoryStorage
+from tests.storage import keys_in
 
 SCOPE, LIMIT = "docker/app", 1 << 30
 
@@ -40,8 +43,8 @@ SCOPE, LIMIT = "docker/app", 1 << 30
 @pytest.fixture(autouse=True)
 def _fresh_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the folder each time, and do not wait for a busy upload."""
-    monkeypatch.setattr(module, "USAGE_FRESH_SECONDS", -1)
-    monkeypatch.setattr(module, "LOCK_WAIT_SECONDS", -1)
+    monkeypatch.setattr(usage_module, "USAGE_FRESH_SECONDS", -1)
+    monkeypatch.setattr(staging_module, "LOCK_WAIT_SECONDS", -1)
 
 
 class Worker:
@@ -215,7 +218,7 @@ def test_beyond_the_budget_of_all_uploads_they_spill(worker, other):
 
 
 def test_between_two_looks_a_worker_counts_what_it_writes(worker, monkeypatch):
-    monkeypatch.setattr(module, "USAGE_FRESH_SECONDS", 3600)
+    monkeypatch.setattr(usage_module, "USAGE_FRESH_SECONDS", 3600)
     for _ in range(6):
         worker.begin(b"x" * 900)
     assert len(worker.on_tmpfs()) == 3
@@ -223,7 +226,7 @@ def test_between_two_looks_a_worker_counts_what_it_writes(worker, monkeypatch):
 
 def full_folder(monkeypatch: pytest.MonkeyPatch, folder: Path, free_bytes: int, code: int = errno.ENOSPC) -> None:
     """Writes below a folder fail once so many bytes went there, the last one after a part of it."""
-    left, write = [free_bytes], module._write
+    left, write = [free_bytes], upload_module._write
 
     def limited(file, piece):
         if Path(file.name).is_relative_to(folder):
@@ -235,7 +238,7 @@ def full_folder(monkeypatch: pytest.MonkeyPatch, folder: Path, free_bytes: int, 
         else:
             write(file, piece)
 
-    monkeypatch.setattr(module, "_write", limited)
+    monkeypatch.setattr(upload_module, "_write", limited)
 
 
 @pytest.mark.parametrize("free_bytes", [0, 1, 99, 100, 150, 299])
@@ -329,7 +332,7 @@ def break_os(monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> None:
 
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, StorageFull), (errno.EROFS, StorageReadOnly), (errno.EACCES, Unavailable)])
 def test_when_no_folder_takes_a_new_upload(worker, monkeypatch, code, kind):
-    monkeypatch.setattr(module, "_create_in", lambda folder, name: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+    monkeypatch.setattr(staging_module, "_create_in", lambda folder, name: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
     with pytest.raises(kind):
         worker.begin()
     with pytest.raises(kind):
@@ -432,7 +435,7 @@ class Spliced(io.BytesIO):
 
 @pytest.mark.parametrize("limit", [5000, 6000, LIMIT])
 def test_a_body_that_the_kernel_moves(worker, monkeypatch, limit):
-    monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(upload_module, "PIECE_BYTES", 1000)
     session = worker.begin()
     with worker.staging.resume(SCOPE, session) as upload:
         assert upload.receive(Spliced(b"0123456789" * 500), limit, 5000) == 5000
@@ -557,8 +560,8 @@ def test_a_digest_is_right_in_all_orders(tmp_path, steps):
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes are a large body."""
     for where, name, size in (
-        (module, "PIECE_BYTES", 100),
-        (module, "WRITE_BACK_BYTES", 700),
+        (upload_module, "PIECE_BYTES", 100),
+        (upload_module, "WRITE_BACK_BYTES", 700),
         (hashing, "PIECE_BYTES", 100),
         (hashing, "HASH_AHEAD_BYTES", 500),
         (hashing, "HASH_LAG_BYTES", 300),
@@ -637,7 +640,7 @@ def test_a_sweep_goes_on_when_one_of_them_ends_meanwhile(worker, monkeypatch):
 
 @pytest.mark.parametrize("fresh_seconds", [-1, 3600])
 def test_no_more_than_so_many_sessions(tmp_path, monkeypatch, fresh_seconds):
-    monkeypatch.setattr(module, "USAGE_FRESH_SECONDS", fresh_seconds)
+    monkeypatch.setattr(usage_module, "USAGE_FRESH_SECONDS", fresh_seconds)
     worker = Worker(tmp_path, max_sessions=3)
     sessions = [worker.begin(b"x"), worker.begin(b"x" * 2000), worker.begin()]
     with pytest.raises(TooManyUploads) as caught:
@@ -645,7 +648,7 @@ def test_no_more_than_so_many_sessions(tmp_path, monkeypatch, fresh_seconds):
     assert int(caught.value.headers["Retry-After"]) > 0
     assert len(worker.on_tmpfs() + worker.on_volume()) == 3
     worker.staging.cancel(SCOPE, sessions[0])
-    monkeypatch.setattr(module, "USAGE_FRESH_SECONDS", -1)
+    monkeypatch.setattr(usage_module, "USAGE_FRESH_SECONDS", -1)
     worker.begin()
 
 
@@ -681,7 +684,7 @@ def test_keep(worker, size, algorithm):
             content.keep(upload, digest)
         assert content.open(digest).read() == b"x" * size
         assert worker.on_tmpfs() == worker.on_volume() == []
-    assert list(storage.list("")) == [f"blobs/{algorithm}/{digest.hex[:2]}/{digest.hex}"] == [content_key(digest)]
+    assert keys_in(storage) == [f"blobs/{algorithm}/{digest.hex[:2]}/{digest.hex}"] == [content_key(digest)]
 
 
 def test_keep_refuses_other_bytes_and_ends_the_session(worker):
@@ -689,7 +692,7 @@ def test_keep_refuses_other_bytes_and_ends_the_session(worker):
     with worker.staging.resume(SCOPE, worker.begin(b"abc")) as upload, pytest.raises(DigestMismatch) as caught:
         Content(storage).keep(upload, Digest.of(b"abd"))
     assert caught.value.detail == {"expected": str(Digest.of(b"abd")), "received": str(Digest.of(b"abc")), "bytes": 3}
-    assert list(storage.list("")) == worker.on_tmpfs() == []
+    assert keys_in(storage) == worker.on_tmpfs() == []
 
 
 class FullStorage(MemoryStorage):
@@ -712,22 +715,7 @@ def test_a_cancelled_upload_is_not_kept(worker, other):
         other.staging.cancel(SCOPE, session)
         with pytest.raises(UploadUnknown):
             Content(storage).keep(upload, Digest.of(b"abc"))
-    assert list(storage.list("")) == []
-
-
-def test_pointers():
-    storage = MemoryStorage()
-    content, key = Content(storage), content_key(Digest.of(b""))
-    assert (content.document(key), content.exists(key)) == (None, False)
-    content.point(key, b"1")
-    content.point(key, b"2")
-    assert content.document(key) == b"1"
-    content.repoint(key, b"3")
-    assert (content.document(key), content.exists(key)) == (b"3", True)
-    with pytest.raises(AlreadyExists):
-        storage.create(key, b"4")
-    content.remove(key)
-    assert not content.exists(key)
+    assert keys_in(storage) == []
 
 
 @pytest.mark.parametrize(
@@ -738,3 +726,35 @@ def test_names(after, names):
     for key in ("x/a", "x/b", "x/b/c", "x-y/z", "x", "w/a", "y/a"):
         storage.create(key, b"")
     assert list(Content(storage).names("x", after)) == names
+
+
+# Uploads that are found again by who began them, and not by a session that was told.
+
+
+def test_unfinished_uploads_are_found_by_what_their_sessions_begin_with(tmp_path):
+    worker = Worker(tmp_path)
+    sessions = [worker.staging.begin(SCOPE, start) for start in ("aaaa", "aaaa", "bbbb")]
+    worker.staging.begin("another/scope", "aaaa")
+    for session, data in zip(sessions, (b"1", b"x" * 2000, b"333"), strict=True):  # the second one spills
+        worker.append(session, data)
+    (older,) = worker.tmpfs_parent.rglob(f"{sessions[0]}.*")
+    os.utime(older, (1, 1))
+    found = Worker(tmp_path).staging.unfinished(SCOPE, "aaaa")
+    assert [(upload.session, upload.offset) for upload in found] == [(sessions[1], 2000), (sessions[0], 1)]
+    assert len(worker.staging.unfinished(SCOPE)) == 3
+    assert worker.staging.unfinished(SCOPE, "cccc") == []
+    worker.staging.cancel(SCOPE, sessions[1])
+    assert [upload.session for upload in worker.staging.unfinished(SCOPE, "aaaa")] == [sessions[0]]
+
+
+def test_what_came_last_can_be_taken_back(tmp_path):
+    worker = Worker(tmp_path)
+    session = worker.begin(b"first")
+    with worker.staging.resume(SCOPE, session) as upload:
+        upload.receive(io.BytesIO(b"second"), LIMIT)
+        assert upload.digest_from(5, "sha512") == Digest.of(b"second", "sha512")
+        assert upload.digest("sha256") == Digest.of(b"firstsecond")
+        upload.cut(5)
+        assert upload.offset == 5
+        upload.receive(io.BytesIO(b"again"), LIMIT)
+        assert upload.digest("sha256") == upload.digest("sha256") == Digest.of(b"firstagain")

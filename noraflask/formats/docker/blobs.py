@@ -6,10 +6,10 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import BlobUnknown
-from noraflask.formats.docker.blueprint import IMMUTABLE, access, bp, content_headers
+from noraflask.formats.docker.blueprint import IMMUTABLE, bp, content_headers
 from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.verdicts import permit_blob
-from noraflask.web.access import DELETE, PULL
+from noraflask.web.access import DELETE, PULL, PUSH, access, may
 from noraflask.web.context import note, repository, services
 from noraflask.web.responses import Answer, send
 
@@ -18,7 +18,11 @@ from noraflask.web.responses import Answer, send
 @access(PULL)
 def get_blob(name: str, digest: str) -> Response:
     wanted = Digest.parse(digest)
-    content, granted = services().content, permit_blob(name, wanted, is_read=request.method == "GET")
+    content, is_read = services().content, request.method == "GET"
+    may_push = not is_read and may(PUSH, name)
+    granted = permit_blob(name, wanted, is_read, may_push)
+    if may_push:
+        content.touch(wanted)  # a manifest that needs it comes in a later request
     found = content.stat(wanted) if content.exists(keys.blob_pointer(repository().name, name, wanted)) else None
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
@@ -29,9 +33,10 @@ def get_blob(name: str, digest: str) -> Response:
 @access(DELETE)
 def delete_blob(name: str, digest: str) -> Response:
     """The name forgets the blob; other names that hold it do not."""
-    pointer = keys.blob_pointer(repository().name, name, Digest.parse(digest))
-    if not services().content.exists(pointer):
+    content, pointer = services().content, keys.blob_pointer(repository().name, name, Digest.parse(digest))
+    if not content.exists(pointer):
         raise BlobUnknown(detail={"digest": digest})
-    services().content.remove(pointer)
+    with content.changing(keys.name_folder(repository().name, name)):
+        content.remove(pointer)
     note("delete", f"{name}@{digest}", "blob")
     return Answer(status=202)

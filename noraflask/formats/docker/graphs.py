@@ -10,14 +10,15 @@ to nothing else. The graphs of other names may be driven out of memory, and are 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from noraflask.digest import Digest
-from noraflask.errors import InvalidDigest, ManifestInvalid, NotFound
+from noraflask.errors import ManifestInvalid, NotFound
 from noraflask.formats.docker.protocol import keys, manifests
+from noraflask.keys import Key
+from noraflask.pointer import Pointer
 from noraflask.services.bounded_memory import BoundedMemory
 from noraflask.services.content import Content
 from noraflask.services.name_locks import NameLocks
@@ -49,6 +50,8 @@ class Graph:
     digests: frozenset[str] = frozenset()
     aliases: dict[str, str] = field(default_factory=dict)
     """Of manifests that were pushed under another algorithm: what rules are likely to call the same bytes."""
+    created: dict[str, float] = field(default_factory=dict)
+    """When each manifest was pushed first, seconds since the epoch."""
     is_too_large: bool = False
     """The name holds more than is kept of one; nothing of it is known then."""
 
@@ -99,16 +102,26 @@ class Graphs:
         parents: dict[str, list[str]] = {}
         holders: dict[str, list[str]] = {}
         aliases: dict[str, str] = {}
+        created: dict[str, float] = {}
         digests: set[str] = set()
-        nodes = edges = 0
-        for tag, digest in _tags(content, repository, name):
-            tags.setdefault(digest, []).append(tag)
-            nodes += 1
-        for digest in content.names(keys.manifests_folder(repository, name)):
+        edges = known_tags = 0
+
+        def estimate() -> int:
+            return (known_tags + len(digests) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES
+
+        for tag, pointer in content.pointers(keys.tags_folder(repository, name)):
+            tags.setdefault(str(pointer.digest), []).append(tag)
+            known_tags += 1
+            if estimate() > self._limit_bytes:
+                return TOO_LARGE, 0
+        folder = keys.manifests_folder(repository, name)
+        for digest in content.names(folder):
             digests.add(digest)
-            parts = self._parse(content, repository, name, digest)
-            if parts is None:
+            manifest = content.pointer(Key.trusted(f"{folder}/{digest}"))
+            parts = self._parts_of(content, manifest) if manifest else None
+            if manifest is None or parts is None:
                 continue
+            created[digest] = manifest.created
             if parts.alias != digest:
                 aliases[digest] = parts.alias
             for child in parts.children:
@@ -116,44 +129,29 @@ class Graphs:
             for blob in parts.blobs:
                 holders.setdefault(blob, []).append(digest)
             edges += len(parts.children) + len(parts.blobs)
-            if (nodes + len(digests) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES > self._limit_bytes:
+            if estimate() > self._limit_bytes:
                 return TOO_LARGE, 0
-        size_bytes = (nodes + len(digests) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES
-        return Graph(tags, parents, holders, frozenset(digests), aliases), size_bytes
+        return Graph(tags, parents, holders, frozenset(digests), aliases, created), estimate()
 
-    def _parse(self, content: Content, repository: str, name: str, digest: str) -> Parts | None:
+    def _parts_of(self, content: Content, pointer: Pointer) -> Parts | None:
         """None: its bytes are lost."""
-        try:
-            wanted = Digest.parse(digest)
-            document = content.document(keys.manifest_pointer(repository, name, wanted))
-            if document is None:
+        key = (str(pointer.digest), pointer.media_type)
+        parts = self._parts.get(key)
+        if parts is None:
+            try:
+                data = content.read(pointer.digest)
+                manifest = manifests.parse_manifest(data, pointer.media_type)
+            except (NotFound, ManifestInvalid):
                 return None
-            media_type = manifests.parse_pointer(document).media_type
-            parts = self._parts.get((digest, media_type))
-            if parts is None:
-                parts = _parts_of(content.read(wanted), media_type, wanted)
-                self._parts.put((digest, media_type), parts, DIGEST_BYTES * (len(parts.children) + len(parts.blobs)))
-            return parts
-        except (NotFound, ManifestInvalid, InvalidDigest):
-            return None
-
-
-def _tags(content: Content, repository: str, name: str) -> Iterator[tuple[str, str]]:
-    for tag in content.names(keys.tags_folder(repository, name)):
-        document = content.document(keys.tag_pointer(repository, name, tag))
-        if document:
-            yield tag, str(manifests.parse_pointer(document).digest)
-
-
-def _parts_of(data: bytes, media_type: str, digest: Digest) -> Parts:
-    manifest = manifests.parse_manifest(data, media_type)
-    alias = digest if digest.algorithm == "sha256" else Digest.of(data)
-    return Parts(tuple(map(str, manifest.children)), tuple(map(str, manifest.blobs)), str(alias))
+            alias = pointer.digest if pointer.digest.algorithm == "sha256" else Digest.of(data)
+            parts = Parts(tuple(map(str, manifest.children)), tuple(map(str, manifest.blobs)), str(alias))
+            self._parts.put(key, parts, DIGEST_BYTES * (len(parts.children) + len(parts.blobs)))
+        return parts
 
 
 def revision_of(content: Content, repository: str, name: str) -> object | None:
-    """The state of all that a name's graph is read from. None: it cannot be told now."""
-    return content.stamp(keys.tags_folder(repository, name), keys.manifests_folder(repository, name))
+    """The state of all that a name's graph is read from. None: somebody is changing it now."""
+    return content.revision(keys.name_folder(repository, name))
 
 
 _GRAPHS: WeakKeyDictionary[Content, Graphs] = WeakKeyDictionary()

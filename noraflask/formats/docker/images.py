@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from noraflask.ecosystems.docker import ECOSYSTEM
 from noraflask.formats.docker.graphs import Graph
-from noraflask.services.curation.ecosystems import canonical_name, canonical_version
 from noraflask.services.curation.model import Decision, Package
 
 Judge = Callable[[Package], Decision]
@@ -126,6 +126,6 @@ def is_block(decision: Decision, strict: bool = False) -> bool:
 
 def package(repository: str, name: str, version: str | None = None, digest: str | None = None, published: float | None = None) -> Package:
     """In the form that rules know."""
-    shown = canonical_version("docker", version) if version else None
+    shown = ECOSYSTEM.same_version(version) if version else None
     digests = (digest,) if digest else ()
-    return Package("docker", canonical_name("docker", name), shown, repository, version is None, digests, published, None, True)
+    return Package("docker", ECOSYSTEM.same_name(name), shown, repository, version is None, digests, published, None, True)

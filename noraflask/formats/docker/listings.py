@@ -8,14 +8,14 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import RepositoryUnknown
-from noraflask.formats.docker.blueprint import JSON, access, address, bp
+from noraflask.formats.docker.blueprint import JSON, address, bp
 from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.protocol import listings as protocol
-from noraflask.formats.docker.protocol.manifests import render_referrers
+from noraflask.formats.docker.protocol.manifests import descriptor_of, render_referrers
 from noraflask.formats.docker.protocol.media_types import OCI_INDEX
 from noraflask.formats.docker.stock import STOCK
 from noraflask.formats.docker.verdicts import visible_names, visible_referrers, visible_tags
-from noraflask.web.access import PULL, may_by_right
+from noraflask.web.access import PULL, access, may_by_right
 from noraflask.web.context import repository, services
 from noraflask.web.responses import Answer
 
@@ -52,8 +52,8 @@ def list_referrers(name: str, digest: str) -> Response:
     content, folder = services().content, keys.referrers_folder(repository().name, name, subject)
     descriptors = {}
     for referrer in visible_referrers(name, subject, content.names(folder, request.args.get("last", ""))):
-        document = content.document(keys.referrer_pointer(repository().name, name, subject, Digest.parse(referrer)))
-        descriptor = json.loads(document) if document else None
+        pointer = content.pointer(keys.referrer_pointer(repository().name, name, subject, Digest.parse(referrer)))
+        descriptor = descriptor_of(pointer) if pointer else None
         if descriptor and wanted in (None, descriptor.get("artifactType")):
             descriptors[referrer] = descriptor
         if len(descriptors) > size:

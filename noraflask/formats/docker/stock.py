@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest
 from noraflask.formats.docker.graphs import Graph, graph_of
 from noraflask.formats.docker.images import TOO_LARGE, Images, package
-from noraflask.formats.docker.protocol import keys, manifests
+from noraflask.formats.docker.protocol import keys
 from noraflask.services.content import Content
 from noraflask.services.curation.explaining import Stored
 from noraflask.services.curation.model import Decision, Package
@@ -20,22 +19,16 @@ class ImageStock:
     """A version of an image is a tag, or the digest of a manifest that has none. Its own artifact is its manifest: layers belong to several."""
 
     def names(self, content: Content, repository: str, after: str = "", limit: int | None = None) -> Iterator[str]:
-        return islice(map(keys.name_of_pointer, content.names(keys.names_folder(repository), keys.pointer_of_name(after))), limit)
+        return map(keys.name_of_pointer, content.names(keys.names_folder(repository), keys.pointer_of_name(after), limit))
 
     def versions(self, content: Content, repository: str, name: str) -> Iterator[StoredVersion]:
         tagged = set()
-        for tag in content.names(keys.tags_folder(repository, name)):
-            key = keys.tag_pointer(repository, name, tag)
-            document = content.document(key)
-            if document is not None:
-                stored = manifests.parse_pointer(document)
-                tagged.add(stored.digest)
-                yield StoredVersion(tag, content.modified(key), stored.size, (stored.digest,))
-        for text in content.names(keys.manifests_folder(repository, name)):
-            key = keys.manifest_pointer(repository, name, digest := Digest.parse(text))
-            document = None if digest in tagged else content.document(key)
-            if document is not None:
-                yield StoredVersion(text, content.modified(key), manifests.parse_pointer(document).size, (digest,))
+        for tag, pointer in content.pointers(keys.tags_folder(repository, name)):
+            tagged.add(pointer.digest)
+            yield StoredVersion(tag, pointer.created, pointer.size, (pointer.digest,))
+        for digest, pointer in content.pointers(keys.manifests_folder(repository, name)):
+            if pointer.digest not in tagged:
+                yield StoredVersion(digest, pointer.created, pointer.size, (pointer.digest,))
 
     def references(self, content: Content, repository: str) -> Iterator[Digest]:
         """Told by the keys alone: all that can be pulled under a name has a pointer there, a blob also before the first manifest comes."""
@@ -54,16 +47,12 @@ class ImageStock:
             if graph.is_too_large:
                 return Stored(name, package(asked.repository, name, asked.version), TOO_LARGE, ())
             if graph.digests:
-                return _stored(content, asked, name, graph, judge)
+                return _stored(asked, name, graph, judge)
         return None
 
 
-def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
-    repository = asked.repository
-
-    def pushed(digest: str) -> float | None:
-        return content.modified(keys.manifest_pointer(repository, name, Digest.parse(digest)))
-
+def _stored(asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
+    repository, pushed = asked.repository, graph.created.get
     images = Images(repository, name, graph, judge, pushed)
     leads = {tag: digest for digest, tags in graph.tags.items() for tag in tags}
     allowed = tuple(tag for tag, digest in sorted(leads.items()) if images.tag(tag, digest).allowed)

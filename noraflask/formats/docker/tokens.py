@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 from flask import Response, request
 
-from noraflask.errors import BadRequest, NotFound, Unauthenticated
-from noraflask.formats.docker.blueprint import JSON, access, bp
+from noraflask.errors import BadRequest, InvalidName, NotFound, Unauthenticated
+from noraflask.formats.docker.blueprint import JSON, bp, named
 from noraflask.formats.docker.protocol import scopes as protocol
 from noraflask.formats.docker.protocol.scopes import Wanted
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
-from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, may
+from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may
 from noraflask.web.addresses import absolute, own_host
-from noraflask.web.context import PRINCIPAL, principal, repository, services
+from noraflask.web.context import PRINCIPAL, principal, repository, state, target
 from noraflask.web.forms import read_form_lists
 from noraflask.web.responses import Answer
 
@@ -36,7 +36,7 @@ def get_token() -> Response:
 @bp.post("/token")
 @access(PUBLIC)
 def post_token() -> Response:
-    logins = services().logins
+    logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
     fields = read_form_lists()
@@ -54,37 +54,44 @@ def post_token() -> Response:
 
 def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
     """A token for what of the wanted scopes the principal may do. RFC 6749, 5.1: never cached."""
-    logins = services().logins
+    logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
-    if who.source is Source.ANONYMOUS and not services().access.rights(who).grants:
+    if who.source is Source.ANONYMOUS and not state().access.allowed(who, PULL, repository().name, None):
         raise Unauthenticated()
     if who.bearer is not None:  # it would live for ever, and get a refresh token that is cut to nothing
         raise Unauthenticated("a bearer token is no login; ask with what it was issued for")
-    granted = tuple(scope for wanted in protocol.parse_scopes(scopes) if (scope := granted_scope(wanted)).actions)
-    token, issued, lifetime = logins.issue(who, "bearer", logins.config.bearer_ttl_secs, granted)
+    granted = [(wanted, scope) for wanted in protocol.parse_scopes(scopes) if (scope := granted_scope(wanted)) and scope.actions]
+    token, issued, lifetime = logins.issue(who, "bearer", logins.config.bearer_ttl_secs, tuple(scope for _, scope in granted))
     members: dict[str, object] = {
         "token": token,
         "access_token": token,
         "expires_in": lifetime,
         "issued_at": datetime.fromtimestamp(issued, UTC).isoformat().replace("+00:00", "Z"),
-        "scope": " ".join(protocol.render_scope(scope.names[0], (action.value for action in scope.actions)) for scope in granted),
+        "scope": " ".join(protocol.render_scope(wanted.name or LISTING, (action.value for action in scope.actions)) for wanted, scope in granted),
     }
     if offline and who.source in (Source.PASSWORD, Source.TOKEN):
         members["refresh_token"] = logins.issue(who, "refresh", logins.config.refresh_ttl_days * 86400)[0]
     return Answer(json.dumps(members), content_type=JSON, headers={"Cache-Control": "no-store"})
 
 
-def granted_scope(wanted: Wanted) -> Scope:
-    here = (repository().name,)
+def granted_scope(wanted: Wanted) -> Scope | None:
+    """What of a wanted scope the principal may do, for the canonical name; None: no name of this registry."""
     if wanted.name is None:
-        return Scope(frozenset((PULL,)), here, (LISTING,))
-    return Scope(
-        frozenset(action for action in (PULL, PUSH, DELETE) if action.value in wanted.actions and may(action, wanted.name)), here, (wanted.name,)
-    )
+        return Scope(frozenset((PULL,)), (repository().name,), (LISTING,))
+    try:
+        place, name = named(wanted.name)
+    except (InvalidName, NotFound):
+        return None
+    actions = frozenset(action for action in (PULL, PUSH, DELETE) if action.value in wanted.actions and may(action, name, place.name))
+    return Scope(actions, (place.name,), (name,))
 
 
 def challenge(action: Action, name: str | None, error: str, source: str = "") -> str:
-    """`source`: a name that must be pulled from as well."""
-    scopes = [protocol.wanted_scope(None if name == LISTING else name or "", action.value), protocol.wanted_scope(source, PULL.value)]
-    return protocol.render_challenge(absolute(f"{repository().mount}/token"), own_host(), " ".join(filter(None, scopes)), error)
+    """Scopes are for names as the client knows them. `source`: a name, so written, that must be pulled from as well."""
+    at = target()
+    scopes = [
+        protocol.wanted_scope(None if name == LISTING else f"{at.prefix}{name}" if name else "", action.value),
+        protocol.wanted_scope(source, PULL.value),
+    ]
+    return protocol.render_challenge(absolute(f"{at.mount}/token"), own_host(), " ".join(filter(None, scopes)), error)

@@ -6,13 +6,14 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import NoraError, RangeInvalid, Unauthenticated
-from noraflask.formats.docker.blueprint import access, address, bp
-from noraflask.formats.docker.protocol import keys, names, ranges
+from noraflask.formats.docker.blueprint import address, bp, named
+from noraflask.formats.docker.protocol import keys, ranges
 from noraflask.formats.docker.tokens import challenge
 from noraflask.formats.docker.verdicts import is_free
+from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
-from noraflask.services.staging import Upload
-from noraflask.web.access import PULL, PUSH, may, may_by_right, may_everywhere
+from noraflask.services.upload import Upload
+from noraflask.web.access import PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.context import note, principal, repository, services
 from noraflask.web.gate import is_open
 from noraflask.web.responses import Answer
@@ -76,14 +77,14 @@ def receive(name: str, upload: Upload) -> None:
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, services().config.docker.max_upload_session_size_mb << 20, expected_bytes)
+    upload.receive(request.stream, repository().settings.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
     content = services().content
-    with content.together():
+    with content.together(expected):
         content.keep(upload, expected)
-        content.point(keys.blob_pointer(repository().name, name, expected))
+        content.point(keys.blob_pointer(repository().name, name, expected), pointer_to(expected, upload.offset))
     note("push", f"{name}@{expected}", "blob")
     services().metrics.count(catalogue.UPLOADS, repository().name)
     return blob_created(name, expected)
@@ -96,20 +97,34 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
     """
     content = services().content
     if source is None:
-        found = may_everywhere(PULL) and is_open() and content.stat(digest) is not None
+        allowed = may_everywhere(PULL) and is_open()
     else:
-        pointer = keys.blob_pointer(repository().name, names.parse_name(source), digest)
-        if principal().bearer is not None and not may(PULL, source) and may_by_right(PULL, source):
+        other, its_name = named(source)
+        is_here = other.name == repository().name
+        if principal().bearer is not None and not may(PULL, its_name, other.name) and may_by_right(PULL, its_name, other.name):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
-        found = may(PULL, source) and content.exists(pointer) and content.stat(digest) is not None and is_free(source, digest)
-    if found:
-        content.point(keys.blob_pointer(repository().name, name, digest))
-        note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
-    return found
+        allowed = (
+            may(PULL, its_name, other.name)
+            and content.exists(keys.blob_pointer(other.name, its_name, digest))
+            and (is_free(its_name, digest) if is_here else is_open())  # the verdicts of another repository are not worked out here
+        )
+    if not allowed:
+        return False
+    with content.lease(digest):
+        found = content.stat(digest)
+        if found is None:
+            return False
+        content.point(keys.blob_pointer(repository().name, name, digest), pointer_to(digest, found.size))
+    note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
+    return True
+
+
+def pointer_to(digest: Digest, size: int) -> Pointer:
+    return Pointer(digest, size, "application/octet-stream", services().content.now())
 
 
 def scope_of(name: str) -> str:
-    return f"{repository().name}/{name}"
+    return keys.name_folder(repository().name, name)
 
 
 def upload_state(status: int, name: str, session: str, offset: int) -> Response:
@@ -122,7 +137,7 @@ def upload_headers(name: str, session: str, offset: int) -> dict[str, str]:
         "Range": ranges.upload_range(offset),
         "Docker-Upload-UUID": session,
     }
-    minimum = services().config.docker.chunk_min_bytes
+    minimum = repository().settings.chunk_min_bytes
     if minimum and not offset:
         headers["OCI-Chunk-Min-Length"] = str(minimum)
     return headers

@@ -12,7 +12,6 @@ from noraflask.formats.docker.protocol import keys
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Decision, Package
 from noraflask.web import gate
-from noraflask.web.access import PUSH, may
 from noraflask.web.context import repository, services
 
 
@@ -27,13 +26,13 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
     return gate.once((name, reference, digest), lambda: revision_of(name), work)
 
 
-def permit_blob(name: str, digest: Digest, is_read: bool) -> Permit:
+def permit_blob(name: str, digest: Digest, is_read: bool, may_push: bool = False) -> Permit:
     """Raises CurationDenied. Who may push is told whether a blob is there: a push asks before it sends and after, and no bytes leave."""
 
     def package() -> Package:
         return images.package(repository().name, name, str(digest), str(digest))
 
-    if not is_read and may(PUSH, name):
+    if not is_read and may_push:
         return gate.once(None, None, lambda: (package(), images.ALLOWED))
 
     def work() -> gate.Asked:
@@ -86,7 +85,8 @@ def judged(package: Package, name: str, verdict: Callable[[Images], Decision]) -
 
 
 def images_of(name: str) -> Images:
-    return Images(repository().name, name, graph_of(name), gate.decide, pushed_at(name))
+    graph, pushed = graph_of(name), pushed_at(name)
+    return Images(repository().name, name, graph, gate.decide, lambda digest: graph.created.get(digest) or pushed(digest))
 
 
 def graph_of(name: str) -> graphs.Graph:
@@ -103,7 +103,8 @@ def pushed_at(name: str) -> Callable[[str], float | None]:
 
     def when(digest: str) -> float | None:
         found = Digest.parse(digest)
-        manifest = content.modified(keys.manifest_pointer(repository_name, name, found))
-        return content.modified(keys.blob_pointer(repository_name, name, found)) if manifest is None else manifest
+        manifest, blob = keys.manifest_pointer(repository_name, name, found), keys.blob_pointer(repository_name, name, found)
+        pointer = content.pointer(manifest) or content.pointer(blob)
+        return pointer.created if pointer else None
 
     return when

@@ -9,5 +9,5 @@ oidc.py        identities of other issuers
 lockout.py     failed logins, counted for all workers of a server
 credentials.py what a request carries to log in with
 authenticator.py  from a request's headers to a Principal
-login_record.py   what is logged, audited and counted of logins
+logins.py         what outlives a reload: users, tokens, keys, lockout, and what is logged of logins
 """

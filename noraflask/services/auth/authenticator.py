@@ -1,31 +1,32 @@
 """From what a request carries to a Principal. Whoever sends credentials is known by them or refused; whoever sends none is anonymous.
 
-Accepted are `Basic` and `Bearer` in any letter case, a bare token, and `X-NuGet-ApiKey`. A secret is a password, an API token (`nra_…`),
+Accepted are `Basic` and `Bearer` in any letter case, a bare token, and the headers of formats whose clients have one of their own.
+A secret is a password, an API token (`nra_…`),
 a token that this registry signed, or a JWT of an OIDC issuer; all but the password may also stand where a Basic password stands, for clients that
-know nothing else. What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds.
+know nothing else. What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds. Each state has an
+authenticator of its own, so that nobody is known by the rules of another one.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, NoReturn
 
 from noraflask.config import AuthConfig
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import TooManyLogins, Unauthenticated
 from noraflask.services.auth import signing
-from noraflask.services.auth.credentials import Malformed, Password, kid_of, mark_of, parse_authorization, token_in
-from noraflask.services.auth.lockout import Lockout
-from noraflask.services.auth.login_record import NAME_CHARACTERS, Environ, LoginRecord
+from noraflask.services.auth.credentials import Malformed, Password, kid_of, parse_authorization, token_in
+from noraflask.services.auth.logins import NAME_CHARACTERS, Environ, Logins
 from noraflask.services.auth.oidc import Oidc, OidcRefused, looks_like_jwt
 from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scope, Source
-from noraflask.services.auth.signing import BadToken, Signer
-from noraflask.services.auth.tokens import FORM, TokenRecord, Tokens
-from noraflask.services.auth.users import Users
+from noraflask.services.auth.signing import BadToken
+from noraflask.services.auth.tokens import FORM, TokenRecord
 
+SECRET_HEADERS = tuple(name for ecosystem in ECOSYSTEMS.values() for name in ecosystem.credential_headers)
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
@@ -39,53 +40,34 @@ class Known:
 
 
 class Authenticator:
-    def __init__(
-        self,
-        config: AuthConfig,
-        users: Users,
-        tokens: Tokens,
-        signer: Signer,
-        oidc: Oidc,
-        lockout: Lockout,
-        record: LoginRecord,
-    ) -> None:
-        self.config = config
-        self.users, self.tokens, self.signer, self.oidc, self.lockout = users, tokens, signer, oidc, lockout
-        self._record = record
-        self._clock = time.time
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, config: AuthConfig, oidc: Oidc, logins: Logins) -> None:
+        self.config, self.oidc, self.logins = config, oidc, logins
         self._known: dict[bytes, Known] = {}
-
-    def adopt(self, config: AuthConfig, oidc: Oidc) -> None:
-        """A reload: other providers, other roles."""
-        self.config, self.oidc = config, oidc
-        self._known = {}
 
     def authenticate(self, environ: Environ) -> Principal:
         """Raises Unauthenticated, TooManyLogins, and what storage raises when tokens cannot be read."""
         header = environ.get("HTTP_AUTHORIZATION")
         if header is None:
-            header = environ.get("HTTP_X_NUGET_APIKEY")
+            header = next((environ[name] for name in SECRET_HEADERS if name in environ), None)
             if header is None:
                 return ANONYMOUS
-        mark, now = blake2b(header.encode("latin-1", "replace"), key=self._secret, digest_size=16).digest(), self._clock()
-        origin = (mark, self._record.client_of(environ))
-        remembered = self._known  # a reload in between begins another one, and what was recognised by the old rules must not get into it
-        known = remembered.get(mark)
-        if known is None or known.until <= now or not self._record.is_known(known.principal, origin, now) or not known.holds():
+        mark, now = blake2b(header.encode("latin-1", "replace"), key=self.logins.secret, digest_size=16).digest(), self.logins.clock()
+        place = (mark, self.logins.client_of(environ))
+        known = self._known.get(mark)
+        if known is None or known.until <= now or not self.logins.is_usual(known.principal, place, now) or not known.holds():
             known = self._recognise(header, environ)
-            if len(remembered) >= KNOWN_KEPT:
-                remembered.clear()
-            remembered[mark] = known
-            self._record.succeeded(known.principal, origin, environ)
+            if len(self._known) >= KNOWN_KEPT:
+                self._known.clear()
+            self._known[mark] = known
+            self.logins.note(known.principal, place, environ)
         if known.principal.token_id:
-            self.tokens.used(known.principal.token_id, now)
+            self.logins.tokens.used(known.principal.token_id, now)
         return known.principal
 
     def login(self, name: str, password: str, environ: Environ) -> Principal:
         """A name and a password from elsewhere than a header, such as a form. The password may be a token, as in Basic."""
         principal = self._log_in(Password(name, password.encode(errors="surrogatepass")), environ).principal
-        self._record.succeeded(principal, None, environ)
+        self.logins.note(principal, None, environ)
         return principal
 
     # By kind.
@@ -96,7 +78,7 @@ class Authenticator:
         except Malformed as problem:
             self._refuse(problem.reason, str(problem), environ)
         if credential is None:
-            return Known(ANONYMOUS, self._clock() + KNOWN_SECONDS, lambda: True)
+            return Known(ANONYMOUS, self.logins.clock() + KNOWN_SECONDS, lambda: True)
         return self._log_in(credential, environ)
 
     def _log_in(self, credential: Password | str, environ: Environ) -> Known:
@@ -113,27 +95,28 @@ class Authenticator:
     def _by_password(self, given: Password, environ: Environ) -> Known:
         if not 0 < len(given.name) <= NAME_CHARACTERS:
             self._refuse("no_user", f"a user name of 1 to {NAME_CHARACTERS} characters is missing", environ)
-        client, directory = self._record.client_of(environ), self.users.current()
+        client, users, lockout = self.logins.client_of(environ), self.logins.users, self.logins.lockout
+        directory = users.current()
         if not directory.hashes:
             self._refuse("no_users", "this registry has no users with passwords; use a token", environ, given.name)
         try:
-            self.lockout.check(client, given.name)
-            hashed = self.users.verify(given.name, given.password, lambda: self.lockout.check(client, given.name))
+            lockout.check(client, given.name)
+            hashed = users.verify(given.name, given.password, lambda: lockout.check(client, given.name))
         except TooManyLogins:
-            self._record.failed("locked_out", given.name, environ)
+            self.logins.failed("locked_out", given.name, environ)
             raise
         if hashed is None:
-            self.lockout.failed(client, given.name, given.password.decode("latin-1"))
+            lockout.failed(client, given.name, given.password.decode("latin-1"))
             self._refuse("wrong_password", "wrong user name or password", environ, given.name)
-        self.lockout.succeeded(client, given.name)
+        lockout.succeeded(client, given.name)
         principal = Principal(given.name, Source.PASSWORD, directory.groups_of(given.name), password_mark=mark_of(hashed))
-        return Known(principal, self._clock() + KNOWN_SECONDS, lambda: not self.lockout.active and self.users.current() is directory)
+        return Known(principal, self.logins.clock() + KNOWN_SECONDS, lambda: not lockout.active and users.current() is directory)
 
     def _by_token(self, token: str, environ: Environ) -> Known:
-        record = self.tokens.check(token)
+        record = self.logins.tokens.check(token)
         if record is None:
             self._refuse("unknown_token", "the API token is not known: it was revoked, or it is from another server", environ)
-        if record.is_expired(self._clock()):
+        if record.is_expired(self.logins.clock()):
             self._refuse("expired_token", f"the API token {record.id} has expired; make another one", environ, record.user)
         known = self._of_record(record)
         if known is None:
@@ -142,7 +125,7 @@ class Authenticator:
 
     def _of_record(self, record: TokenRecord) -> Known | None:
         """None when the token's owner is gone."""
-        directory = self.users.current()
+        directory = self.logins.users.current()
         is_user = record.user in directory.hashes
         service = not is_user if record.service is None else record.service  # None: NORA made it; there it stood for itself
         if not service and not is_user:
@@ -157,8 +140,8 @@ class Authenticator:
             expires_at=float(record.expires_at),
             scopes=record.scopes,
         )
-        until = min(self._clock() + KNOWN_SECONDS, record.expires_at)
-        return Known(principal, until, lambda: self.tokens.find(record.id) is record and self.users.current() is directory)
+        until = min(self.logins.clock() + KNOWN_SECONDS, record.expires_at)
+        return Known(principal, until, lambda: self.logins.tokens.find(record.id) is record and self.logins.users.current() is directory)
 
     def _by_jwt(self, token: str, environ: Environ) -> Known:
         kid = kid_of(token)
@@ -168,13 +151,13 @@ class Authenticator:
         try:
             principal = self.oidc.verify(token)
         except OidcRefused as problem:
-            self._record.failed(f"oidc_{problem.reason}", "", environ)
+            self.logins.failed(f"oidc_{problem.reason}", "", environ)
             raise
-        return Known(principal, min(self._clock() + KNOWN_SECONDS, principal.expires_at or 0), lambda: True)
+        return Known(principal, min(self.logins.clock() + KNOWN_SECONDS, principal.expires_at or 0), lambda: True)
 
     def _read(self, token: str, kid: str, types: tuple[str, ...], environ: Environ) -> dict[str, Any]:
         try:
-            claims = self.signer.read(token, kid)
+            claims = self.logins.signer.read(token, kid)
         except BadToken as problem:
             expired = problem.reason == "expired"
             message = "the bearer token has expired; ask for another one" if expired else "the bearer token is not valid; log in again"
@@ -192,7 +175,7 @@ class Authenticator:
         """
         members: dict[str, Any] = {"typ": kind, "sub": principal.name, "src": principal.source.value}
         if principal.expires_at is not None and (kind != "access" or principal.exchanged):
-            lifetime = max(1.0, min(lifetime, principal.expires_at - self._clock()))
+            lifetime = max(1.0, min(lifetime, principal.expires_at - self.logins.clock()))
         if principal.source is Source.TOKEN:
             members["tid"] = principal.token_id
         elif principal.source is Source.PASSWORD:
@@ -201,7 +184,7 @@ class Authenticator:
             members |= {"provider": principal.provider, "claims": [list(pair) for pair in principal.claims]}
         if scopes is not None:
             members["access"] = [[*scope.repositories, *scope.names, *sorted(action.value for action in scope.actions)] for scope in scopes]
-        return self.signer.sign(members, lifetime)
+        return self.logins.signer.sign(members, lifetime)
 
     def by_refresh_token(self, token: str, environ: Environ) -> Principal:
         """Raises Unauthenticated."""
@@ -209,7 +192,7 @@ class Authenticator:
             self._refuse("refresh_token", "the refresh token is not valid; log in again", environ)
         kid = kid_of(token)
         principal = self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ).principal
-        self._record.succeeded(principal, None, environ)
+        self.logins.note(principal, None, environ)
         return principal
 
     def _of_claims(self, claims: dict[str, Any], kid: str, environ: Environ) -> Known:
@@ -221,21 +204,21 @@ class Authenticator:
             principal = replace(principal, bearer=tuple(_scope_of(entry) for entry in claims["access"]))
         until = min(basis.until, float(claims["exp"]))
         principal = replace(principal, expires_at=float(claims["exp"]), exchanged=principal.source is Source.OIDC)
-        return Known(principal, until, lambda: self.signer.holds(kid) and basis.holds())
+        return Known(principal, until, lambda: self.logins.signer.holds(kid) and basis.holds())
 
     def _basis(self, claims: dict[str, Any]) -> Known | None:
         """Whom a token was issued for, as they are now; None when that no longer holds."""
-        name, source, later = claims.get("sub", ""), claims.get("src"), self._clock() + KNOWN_SECONDS
+        name, source, later = claims.get("sub", ""), claims.get("src"), self.logins.clock() + KNOWN_SECONDS
         if source == Source.PASSWORD.value:
-            directory = self.users.current()
+            directory = self.logins.users.current()
             mark = mark_of(directory.hashes.get(name))
             if not mark or claims.get("pw") != mark:
                 return None
             principal = Principal(name, Source.PASSWORD, directory.groups_of(name), password_mark=mark)
-            return Known(principal, later, lambda: self.users.current() is directory)
+            return Known(principal, later, lambda: self.logins.users.current() is directory)
         if source == Source.TOKEN.value:
-            record = self.tokens.find(claims.get("tid", ""))
-            return self._of_record(record) if record is not None and not record.is_expired(self._clock()) else None
+            record = self.logins.tokens.find(claims.get("tid", ""))
+            return self._of_record(record) if record is not None and not record.is_expired(self.logins.clock()) else None
         if source == Source.OIDC.value:
             try:
                 pairs = tuple((pair[0], pair[1]) for pair in claims["claims"])
@@ -245,8 +228,13 @@ class Authenticator:
         return Known(ANONYMOUS, later, lambda: True)
 
     def _refuse(self, reason: str, message: str, environ: Environ, account: str = "") -> NoReturn:
-        self._record.failed(reason, account, environ)
+        self.logins.failed(reason, account, environ)
         raise Unauthenticated(message)
+
+
+def mark_of(hashed: bytes | None) -> str:
+    """Changes when the password does; says nothing about it. Empty when there is none."""
+    return hashlib.sha256(b"nora" + hashed).hexdigest()[:16] if hashed else ""
 
 
 def _scope_of(entry: list[str]) -> Scope:

@@ -1,10 +1,9 @@
-"""What a request carries to log in with: a name with a password, or a token. Nothing here looks whether it is good."""
+"""From the Authorization header to a credential: a name with a password, or a token. Pure functions."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 from dataclasses import dataclass, field
 
@@ -69,11 +68,6 @@ def token_in(given: Password) -> str | None:
 
 def is_secret(text: str) -> bool:
     return FORM.match(text) is not None or looks_like_jwt(text)
-
-
-def mark_of(hashed: bytes | None) -> str:
-    """Changes when the password does; says nothing about it. Empty when there is none."""
-    return hashlib.sha256(b"nora" + hashed).hexdigest()[:16] if hashed else ""
 
 
 def kid_of(token: str) -> str:

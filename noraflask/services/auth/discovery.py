@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from noraflask import http_client
-from noraflask.config.model import OidcProvider
+from noraflask.config import OidcProvider
 from noraflask.services.auth.key_sets import parse_object
 
 BOUNDS = http_client.Bounds()

@@ -17,11 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from noraflask.config.model import OidcProvider
-from noraflask.keys import Key
+from noraflask.config import OidcProvider
 from noraflask.services.auth.discovery import FetchFailed, fetch_jwks
 from noraflask.services.auth.key_sets import KeySet, PublicKey, parse_object
-from noraflask.services.content import Content
+from noraflask.services.documents import Documents
 
 WAIT_SECONDS = 5.0  # a request, for a fetch that runs
 MAX_WAITING = 4  # requests of one issuer that wait at a time, so that a slow issuer cannot take all threads of a worker
@@ -51,12 +50,12 @@ class Held:
 class IssuerKeys:
     """What one worker knows of one issuer's keys. Makes no thread before the first use."""
 
-    def __init__(self, provider: OidcProvider, cache_secs: float, content: Content | None, clock: Callable[[], float]) -> None:
+    def __init__(self, provider: OidcProvider, cache_secs: float, documents: Documents | None, clock: Callable[[], float]) -> None:
         self._provider = provider
         self._cache_secs = cache_secs
-        self._content = content
+        self._documents = documents
         self._clock = clock
-        self._key = Key(f"_auth/jwks/{hashlib.sha256(provider.issuer.encode()).hexdigest()}")
+        self._name = hashlib.sha256(provider.issuer.encode()).hexdigest()
         self._changed = threading.Condition()
         self._held: Held | None = None
         self._fetching = False
@@ -176,10 +175,10 @@ class IssuerKeys:
 
     def _stored(self) -> Held | None:
         """None also when storage cannot be read or holds something else: then the issuer is asked."""
-        if self._content is None:
+        if self._documents is None:
             return None
         try:
-            document = parse_object(self._content.document(self._key) or b"{}")
+            document = parse_object(self._documents.read(self._name) or b"{}")
             if document["jwks_uri"] != self._provider.jwks_uri:
                 return None
             max_age = document["max_age"]
@@ -188,11 +187,11 @@ class IssuerKeys:
             return None
 
     def _store(self, jwks: dict[str, Any], fetched: float, max_age: int | None) -> None:
-        if self._content is None:
+        if self._documents is None:
             return
         document = {"fetched": fetched, "max_age": max_age, "jwks_uri": self._provider.jwks_uri, "jwks": jwks}
         try:
-            self._content.repoint(self._key, json.dumps(document).encode())
+            self._documents.replace(self._name, json.dumps(document).encode())
         except Exception as error:
             log.warning("the keys of the OIDC issuer %s could not be stored: %s", self._provider.issuer, type(error).__name__)
 

@@ -1,4 +1,4 @@
-"""Failed logins, counted for all workers of a server, and who has to wait before another password is looked at.
+"""Failed logins, counted for all workers of a server, and who has to wait before another password is checked.
 
 pair     client and account: from the 5th different wrong password on it waits 2^(n-5) seconds
 client   whatever the account: from the 50th within half an hour on it waits 2^(n-50) seconds
@@ -12,7 +12,6 @@ last of all.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import mmap
 import os
@@ -22,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from noraflask.errors import TooManyLogins
-from noraflask.services.clients import network_of
+from noraflask.services.client_network import network_of
 from noraflask.services.shared_lock import SharedLock
+from noraflask.services.shared_table import NOBODY, SharedTable, keyed_hash
 
 PAIR_LIMIT = 5
 FIRST_LIMIT = 1
@@ -38,8 +38,6 @@ KNOWN_REFRESH_SECONDS = 3600.0
 
 SLOTS = 16384
 KNOWN_SLOTS = 8192
-SET_SLOTS = 16
-"""A key has its place in one of this many slots; the hash says which."""
 MARKS = 8
 
 
@@ -75,7 +73,7 @@ class Lockout:
         return {"failures": failures, "repeated": repeated, "refused": refused}
 
     def check(self, client: str, account: str) -> None:
-        """Raises LockedOut when no password of this client for this account may be looked at now."""
+        """Raises LockedOut when no password of this client for this account may be checked now."""
         if not self.active:
             return
         keys = self._keys(client, account)
@@ -148,12 +146,7 @@ class Lockout:
         return _Keys(self._hash("pair", place, account), self._hash("client", place), self._hash("account", account))
 
     def _hash(self, purpose: str, *parts: str) -> int:
-        """Keyed, so that nobody can choose names that crowd one part of the table, and a password cannot be guessed from its mark. Never 0."""
-        hashed = hashlib.blake2b(digest_size=8, key=self._secret, person=purpose.encode())
-        for part in parts:
-            data = part.encode("utf-8", "surrogatepass")
-            hashed.update(len(data).to_bytes(8, "big") + data)
-        return int.from_bytes(hashed.digest(), "big") or 1
+        return keyed_hash(self._secret, purpose, *parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,30 +198,28 @@ class _Table:
     WORDS = RECORD.size // 8
 
     def __init__(self, slots: int, forget_seconds: float) -> None:
-        self._sets = slots // SET_SLOTS
         self._forget_seconds = forget_seconds
         self._memory = mmap.mmap(-1, slots * self.RECORD.size)
-        self._keys = memoryview(self._memory).cast("Q")[:: self.WORDS]
+        self._table = SharedTable(memoryview(self._memory).cast("Q")[:: self.WORDS])
 
     def find(self, key: int, now: float) -> _Entry:
         """The entry of this key; a blank one when there is none, or none that is to be remembered."""
-        slot = self._slot_of(key)
+        slot = self._table.slot_of(key)
         entry = _Entry(key) if slot is None else self._read(slot)
         return entry if self._lives(entry, now) else _Entry(key)
 
     def keep(self, entry: _Entry, now: float) -> None:
         """Absent while it is written, so that a process which is killed here leaves an entry of nobody rather than one with another's counts."""
-        slot = self._slot_of(entry.key)
+        slot = self._table.slot_of(entry.key)
         if slot is None:
-            slot = min(self._slots(entry.key), key=lambda slot: self._worth(self._read(slot), now))
-        nobody = 0
-        self.RECORD.pack_into(self._memory, slot * self.RECORD.size, nobody, entry.last, entry.until, entry.count, *entry.marks)
-        self._keys[slot] = entry.key
+            slot = self._table.slot_for(entry.key, lambda slot: self._worth(self._read(slot), now))
+        self.RECORD.pack_into(self._memory, slot * self.RECORD.size, NOBODY, entry.last, entry.until, entry.count, *entry.marks)
+        self._table.keys[slot] = entry.key
 
     def drop(self, key: int) -> None:
-        slot = self._slot_of(key)
+        slot = self._table.slot_of(key)
         if slot is not None:
-            self._keys[slot] = 0
+            self._table.keys[slot] = NOBODY
 
     def _worth(self, entry: _Entry, now: float) -> tuple[bool, float]:
         """The entry of a full set that sorts first is the one that is missed least."""
@@ -237,15 +228,6 @@ class _Table:
 
     def _lives(self, entry: _Entry, now: float) -> bool:
         return 0 <= now - entry.last <= self._forget_seconds
-
-    def _slots(self, key: int) -> range:
-        first = key % self._sets * SET_SLOTS
-        return range(first, first + SET_SLOTS)
-
-    def _slot_of(self, key: int) -> int | None:
-        slots = self._slots(key)
-        keys = self._keys[slots.start : slots.stop].tolist()
-        return slots[keys.index(key)] if key in keys else None
 
     def _read(self, slot: int) -> _Entry:
         key, last, until, count, *marks = self.RECORD.unpack_from(self._memory, slot * self.RECORD.size)

@@ -6,6 +6,7 @@ and limits come from the configuration and the issuer. Keys: issuer_keys.py.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import time
@@ -14,13 +15,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from noraflask.config.model import OidcProvider
+from noraflask.config import OidcProvider
 from noraflask.errors import Unauthenticated
 from noraflask.services.auth.issuer_keys import IssuerKeys, KeysUnavailable
 from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url, parse_object
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.auth.rules import glob
-from noraflask.services.content import Content
+from noraflask.services.documents import Documents
 
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_KID, MAX_SUBJECT = 255, 1024
@@ -70,17 +71,27 @@ class Oidc:
         providers: tuple[OidcProvider, ...],
         leeway_secs: float,
         jwks_cache_secs: float,
-        content: Content | None,
+        documents: Documents | None,
         clock: Callable[[], float] = time.time,
         accepts: Callable[[Principal], bool] = lambda principal: False,
     ) -> None:
         self._providers: dict[str, OidcProvider] = {}
         for provider in sorted(providers, key=lambda provider: not provider.enabled):
             self._providers.setdefault(provider.issuer, provider)  # the first enabled one, as NORA
-        self._keys = {issuer: IssuerKeys(p, jwks_cache_secs, content, clock) for issuer, p in self._providers.items() if p.enabled}
+        self.documents = documents
+        self._keys = {issuer: IssuerKeys(p, jwks_cache_secs, documents, clock) for issuer, p in self._providers.items() if p.enabled}
         self._leeway_secs = leeway_secs
         self._clock = clock
         self._accepts = accepts
+
+    def by(self, accepts: Callable[[Principal], bool]) -> Oidc:
+        """The same issuers, with the keys that they have been asked for, by other access rules."""
+        other = copy.copy(self)
+        other._accepts = accepts
+        return other
+
+    def shares_keys(self, other: Oidc) -> bool:
+        return self._keys is other._keys
 
     def start(self) -> None:
         """Fetch all issuers' keys in the background; called once in each worker, after the fork. Failures are logged and tried again at need."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
+from noraflask.ecosystems import Ecosystem, ecosystem_of
 from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
+from noraflask.services.repositories import Repository
 
 T = TypeVar("T")
 
@@ -57,7 +59,7 @@ class Rights:
 
 @dataclass(frozen=True)
 class Policy:
-    """What of the configuration decides over rights; replaced as a whole on a reload."""
+    """What of the configuration decides over rights."""
 
     enabled: bool = False
     rules: tuple[AccessRule, ...] = ()
@@ -69,15 +71,13 @@ class Policy:
     fingerprint: str = ""
 
     @classmethod
-    def of(cls, config: Config, formats: Mapping[str, str]) -> Policy:
-        """`formats`: the format of each repository."""
+    def of(cls, config: Config, repositories: Iterable[Repository]) -> Policy:
         auth, access = config.auth, config.access
-        is_open = {"oci": auth.docker_anon_pull}
         policy = cls(
             enabled=auth.enabled,
             rules=access.rules,
             default_role=access.default_role or ("none" if access.rules else "write"),
-            open_repositories=tuple(name for name, format in formats.items() if is_open.get(format, auth.anonymous_read)),
+            open_repositories=tuple(one.name for one in repositories if getattr(auth, ecosystem_of(one.format).opened_by)),
             admin_users=auth.admin_users,
             contact=access.contact,
         )
@@ -122,6 +122,18 @@ def everywhere(rights: Rights, action: Action, repository: str) -> bool:
         return False
     pieces = [[grant.scope for grant in rights.grants if not grant.deny], *(limit.scopes for limit in rights.limits)]
     return all(any(covers(scope, action, repository, None) and set(scope.names) & {"*", "**"} for scope in scopes) for scopes in pieces)
+
+
+def reaches(rights: Rights, action: Action, repository: str, folder: str) -> bool:
+    """May that be done to any name below a folder, also to those nobody has thought of? `folder` has no slash at its end."""
+    for grant in rights.grants:
+        if grant.deny and covers(grant.scope, action, repository, None) and any(_holds_all_below(pattern, folder) for pattern in grant.scope.names):
+            return False
+    pieces = [[grant.scope for grant in rights.grants if not grant.deny], *(limit.scopes for limit in rights.limits)]
+    return all(
+        any(covers(scope, action, repository, None) and any(_leads_below(pattern, folder) for pattern in scope.names) for scope in scopes)
+        for scopes in pieces
+    )
 
 
 def covers(scope: Scope, action: Action, repository: str, name: str | None) -> bool:
@@ -193,11 +205,15 @@ def _limits(principal: Principal) -> Iterator[Limit]:
         yield Limit(principal.bearer, "the bearer token was not issued for it")
 
 
-def leaves_watched(principal: Principal, action: Action, name: str | None) -> bool:
-    """Would namespaces that are only watched refuse this?"""
-    if action not in WRITES or name is None:
-        return False
-    return any(not any(matches_name(pattern, name) for pattern in patterns) for patterns in principal.watched_scopes)
+def in_ecosystem(rights: Rights, ecosystem: Ecosystem) -> Rights:
+    """The same rights for canonical names: a pattern matches what it would match in any spelling of a name."""
+    grants = tuple(replace(grant, scope=_scope_in(grant.scope, ecosystem)) for grant in rights.grants)
+    return Rights(grants, tuple(replace(limit, scopes=tuple(_scope_in(scope, ecosystem) for scope in limit.scopes)) for limit in rights.limits))
+
+
+def _scope_in(scope: Scope, ecosystem: Ecosystem) -> Scope:
+    names = tuple(dict.fromkeys(spelt for pattern in scope.names for spelt in ecosystem.access_patterns(pattern)))
+    return scope if names == scope.names else replace(scope, names=names)
 
 
 # Patterns. No regular expressions: what a user writes must not be able to take long.
@@ -244,6 +260,19 @@ def matches_name(pattern: str, name: str) -> bool:
     return all(rest == "**" for rest in wanted[at_wanted:])
 
 
+def _holds_all_below(pattern: str, folder: str) -> bool:
+    return pattern in ("*", "**") or (pattern.endswith("/**") and matches_name(pattern, folder))
+
+
+def _leads_below(pattern: str, folder: str) -> bool:
+    """Can it match a name below the folder?"""
+    wanted, parts = pattern.split("/"), folder.split("/")
+    if pattern == "*" or "**" in wanted[: len(parts)]:
+        start = wanted.index("**") if "**" in wanted else 0
+        return all(glob(*pair) for pair in zip(wanted[:start], parts, strict=False))
+    return len(wanted) > len(parts) and all(glob(*pair) for pair in zip(wanted, parts, strict=False))
+
+
 def _filled(pattern: str, principal: Principal) -> list[str]:
     """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself."""
     if "{" not in pattern:
@@ -286,48 +315,69 @@ def without_bearer(principal: Principal) -> Principal:
 
 
 class Access:
-    """The question every route asks. Holds the current policy; what it worked out before is kept until the policy changes."""
+    """The question every route asks, of one policy. What it worked out before is kept, and dies with it."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._state: tuple[Policy, dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = (policy, {}, {})
+    def __init__(self, policy: Policy, repositories: Iterable[Repository] = ()) -> None:
+        self.policy = policy
+        self._ecosystems = {one.name: ecosystem_of(one.format) for one in repositories}
+        self._memory: tuple[dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = ({}, {})
         self._decisions = 0  # that are remembered, of all principals
-
-    @property
-    def policy(self) -> Policy:
-        return self._state[0]
-
-    def adopt(self, policy: Policy) -> None:
-        """One assignment: a request sees the old policy with its answers or the new one with its own."""
-        self._state = (policy, {}, {})
 
     def decide(self, principal: Principal, action: Action, repository: str, name: str | None) -> Decision:
         known = self._of(principal)
         key = (action, repository, name)
         decision = known.decisions.get(key)
         if decision is None:
-            decision = decide(known.rights, action, repository, name)
+            decision = decide(self._rights(known, repository), action, repository, name)
             self._decisions += 1
             if self._decisions > DECISIONS_KEPT:
                 self._decisions = 0
-                self._state = (self._state[0], {}, {})
+                self._memory = ({}, {})
             known.decisions[key] = decision
         return decision
+
+    def same_name(self, repository: str, name: str | None) -> str | None:
+        """The name as decide() wants it, of any spelling."""
+        ecosystem = self._ecosystems.get(repository)
+        return ecosystem.same_name(name) if ecosystem and name is not None else name
 
     def allowed(self, principal: Principal, action: Action, repository: str, name: str | None) -> bool:
         return self.decide(principal, action, repository, name).allowed
 
     def everywhere(self, principal: Principal, action: Action, repository: str) -> bool:
-        return everywhere(self._of(principal).rights, action, repository)
+        return everywhere(self._rights(self._of(principal), repository), action, repository)
+
+    def reaches(self, principal: Principal, action: Action, repository: str, folder: str) -> bool:
+        return reaches(self._rights(self._of(principal), repository), action, repository, folder)
+
+    def leaves_watched(self, principal: Principal, action: Action, repository: str, name: str | None) -> bool:
+        """Would namespaces that are only watched refuse this?"""
+        if not principal.watched_scopes or action not in WRITES or name is None:
+            return False
+        scopes = (Scope(WRITES, names=patterns) for patterns in principal.watched_scopes)
+        ecosystem = self._ecosystems.get(repository)
+        return any(not covers(_scope_in(scope, ecosystem) if ecosystem else scope, action, repository, name) for scope in scopes)
 
     def rights(self, principal: Principal) -> Rights:
         return self._of(principal).rights
 
+    def _rights(self, known: _Known, repository: str) -> Rights:
+        """In the spelling of the repository's format."""
+        ecosystem = self._ecosystems.get(repository)
+        if ecosystem is None:
+            return known.rights
+        rights = known.by_ecosystem.get(ecosystem.id)
+        if rights is None:
+            rights = known.by_ecosystem[ecosystem.id] = in_ecosystem(known.rights, ecosystem)
+        return rights
+
     def _of(self, principal: Principal) -> _Known:
-        policy, known, granted = self._state
+        known, granted = self._memory
         found = known.get(principal)
         if found is None:
-            rights = Rights(_kept(granted, uncut(principal), lambda who: grants_of(policy, who)), limits_of(policy, principal))
-            found = _kept(known, principal, lambda _: _Known(rights, {}))
+            grants = _kept(granted, uncut(principal), lambda who: grants_of(self.policy, who))
+            rights = Rights(grants, limits_of(self.policy, principal))
+            found = _kept(known, principal, lambda _: _Known(rights, {}, {}))
         return found
 
 
@@ -354,6 +404,8 @@ DECISIONS_KEPT = 32768
 @dataclass(frozen=True, slots=True)
 class _Known:
     rights: Rights
+    by_ecosystem: dict[str, Rights]
+    """The same, for the names of one format."""
     decisions: dict[tuple[Action, str, str | None], Decision]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from noraflask.errors import NoraError
-from noraflask.services.auth.documents import Documents
+from noraflask.services.documents import Documents
 
 ISSUER = "noraflask"
 ALGORITHM = "ES256"

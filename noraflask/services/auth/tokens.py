@@ -1,7 +1,7 @@
 """API tokens: `nra_` and 32 hex digits, kept as hashes, in NORA's form.
 
     <id>.json       JSON: what the token may and until when; the id is the first 16 hex digits of the token's SHA-256
-    revoked/<id>    empty: the token is revoked, whatever else is there
+    revoked/<id>    text: when the token was revoked, seconds since the epoch; it is, whatever else is there
     used/<id>       text: when it was last used, seconds since the epoch
 
 A token has 128 random bits, so its plain SHA-256 gives nothing away; records that NORA made hold an Argon2id hash and work as well.
@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noraflask.errors import AlreadyExists, NoraError
-from noraflask.services.auth.documents import Documents
 from noraflask.services.auth.principal import ROLES, Action, Scope
+from noraflask.services.documents import Documents
 
 FORM = re.compile(r"nra_[0-9a-f]{32}\Z")
 ID = re.compile(r"[0-9a-f]{16}\Z")
@@ -127,14 +127,14 @@ class Tokens:
         if overlap <= 0:
             self._end(id)
         elif now + overlap < old.expires_at:
-            self._documents.replace(f"{id}.json", render_record(replace(old, expires_at=now + overlap)))
+            self._documents.update(f"{id}.json", lambda data: data and render_record(replace(parse_record(id, data), expires_at=now + overlap)))
             self._forget(id)
         return token, record
 
     def _mark(self, id: str) -> bool:
         """False when it is there already."""
         try:
-            self._documents.create(f"revoked/{id}", b"")
+            self._documents.create(f"revoked/{id}", str(int(self._clock())).encode())
         except AlreadyExists:
             return False
         return True
@@ -217,9 +217,12 @@ class Tokens:
             return None
 
     def _last_used(self, record: TokenRecord) -> int | None:
-        data = self._documents.read(f"used/{record.id}") or b""
-        times = [int(data) if data.isdigit() else None, record.last_used, self._used.get(record.id)]
+        times = [self._time_in(f"used/{record.id}"), record.last_used, self._used.get(record.id)]
         return max((time for time in times if time is not None), default=None)
+
+    def _time_in(self, name: str) -> int | None:
+        data = self._documents.read(name) or b""
+        return int(data) if data.isdigit() else None
 
     def revoke_all(self, user: str) -> int:
         """Those that the user made or that an administrator made in the user's name; how many there were."""
@@ -251,11 +254,9 @@ class Tokens:
         now = self._clock()
         for name in list(self._documents.names()):
             folder, _, last = name.rpartition("/")
-            info = self._documents.stat(name)
-            if info is None:
-                continue
             if folder:
-                self._sweep_mark(folder, last, is_old=now - info.modified > MARK_SECONDS)
+                since = self._time_in(name) if folder in ("revoked", "used") else None
+                self._sweep_mark(folder, last, is_old=since is not None and now - since > MARK_SECONDS)
             elif ID.match(last.removesuffix(".json")):
                 self._sweep_record(last.removesuffix(".json"), now)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from noraflask.services.replacing import replace_file
+from noraflask.services.atomic_file import replace_file
 
 CHECK_SECONDS = 0.5
 """A change of a file takes effect within this time in every worker."""

@@ -11,9 +11,9 @@ from itertools import accumulate
 from typing import Any
 from zlib import crc32
 
-from noraflask.services.curation.ecosystems import canonical_pattern
-from noraflask.services.curation.model import FORMATS, Kind, Rule, RuleSet
-from noraflask.services.curation.patterns import FLAT, Pattern
+from noraflask.ecosystems import ECOSYSTEMS, FLAT
+from noraflask.services.curation.model import Kind, Rule, RuleSet
+from noraflask.services.curation.patterns import Pattern
 from noraflask.services.curation.policy import ANY, MAGIC, OWN, Settings, hash_of, seed_of
 
 AT_ONCE = 10_000
@@ -115,7 +115,7 @@ def _spread(name: str) -> Sequence[tuple[str, str]]:
     """A name for all formats, as written: in the form of each of them, or in one place when they agree."""
     if name == ANY:
         return ((ANY, name),)
-    forms = [(format, canonical_pattern(format, name, "name")) for format in FORMATS]
+    forms = [(format, ecosystem.name_pattern(name)) for format, ecosystem in ECOSYSTEMS.items()]
     return ((ANY, name),) if all(form == name for _, form in forms) else forms
 
 

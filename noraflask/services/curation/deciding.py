@@ -146,4 +146,4 @@ def covers(policy: Policy, rule: Rule, package: Package) -> bool | None:
         return known.contains(package.version) if known else None
     if rule.version == package.version or policy.pattern(rule.version).matches(package.version):
         return True
-    return rule.format == ANY and policy.pattern(policy.spelling(package.format, rule.version, "version")).matches(package.version)
+    return rule.format == ANY and policy.pattern(policy.version_spelling(package.format, rule.version)).matches(package.version)

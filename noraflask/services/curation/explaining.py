@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from functools import cmp_to_key, partial
 from typing import Any
 
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
+from noraflask.ecosystems.ecosystem import split_at_sign
 from noraflask.services.curation import deciding
-from noraflask.services.curation.ecosystems import canonical_format, canonical_name, canonical_version, compare
 from noraflask.services.curation.filters import Step
 from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.gate import ID_START, read_decision_id
-from noraflask.services.curation.model import FORMATS, Decision, Package
+from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 
 MOST_INSTEAD = 50
@@ -58,58 +59,63 @@ def parse_coordinate(text: str) -> tuple[str, str, str | None]:
     """Format, name and version of `FORMAT:NAME[@VERSION]`. Raises ValueError."""
     format, colon, rest = text.partition(":")
     if not colon:
-        raise ValueError(f"{text!r} is no coordinate; write FORMAT:NAME[@VERSION], such as npm:left-pad@1.3.0, or a decision id (d-…)")
+        raise ValueError(f"{text!r} is no coordinate; write FORMAT:NAME[@VERSION], or a decision id (d-…)")
     return (format_of(format), *parse_name(format_of(format), rest))
 
 
 def parse_name(format: str, text: str) -> tuple[str, str | None]:
-    """Name and version of `NAME[@VERSION]`; an @ at the beginning is that of a scope. An image may also be written as docker does, `NAME:TAG`."""
-    at = text.rfind("@")
-    name, version = (text[:at], text[at + 1 :]) if at > 0 else (text, "")
-    folder, slash, last = name.rpartition("/")
-    if format == "docker" and ":" in last:
-        last, _, tag = last.partition(":")
-        name, version = f"{folder}{slash}{last}", version or tag
-    if not name or (at > 0 and not version):
+    """Name and version of `NAME[@VERSION]`, or of what the format's people write; for "*" the former alone. Raises ValueError."""
+    ecosystem = find(format)
+    name, version = (ecosystem.split_reference if ecosystem else split_at_sign)(text)
+    if not name or version == "":
         raise ValueError(f"{text!r} lacks a {'version after the @' if name else 'name'}")
-    return name, version or None
+    return name, version
 
 
 def format_of(text: str) -> str:
-    found = canonical_format(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no format; say one of {', '.join(FORMATS)}")
-    return found
+    ecosystem = find(text)
+    if ecosystem is None:
+        raise ValueError(f"{text!r} is no format; say one of {', '.join(ECOSYSTEMS)}")
+    return ecosystem.id
 
 
-def question_of(
-    words: Sequence[str],
-    now: float,
-    *,
-    version: str | None = None,
-    repository: str = "",
-    hosted: bool = True,
-    published: float | None = None,
-    age: float | None = None,
-    digests: tuple[str, ...] = (),
-    at: float | None = None,
-    among: Sequence[str] = (),
-) -> Question:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What whoever asks says of the package, besides its name and version."""
+
+    repository: str = ""
+    """Empty: the default one of the format."""
+    hosted: bool = True
+    published: float | None = None
+    """When; seconds since the epoch."""
+    age: float | None = None
+    """Or how long ago, in seconds."""
+    digests: tuple[str, ...] = ()
+    at: float | None = None
+    """The moment that is asked about; None: now."""
+    among: Sequence[str] = ()
+    """Versions that could be taken instead."""
+
+
+NOTHING = Given()
+
+
+def question_of(words: Sequence[str], now: float, version: str | None = None, given: Given = NOTHING) -> Question:
     """From a decision id, `FORMAT:NAME[@VERSION]`, or a format and `NAME[@VERSION]`. Raises ValueError."""
-    if any(len(word) > LONGEST_WORD for word in (*words, version or "", *among)):
+    if any(len(word) > LONGEST_WORD for word in (*words, version or "", *given.among)):
         raise ValueError(f"a name or version has more than {LONGEST_WORD} characters")
     if len(words) == 1 and words[0].startswith(ID_START) and ":" not in words[0]:
-        fingerprint, when, found = read_decision_id(words[0])
-        question = Question(found, when if at is None else at, decision=words[0], decided_by=fingerprint)
+        fingerprint, when, package = read_decision_id(words[0])
+        question = Question(package, when if given.at is None else given.at, decision=words[0], decided_by=fingerprint)
     else:
-        format, name, told = parse_coordinate(words[0]) if len(words) == 1 else (format_of(words[0]), *parse_name(format_of(words[0]), words[1]))
-        version = version or told
-        known = canonical_version(format, version) if version else None
-        question = Question(Package(format, canonical_name(format, name), known, repository or format), now if at is None else at)
-    if age is not None:
-        published = question.at - age
-    package = replace(question.package, is_index=question.package.version is None, hosted=hosted, published=published, digests=digests)
-    return replace(question, package=package, among=tuple(canonical_version(package.format, other) for other in among))
+        format, name, named = parse_coordinate(words[0]) if len(words) == 1 else (format_of(words[0]), *parse_name(format_of(words[0]), words[1]))
+        version = version or named
+        ecosystem = ecosystem_of(format)
+        package = Package(format, ecosystem.same_name(name), ecosystem.same_version(version) if version else None, given.repository or format)
+        question = Question(package, now if given.at is None else given.at)
+    published = given.published if given.age is None else question.at - given.age
+    package = replace(package, is_index=package.version is None, hosted=given.hosted, published=published, digests=given.digests)
+    return replace(question, package=package, among=tuple(map(ecosystem_of(package.format).same_version, given.among)))
 
 
 def explain(policy: Policy, question: Question, look: Look | None = None, frozen: Frozen | None = None) -> dict[str, Any]:
@@ -181,9 +187,9 @@ def _deciding(steps: list[Step]) -> Step | None:
     """As the gate goes through them; what a format says of the whole comes last and has the last word."""
     if steps[-1].filter == "image":
         return steps[-1]
-    found = _first(steps, "block") or _first(steps, "would-block")
-    if found is not None:
-        return found
+    step = _first(steps, "block") or _first(steps, "would-block")
+    if step is not None:
+        return step
     return steps[0] if steps[0].verdict == "allow" else None
 
 
@@ -192,17 +198,18 @@ def _instead(policy: Policy, package: Package, question: Question, stored: Store
     if not question.among and stored is None:
         return None
     others = (replace(package, version=version, digests=(), is_index=False) for version in question.among)
-    found = [other.version for other in others if other.version and deciding.decide(policy, other, question.at).allowed]
-    found += [version for version in (stored.allowed if stored else ()) if version not in found]
-    return sorted(found, key=cmp_to_key(partial(_order, package.format)), reverse=True)[:MOST_INSTEAD]
+    allowed = [other.version for other in others if other.version and deciding.decide(policy, other, question.at).allowed]
+    allowed += [version for version in (stored.allowed if stored else ()) if version not in allowed]
+    return sorted(allowed, key=cmp_to_key(partial(_order, package.format)), reverse=True)[:MOST_INSTEAD]
 
 
 def _order(format: str, a: str, b: str) -> int:
     """What cannot be compared, such as the tag `latest`, stands at the end."""
-    known = compare(format, a, b)
+    ecosystem = ecosystem_of(format)
+    known = ecosystem.compare(a, b)
     if known is not None:
         return known or (a > b) - (a < b)
-    ranks = [(compare(format, text, text) is not None, text) for text in (a, b)]
+    ranks = [(ecosystem.compare(text, text) is not None, text) for text in (a, b)]
     return (ranks[0] > ranks[1]) - (ranks[0] < ranks[1])
 
 

@@ -1,6 +1,6 @@
 """Rule files to a RuleSet: NORA's two JSON lists and our TOML, read whole; every problem has its file, line and rule.
 
-nora_files.py reads the JSON and toml_rules.py the TOML; rule_words.py is what single values of both may be.
+nora_files.py reads the JSON and toml_rules.py the TOML; rule_values.py is what single values of both may be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from noraflask.config import ConfigError, CurationConfig
 from noraflask.config.toml_file import shown
 from noraflask.services.curation import nora_files, patterns, toml_rules
 from noraflask.services.curation.model import Bypass, Kind, Rule, RuleSet
-from noraflask.services.curation.rule_words import Sink, namespaces_of, never_matches
+from noraflask.services.curation.rule_values import Sink, namespaces_of, never_matches
 
 CONFIGURATION = "configuration"
 """The place of what the settings say themselves, and the name of their bypass token."""

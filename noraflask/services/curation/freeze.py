@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from noraflask.errors import NoraError
-from noraflask.services.auth.documents import Documents
+from noraflask.services.documents import Documents
 
 LOOK_SECONDS = 0.5
 NAME = "freeze"

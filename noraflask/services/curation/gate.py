@@ -1,4 +1,4 @@
-"""The gate: the current policy, and the one question that must be asked before anything is served.
+"""The gate: the one question that must be asked before anything is served.
 
 check() answers with a Permit or raises CurationDenied. A view that serves without having asked is stopped by its guard (web/access.py), so a format
 cannot forget. What the answer rests on, one snapshot of the policy, is taken once for each request and kept to its end.
@@ -17,11 +17,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied
 from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, next_change, visible
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.curation.ledger import LAST_SECOND, Ledger
-from noraflask.services.curation.model import FORMATS, Decision, Package
+from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 
 _SEAL = object()
@@ -54,57 +55,45 @@ class Remembered:
     """The state of storage that it rests on; None: it rests on none."""
 
 
+class Permits:
+    """A policy and the permits that were given by it. Part of the live state, and dies with it."""
+
+    __slots__ = ("known", "open", "policy")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.open = Permit(_SEAL, Package("", ""), Decision(True), policy) if is_off(policy) else None
+        """For all and everything, where the policy could refuse nothing; None where it could."""
+        self.known: dict[Hashable, Remembered] = {}
+
+
 class Curation:
-    def __init__(self, policy: Policy, ledger: Ledger, freeze: Freeze, clock: Callable[[], float] = time.time) -> None:
-        self._policy = policy
-        self._open: tuple[Policy, Permit | None] | None = None
-        self._memory: tuple[Policy, dict[Hashable, Remembered]] = (policy, {})
+    def __init__(self, ledger: Ledger, freeze: Freeze, clock: Callable[[], float] = time.time) -> None:
         self.ledger = ledger
         self.freeze = freeze
         self._clock = clock
-        self.adopted = clock()
-        """When the policy in force was taken over, seconds since the epoch."""
-
-    @property
-    def policy(self) -> Policy:
-        return self._policy
-
-    def open_permit(self, policy: Policy) -> Permit | None:
-        """For all and everything, where the policy could refuse nothing; None where it could."""
-        known = self._open  # another thread, with another policy, may replace it at any moment
-        if known is None or known[0] is not policy:
-            permit = Permit(_SEAL, Package("", ""), Decision(True), policy) if is_off(policy) else None
-            known = self._open = (policy, permit)
-        return known[1]
 
     def now(self) -> float:
         return self._clock()
 
-    def adopt(self, policy: Policy) -> None:
-        """One assignment: a request sees the old policy or the new one, whole."""
-        self._policy, self.adopted = policy, self._clock()
-
-    def recall(self, policy: Policy, key: Hashable, revision: Callable[[], object | None] | None) -> Permit | None:
+    def recall(self, permits: Permits, key: Hashable, revision: Callable[[], object | None] | None) -> Permit | None:
         """The permit that was given for this before, if nothing that it rests on has changed. `revision`: tells the state of storage now."""
-        of, memory = self._memory
-        known = memory.get(key) if of is policy and not policy.settings.audit_allows else None
+        known = permits.known.get(key) if not permits.policy.settings.audit_allows else None
         if known is None or known.until <= self._clock():
             return None
         if known.revision is not None and (revision is None or known.revision != revision()):
             return None
         return known.permit
 
-    def remember(self, policy: Policy, key: Hashable, permit: Permit, revision: object | None) -> None:
+    def remember(self, permits: Permits, key: Hashable, permit: Permit, revision: object | None) -> None:
         """For a hot read. Only plain permits: what is logged is worked out, and logged, each time; and a freeze may begin at any moment."""
         decision, package = permit.decision, permit.package
         if not decision.allowed or decision.would_block or decision.bypassed_by or not (package.hosted or package.seen is not None):
             return
-        ends = [end for end in (decision.until, next_change(policy, self._clock())) if end is not None]
-        of, memory = self._memory
-        if of is not policy or len(memory) >= PERMITS_KEPT:
-            memory = {}
-            self._memory = (policy, memory)
-        memory[key] = Remembered(permit, min(ends, default=math.inf), revision)
+        ends = [end for end in (decision.until, next_change(permits.policy, self._clock())) if end is not None]
+        if len(permits.known) >= PERMITS_KEPT:
+            permits.known.clear()
+        permits.known[key] = Remembered(permit, min(ends, default=math.inf), revision)
 
     def check(self, policy: Policy, package: Package, bypass_token: str | None = None, decision: Decision | None = None) -> Permit:
         """May it be served? Raises CurationDenied. `decision`: what a format has worked out itself, of several answers of decide()."""
@@ -237,7 +226,7 @@ def read_decision_id(text: str) -> tuple[str, int, Package]:
         unpack = zlib.decompressobj()
         facts = json.loads(unpack.decompress(packed, 8192))
         fingerprint, when, format, name, version, repository = facts
-        if not unpack.eof or type(when) is not int or not 0 <= when <= LAST_SECOND or format not in FORMATS:
+        if not unpack.eof or type(when) is not int or not 0 <= when <= LAST_SECOND or format not in ECOSYSTEMS:
             raise ValueError
         "".join((fingerprint, name, version, repository)).encode()
     except (ValueError, binascii.Error, zlib.error, TypeError, RecursionError):

@@ -5,7 +5,7 @@
     [unix seconds, format, repository, name, version, digest, principal, source, ci, hosted, published, seen]
 
 where the version is "" when it is not known, `hosted` is 0 or 1, and the last two are seconds or null. Lines that end after `ci` are good as well.
-The same artifact to the same principal is noted once in ten minutes. A crash loses the last second; it takes no other line with it.
+The same artifact to the same principal is recorded once in ten minutes. A crash loses the last second, and no other line.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from noraflask.services.append_file import AppendFile
 from noraflask.services.curation.model import Package
 
 AGAIN_SECONDS = 600
-"""The same is noted once in this time."""
+"""The same is recorded once in this time."""
 RECENT_KEYS = 8192
 FLUSH_SECONDS = 1.0
 FLUSH_LINES = 256
@@ -81,7 +82,8 @@ class Ledger:
         self._folder = folder
         self._days = days
         self._clock = clock
-        self._file = _File(folder)
+        self._file = AppendFile()
+        self._file_name, self._named_by = "", 0  # process id
         self._pid = os.getpid()
         self._recent: dict[tuple[str | None, ...], float] = {}
         self._waiting: list[tuple[Any, ...]] = []
@@ -94,7 +96,7 @@ class Ledger:
         self._reported_at: float | None = None
 
     def served(self, package: Package, digest: str, principal: str, source: str, ci: str = "") -> None:
-        """Note it, unless the same was noted within ten minutes. An index is not noted: who read one has got nothing yet."""
+        """Record it, unless the same was recorded within ten minutes. An index is not recorded: it is no artifact."""
         if not self.enabled:
             return
         try:
@@ -106,7 +108,7 @@ class Ledger:
             last = self._recent.get(key)
             if last is None or abs(now - last) >= AGAIN_SECONDS or self._pid != os.getpid():
                 self._note(key, package, source, now)
-        except Exception as error:  # whatever it is, the request that is noted goes on
+        except Exception as error:  # whatever it is, the request goes on
             self._failed(1, error)
 
     def _note(self, key: tuple[str | None, ...], package: Package, source: str, now: float) -> None:
@@ -128,7 +130,7 @@ class Ledger:
             self.flush()
 
     def _adopt(self) -> None:
-        """Under the lock. What a parent process noted is the parent's to write, and its thread did not come along."""
+        """Under the lock. What a parent process recorded is the parent's to write; a fork does not copy its thread."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._recent, self._waiting, self._thread = {}, [], None
@@ -149,20 +151,26 @@ class Ledger:
         try:
             lost = len(lines) - len(good)
             if lost:
-                self._failed(lost, ValueError("it cannot be put in words"))
+                self._failed(lost, ValueError("it cannot be written as JSON"))
             lost = len(good)
-            self._file.append(day, b"".join(good), int(self._clock() * 1000))
+            self._file.append(self._path(day), b"".join(good), self._clock())
         except Exception as error:
-            self._recent = {}  # what was lost is noted when it is served again
+            self._recent = {}  # what was lost is recorded when it is served again
             self._failed(lost - self._file.whole_lines, error)
         else:
             if self._unreported and good:
                 self._report("is written again", logging.INFO)
 
+    def _path(self, day: int) -> Path:
+        """This process's file of that day."""
+        if self._named_by != os.getpid():
+            self._file_name, self._named_by = f"{_host()}-{os.getpid()}-{int(self._clock() * 1000)}{SUFFIX}", os.getpid()
+        return self._folder / _day_name(day) / self._file_name
+
     def _failed(self, lines: int, error: Exception) -> None:
         self.lost += lines
         self._unreported += lines
-        self._report(f"cannot be written: {getattr(error, 'strerror', None) or error}; see to space and rights there", logging.ERROR)
+        self._report(f"cannot be written: {getattr(error, 'strerror', None) or error}; check free space and permissions there", logging.ERROR)
 
     def _report(self, what: str, level: int) -> None:
         now = self._clock()
@@ -181,7 +189,7 @@ class Ledger:
             self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits and close the file. What is served afterwards is noted all the same."""
+        """Write what waits and close the file. What is served afterwards is recorded all the same."""
         thread, self._thread = self._thread, None
         if thread is not None and self._pid == os.getpid():
             self._stopping = True
@@ -204,7 +212,7 @@ class Ledger:
             self.flush()
 
     def sweep(self) -> int:
-        """Remove the folders of days that lie more than `days` back, each as a whole; how many are gone. Nothing else in the folder is touched."""
+        """Remove the folders of days that lie more than `days` back, each as a whole; returns how many. Nothing else in the folder is touched."""
         first_kept = _day_name(int(self._clock()) // DAY_SECONDS - self._days)
         gone = 0
         try:
@@ -214,66 +222,14 @@ class Ledger:
                     left = day.exists()
                     gone += not left
                     if left:
-                        log.warning("an old day of the ledger (%s) cannot be removed; look to the rights there, or remove it yourself", day)
+                        log.warning("an old day of the ledger (%s) cannot be removed; check the permissions there, or remove it yourself", day)
         except OSError as error:
-            log.warning("the ledger (%s) cannot be looked through for old days: %s; look to the rights there", self._folder, error.strerror or error)
+            log.warning("the ledger (%s) cannot be searched for old days: %s; check the permissions there", self._folder, error.strerror or error)
         return gone
 
 
-class _File:
-    """This process's file of one day, opened when the first line comes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.whole_lines = 0
-        """How many lines of the last append were written to their ends."""
-        self._folder = folder
-        self._name = ""
-        self._descriptor = -1
-        self._opened_for = (0, -1)  # process id, day
-        self._torn = False
-
-    def __del__(self) -> None:
-        self.close()
-
-    def append(self, day: int, data: bytes, now_ms: int) -> None:
-        self.whole_lines = 0
-        if self._opened_for != (os.getpid(), day) or self._was_removed():
-            self._open(day, now_ms)
-        if self._torn:
-            _write_all(self._descriptor, b"\n")  # ends what a full disk cut off, so that it takes no other line with it
-            self._torn = False
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError:
-            written = data[: len(data) - len(rest)]
-            self.whole_lines = written.count(b"\n")
-            self._torn = bool(written) and not written.endswith(b"\n")
-            raise
-
-    def _open(self, day: int, now_ms: int) -> None:
-        if self._opened_for[0] != os.getpid():
-            self._name = f"{_host()}-{os.getpid()}-{now_ms}{SUFFIX}"
-        self.close()
-        path = self._folder / _day_name(day) / self._name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._opened_for = (os.getpid(), day)
-        size = os.fstat(self._descriptor).st_size
-        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
-
-    def _was_removed(self) -> bool:
-        return self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
-
-
 def read(folder: Path, since: float, until: float | None = None) -> Iterator[Entry]:
-    """All that was noted from `since` to `until`, both inclusive: day by day, within a day worker by worker. Lines that make no sense are skipped.
+    """All entries from `since` to `until`, both inclusive: day by day, within a day worker by worker. Lines that make no sense are skipped.
 
     Raises OSError for a file that may not be read: an answer without it would look whole.
     """
@@ -361,8 +317,3 @@ def _day_name(day: int) -> str:
 def _host() -> str:
     name = "".join(character if character.isascii() and (character.isalnum() or character in ".-") else "_" for character in socket.gethostname())
     return name[:64].lstrip(".") or "host"
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

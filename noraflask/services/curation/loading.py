@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 from noraflask.config import ConfigError, CurationConfig
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation import compiling, deciding
-from noraflask.services.curation.ecosystems import canonical_name, canonical_version
 from noraflask.services.curation.files import read_rules
 from noraflask.services.curation.ledger import Entry
 from noraflask.services.curation.model import Expect, Package, RuleSet
@@ -53,9 +53,10 @@ def failed_expectations(policy: Policy, expects: Iterable[Expect], now: float) -
 
 
 def package_of(expect: Expect, now: float) -> Package:
-    version = canonical_version(expect.format, expect.version) if expect.version else None
+    ecosystem = ecosystem_of(expect.format)
+    version = ecosystem.same_version(expect.version) if expect.version else None
     published = None if expect.age is None else now - expect.age
-    return Package(expect.format, canonical_name(expect.format, expect.name), version, published=published, hosted=expect.hosted)
+    return Package(expect.format, ecosystem.same_name(expect.name), version, published=published, hosted=expect.hosted)
 
 
 def check_flips(config: CurationConfig, rules: RuleSet, old: Policy, new: Policy, served: Iterable[Entry], now: float) -> None:

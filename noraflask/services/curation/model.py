@@ -5,39 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-FORMATS = (
-    *("docker", "maven", "npm", "cargo", "pypi", "go", "raw", "gems", "terraform"),
-    *("ansible", "nuget", "pub", "conan", "rpm", "deb", "cpan", "hf"),
-)
-"""NORA's identifiers, as rules, metrics and bodies spell them."""
-
-FORMAT_ALIASES = {
-    "oci": "docker",
-    "maven2": "maven",
-    "rubygems": "gems",
-    "gem": "gems",
-    "chocolatey": "nuget",
-    "choco": "nuget",
-    "pwsh": "nuget",
-    "powershellgallery": "nuget",
-    "pub_dart": "pub",
-    "dart": "pub",
-    "yum": "rpm",
-    "dnf": "rpm",
-    "apt": "deb",
-    "debian": "deb",
-    "huggingface": "hf",
-    "golang": "go",
-    "crates": "cargo",
-    "crates.io": "cargo",
-    "python": "pypi",
-}
-"""Other spellings that rule files may use, in any letter case."""
-
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What somebody wants to have: an artifact, or (without a version) an index. Names and versions in canonical form (ecosystems.canonical())."""
+    """What somebody wants to have: an artifact, or (without a version) an index. Names and versions in canonical form (ecosystems/)."""
 
     format: str
     name: str
@@ -64,19 +35,21 @@ class Kind(enum.Enum):
     PIN = "pin"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Rule:
+    """Never changed once it is made. It is not declared frozen, because that makes it four times as slow to make, and feeds have very many."""
+
     id: str
     """Given in the file, else "<file name>#<number from 1>"."""
     kind: Kind
     format: str
-    """One of FORMATS, or "*"."""
+    """The id of a format, or "*"."""
     name: str
     """A pattern over canonical names (patterns.py); "*" is all."""
     version: str = "*"
     """A pattern over canonical versions; "*" is all, also an unknown version. Not used when `range` is set."""
     range: str = ""
-    """In the format's own range language (ecosystems.parse_range())."""
+    """In the format's own range language (Ecosystem.parse_range())."""
     repository: str = "*"
     reason: str = ""
     place: str = ""

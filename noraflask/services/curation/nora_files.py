@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from noraflask.config.telling import nearest
+from noraflask.config.problem_lines import nearest
 from noraflask.config.toml_file import FileProblem, label_of, read_text, shown
-from noraflask.services.curation.ecosystems import canonical_pattern
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Kind, Rule
-from noraflask.services.curation.rule_words import (
+from noraflask.services.curation.rule_values import (
     CLEAN,
-    FOREIGN_IN,
     MOST_REASON,
     Sink,
     described,
@@ -25,7 +24,7 @@ from noraflask.services.curation.rule_words import (
     format_of,
     is_range,
     name_of,
-    quick_rule,
+    never_matches,
     range_of,
     reason_of,
     version_of,
@@ -196,11 +195,11 @@ class _List:
                 raise json.JSONDecodeError("Expecting value", text, stop.value) from None
             if type(value) is not dict or not self._plain(value, number):
                 self._rule(value, number, self.line)
-            found = after(text, self.at)
-            if found is None or found[1] == "}":
+            token = after(text, self.at)
+            if token is None or token[1] == "}":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, self.at)
-            self.at = found.end()
-            if found[1] == "]":
+            self.at = token.end()
+            if token[1] == "]":
                 return
 
     def _plain(self, value: dict[str, Any], number: int) -> bool:
@@ -214,15 +213,16 @@ class _List:
             if version != "*":
                 if CLEAN(version) is None:
                     return False
-                version = canonical_pattern(format, version, "version")
+                version = ecosystem_of(format).version_pattern(version)
             elif self.kind is ALLOW:
                 return False
         except (KeyError, TypeError):
             return False
-        name = canonical_pattern(format, name, "name")
-        rule = quick_rule(f"{self.file}#{number}", self.kind, format, name, version, known, f"{self.file}:{self.line}", (digest,) if digest else ())
+        name = ecosystem_of(format).name_pattern(name)
+        place, integrity = f"{self.file}:{self.line}", (digest,) if digest else ()
+        rule = Rule(f"{self.file}#{number}", self.kind, format, name, version, reason=known, place=place, integrity=integrity)
         self.rules.append(rule)
-        if FOREIGN_IN[format](name):
+        if never_matches(format, name):
             self.sink.suspects.append(rule)
         return True
 

@@ -2,15 +2,16 @@
 
 `*` all, also the empty text · `X.**` X itself, `X.…` and `X:…` (Maven groups) · `X/**` X itself and `X/…` (scopes, folders) · `X-**` X itself and
 `X-…` (what `X.**` becomes on PyPI) · stars anywhere else: any run of characters, `/` included · `./X` as X, over names without a `/` only (what
-`library/…` becomes on Docker) · no star: equal. Nothing but the star is special. Case counts: ecosystems.py brings both sides to one form.
+`library/…` becomes on Docker) · no star: equal. Nothing but the star is special. Case counts: ecosystems/ brings both sides to one form.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from noraflask.ecosystems import FLAT
+
 MAX_LENGTH = 512
-FLAT = "./"
 _TREES = {".**": (".", ":"), "/**": ("/",), "-**": ("-",)}
 _FOREIGN = frozenset('?[]{}()|\\<>^$,"`')
 """Characters that mean something in other pattern and range languages, and are in no name or version."""

@@ -25,8 +25,8 @@ from hashlib import blake2b
 from typing import Any
 from zlib import crc32
 
-from noraflask.services.curation.ecosystems import Range, canonical_pattern, parse_range
-from noraflask.services.curation.model import FORMATS, Bypass, Kind, Rule
+from noraflask.ecosystems import ECOSYSTEMS, Range, ecosystem_of
+from noraflask.services.curation.model import Bypass, Kind, Rule
 from noraflask.services.curation.patterns import Pattern
 
 MAGIC = b"noracur1"
@@ -54,7 +54,7 @@ class Settings:
     """(format, min_release_age, quarantine, quarantine_ttl); None: as for all formats."""
     docs_url: str = ""
     audit_allows: bool = False
-    """Whether the audit log is told of plain allows as well."""
+    """Whether plain allows are written to the audit log as well."""
 
     @classmethod
     def of(cls, config: Any) -> Settings:
@@ -148,11 +148,12 @@ class Policy:
         self.rule = lru_cache(REMEMBERED)(partial(_record, parts["records"], parts["offsets"].cast("Q")))
         """The rule of a number from 0; the namespaces follow the rules."""
         self.pattern = lru_cache(REMEMBERED)(Pattern.parse)
-        self.spelling = lru_cache(REMEMBERED)(canonical_pattern)
+        self.name_spelling = lru_cache(REMEMBERED)(lambda format, text: ecosystem_of(format).name_pattern(text))
+        self.version_spelling = lru_cache(REMEMBERED)(lambda format, text: ecosystem_of(format).version_pattern(text))
         self.range = lru_cache(REMEMBERED)(_range)
         self._length = len(parts["offsets"]) // 8 - 1 - self.counts["namespace"]
-        self._own_age = {format: self.settings.min_age_of(format) for format in FORMATS}
-        self._own_quarantine = {format: self.settings.quarantine_of(format) for format in FORMATS}
+        self._own_age = {format: self.settings.min_age_of(format) for format in ECOSYSTEMS}
+        self._own_quarantine = {format: self.settings.quarantine_of(format) for format in ECOSYSTEMS}
 
     @classmethod
     def from_buffer(cls, buffer: bytes | memoryview | mmap.mmap) -> Policy:
@@ -207,7 +208,7 @@ class Policy:
     def _is_about(self, rule: Rule, format: str, name: str, repository: str) -> bool:
         if rule.format != format and rule.format != ANY:
             return False
-        own = rule.name if rule.format != ANY else self.spelling(format, rule.name, "name")
+        own = rule.name if rule.format != ANY else self.name_spelling(format, rule.name)
         if own != ANY and own != name and not self.pattern(own).matches(name):
             return False
         return rule.repository == ANY or self.pattern(rule.repository).matches(repository)
@@ -231,6 +232,6 @@ def _record(records: memoryview, offsets: memoryview, number: int) -> Rule:
 def _range(format: str, text: str) -> Range | None:
     """None when this ecosystem cannot read it: a rule for all formats reaches some that have no ranges."""
     try:
-        return parse_range(format, text)
+        return ecosystem_of(format).parse_range(text)
     except ValueError:
         return None

@@ -6,14 +6,14 @@ All three read the entries once, as they come, in memory that does not grow with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from noraflask.services.curation.ecosystems import canonical_format, canonical_pattern, parse_range
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation.explaining import stamp
 from noraflask.services.curation.ledger import Entry
-from noraflask.services.curation.model import FORMATS, Decision, Package
+from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.patterns import Pattern
 
 MOST_NAMED = 20
@@ -25,9 +25,7 @@ MOST_REMEMBERED = 32_768
 """Verdicts, twice: those that were asked for lately, and those before."""
 MOST_COORDINATES = 131_072
 """flip_share() is exact up to here, and an estimate from a fair sample beyond."""
-LONGEST_CELL = 60
 ANY = "*"
-ANYONE = "(anonymous)"
 
 Decide = Callable[[Package, float], Decision]
 Coordinate = tuple[str, str, str]
@@ -181,9 +179,10 @@ def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*")
 
     Names and versions may be spelled as the format allows. Raises ValueError for a format or a range that makes no sense.
     """
-    wanted = ANY if format == ANY else canonical_format(format)
+    ecosystem = find(format)
+    wanted = ANY if format == ANY else ecosystem.id if ecosystem else None
     if wanted is None:
-        raise ValueError(f"{format!r} is no format; say one of {', '.join(FORMATS)}, or * for all")
+        raise ValueError(f"{format!r} is no format; say one of {', '.join(ECOSYSTEMS)}, or * for all")
     if wanted == ANY and is_range(version):
         raise ValueError(f"{version!r} is a range, and each format has a range language of its own: name the format instead of *")
     queries = {} if wanted == ANY else {wanted: _Query(wanted, name, version)}
@@ -212,12 +211,13 @@ class _Query:
     """What is looked for, in the words of one format."""
 
     def __init__(self, format: str, name: str, version: str) -> None:
-        self.names = Pattern.parse(canonical_pattern(format, name, "name"))
+        ecosystem = ecosystem_of(format)
+        self.names = Pattern.parse(ecosystem.name_pattern(name))
         self._all = version in (ANY, "**")
-        self._range = parse_range(format, version) if is_range(version) else None
+        self._range = ecosystem.parse_range(version) if is_range(version) else None
         self._digest = version.lower() if version.lower().startswith(("sha256:", "sha512:")) else ""
         self._spelled = Pattern.parse(version)
-        self._canonical = Pattern.parse(canonical_pattern(format, version, "version"))
+        self._canonical = Pattern.parse(ecosystem.version_pattern(version))
 
     def means(self, entry: Entry) -> bool | None:
         """Whether this version is meant; None: it cannot be told, because the version is not known or cannot be compared."""
@@ -250,17 +250,17 @@ class _Judge:
     def verdict(self, entry: Entry) -> Verdict:
         """The kind of change, and the decision that blocks; nothing when both say the same."""
         key = (entry.format, entry.repository, entry.name, entry.version, entry.digest, entry.hosted, entry.published, entry.seen)
-        found = self._known.get(key)
-        if found is not None:
-            return found
+        verdict = self._known.get(key)
+        if verdict is not None:
+            return verdict
         if len(self._known) >= MOST_REMEMBERED:
             self._older, self._known = self._known, {}
-        found = self._older.get(key)
-        if found is None:
+        verdict = self._older.get(key)
+        if verdict is None:
             package = _package(entry)
-            found = _compare(self._old(package, self._now), self._new(package, self._now))
-        self._known[key] = found
-        return found
+            verdict = _compare(self._old(package, self._now), self._new(package, self._now))
+        self._known[key] = verdict
+        return verdict
 
 
 def _package(entry: Entry) -> Package:
@@ -307,78 +307,7 @@ def _count(change: Change, entry: Entry, room: int) -> int:
     return 1
 
 
-def render_report(report: Report) -> str:
-    """For people: a summary, and a table for each kind of change."""
-    if not report.entries:
-        return "The ledger has nothing for this time, so there is nothing to replay. Choose an earlier --since, or look whether the ledger is on.\n"
-    parts = [f"{report.entries} replayed: " + ", ".join(f"{len(report.of_kind(kind))} {kind}" for kind in (BLOCKED, ALLOWED, AUDITED)) + "\n"]
-    head = ("coordinate", "times", "last", "rule", "reason", "for whom")
-    for kind in (BLOCKED, ALLOWED, AUDITED):
-        rows = [_change_row(change) for change in report.of_kind(kind)]
-        if rows:
-            parts.append(f"{kind.capitalize()}:\n" + _table(head, rows))
-    if report.omitted:
-        parts.append(f"Only {MOST_CHANGES} changes are listed; {report.omitted} of those replayed belong to others. Choose a later --since.\n")
-    return "\n".join(parts)
-
-
-def _change_row(change: Change) -> tuple[str, ...]:
-    rule = " ".join(filter(None, (change.rule or change.filter, change.place and f"({change.place})")))
-    reason = change.reason + (f" (until {stamp(change.until)})" if change.until is not None else "")
-    named = change.named()
-    others = len(change.consumers) - len(named)
-    more = "and others" if change.more_consumers else f"and {others} more" if others else ""
-    whom = ", ".join(_who(*consumer) for consumer in named)
-    coordinate = _coordinate(change.format, change.name, change.version)
-    return coordinate, str(change.count), stamp(change.last) or "", rule, reason, " ".join(filter(None, (whom, more)))
-
-
-def render_impact(receipts: list[Receipt]) -> str:
-    """For people: a table."""
-    if not receipts:
-        return "Nobody got it in this time, as far as the ledger knows. Choose an earlier --since to look further back.\n"
-    head = ("who", "coordinate", "repository", "times", "first", "last", "digest")
-    return _table(head, [_receipt_row(receipt) for receipt in receipts])
-
-
-def _receipt_row(receipt: Receipt) -> tuple[str, ...]:
-    coordinate = _coordinate(receipt.format, receipt.name, receipt.version)
-    coordinate += "" if receipt.certain else " (perhaps)"
-    times = (str(receipt.count), stamp(receipt.first) or "", stamp(receipt.last) or "")
-    return _who(receipt.principal, receipt.ci), coordinate, receipt.repository, *times, receipt.digest
-
-
 def impact_as_dict(receipts: list[Receipt]) -> dict[str, Any]:
     """Ready for JSON."""
     consumers = len({(receipt.principal, receipt.ci) for receipt in receipts})
     return {"consumers_count": consumers, "receipts": [receipt.as_dict() for receipt in receipts]}
-
-
-def _coordinate(format: str, name: str, version: str) -> str:
-    """As people write it: npm:left-pad@1.3.0."""
-    return f"{format}:{name}" + (f"@{version}" if version else "")
-
-
-def _who(principal: str, ci: str) -> str:
-    return (principal or ANYONE) + (f" [{ci}]" if ci else "")
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their contents, up to LONGEST_CELL; longer cells push the rest to the right rather than lose their ends."""
-    cells = [head, *(tuple(_printable(cell) for cell in row) for row in rows)]
-    widths = [min(max(len(row[column]) for row in cells), LONGEST_CELL) for column in range(len(head))]
-    return "".join(_joined(row, widths) for row in cells)
-
-
-def _joined(row: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
-
-
-def _printable(text: str) -> str:
-    """Names and CI identities come from outside: nothing in them may steer a terminal."""
-    return "".join(_safe(text))
-
-
-def _safe(text: str) -> Iterator[str]:
-    for character in text:
-        yield character if character.isprintable() else character.encode("unicode_escape").decode()

@@ -10,12 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from noraflask.config.kinds import read_duration
-from noraflask.config.telling import nearest
+from noraflask.config.problem_lines import nearest
 from noraflask.config.toml_file import FileProblem, dotted, label_of, read_text, shown
-from noraflask.services.curation.ecosystems import canonical_name, canonical_pattern, canonical_version
+from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
-from noraflask.services.curation.rule_words import (
+from noraflask.services.curation.rule_values import (
     Sink,
     described,
     digests_of,
@@ -24,8 +23,6 @@ from noraflask.services.curation.rule_words import (
     name_of,
     namespaces_of,
     never_matches,
-    pattern_of,
-    quick_rule,
     range_of,
     reason_of,
     seconds_of,
@@ -35,6 +32,7 @@ from noraflask.services.curation.rule_words import (
     word_of,
 )
 from noraflask.services.curation.toml_tables import KEYS, PEOPLE, Document, Table, parse
+from noraflask.settings.texts import read_duration
 
 MOST_BYTES = 256 * 1024 * 1024
 MOST_OF_ONE_TABLE = 10_000
@@ -99,9 +97,9 @@ class _Reader:
             return False
         if self.ids.setdefault(identity, place) is not place:
             return False
-        name = canonical_pattern(format, values["name"], "name")
-        version = version if version == "*" else canonical_pattern(format, version, "version")
-        rule = quick_rule(identity, Kind.BLOCK, format, name, version, reason, place, ticket=ticket)
+        name = ecosystem_of(format).name_pattern(values["name"])
+        version = version if version == "*" else ecosystem_of(format).version_pattern(version)
+        rule = Rule(identity, Kind.BLOCK, format, name, version, reason=reason, place=place, ticket=ticket)
         self.sink.rules.append(rule)
         if never_matches(format, name):
             self.sink.suspects.append(rule)
@@ -156,7 +154,7 @@ class _Reader:
         if kind is Kind.PIN and given == ("version", ["*"]):
             raise _Wrong("version", "is missing; a hash belongs to one version")
         shared: dict[str, Any] = {
-            "repository": _optional(values, "repository", lambda text: pattern_of("*", text, "name"), "*"),
+            "repository": _optional(values, "repository", lambda text: name_of("*", text), "*"),
             "reason": _optional(values, "reason", reason_of, ""),
             "audit_only": _optional(values, "mode", _mode, default=False),
             "expires": _optional(values, "expires", seconds_of, None),
@@ -209,8 +207,8 @@ class _Reader:
         self.sink.expects.append(
             Expect(
                 format,
-                canonical_name(format, name),
-                None if version is None else canonical_version(format, version),
+                ecosystem_of(format).same_name(name),
+                None if version is None else ecosystem_of(format).same_version(version),
                 values["result"] == "allow",
                 _optional(values, "age", _age, None),
                 hosted,
@@ -237,13 +235,13 @@ def _strings(values: dict[str, Any], one: str, many: str) -> list[Any]:
     """What `one` or `many` says; all, when neither is there."""
     if one in values and many in values:
         raise _Wrong(many, f"stands beside {one}; leave one of them")
-    found = values.get(many, values.get(one, "*"))
-    if isinstance(found, str) and many in values:
+    texts = values.get(many, values.get(one, "*"))
+    if isinstance(texts, str) and many in values:
         raise _Wrong(many, "expected an array of strings")
-    found = found if isinstance(found, list) else [found]
-    if not found or not all(isinstance(text, str) for text in found):
+    texts = texts if isinstance(texts, list) else [texts]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise _Wrong(many if many in values else one, "expected a string, or an array of strings that is not empty")
-    return found
+    return texts
 
 
 def _each(values: dict[str, Any], one: str, many: str, read: Callable[[Any], str]) -> list[str]:

@@ -104,8 +104,8 @@ def _as_a_whole(text: str) -> Document:
         raise FileProblem(": not valid TOML: nested too deeply") from None
     except ValueError as error:
         said, _, where = str(error).partition(" (at ")
-        found = re.match(r"line (\d+), column (\d+)\)", where)
-        place = f":{found[1]}:{found[2]}" if found else ""
+        match = re.match(r"line (\d+), column (\d+)\)", where)
+        place = f":{match[1]}:{match[2]}" if match else ""
         raise FileProblem(f"{place}: not valid TOML: {(said.splitlines() or ['error'])[0]}") from None
     lines: dict[str, list[int]] = {kind: [] for kind in KEYS}
     for kind, start, _ in _headers(text):

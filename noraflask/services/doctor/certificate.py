@@ -117,10 +117,10 @@ def _is_incomplete(shown: Sequence[x509.Certificate], known: frozenset[str]) -> 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
     try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return []
-    return [str(name.value) for name in found if isinstance(name, x509.DNSName | x509.IPAddress)]
+    return [str(name.value) for name in alternatives if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
 def name_of(name: x509.Name) -> str:
@@ -137,8 +137,8 @@ def _date(certificate: x509.Certificate) -> str:
 
 
 def _known(context: ssl.SSLContext) -> frozenset[str]:
-    found = (x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True))
-    return frozenset(certificate.subject.rfc4514_string() for certificate in found)
+    known = (x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True))
+    return frozenset(certificate.subject.rfc4514_string() for certificate in known)
 
 
 def _shown(target: Target) -> list[x509.Certificate]:

@@ -22,14 +22,14 @@ def configuration(load: Callable[[], Config]) -> tuple[Config, list[Finding]]:
     try:
         config = load()
     except ConfigError as error:
-        found = [wrong("configuration", problem) for problem in error.problems[:MOST_LINES]]
-        return error.usable, found
+        findings = [wrong("configuration", problem) for problem in error.problems[:MOST_LINES]]
+        return error.usable, findings
     except OSError as problem:  # such as a working folder that is gone
         return Config(), [wrong("configuration", f"cannot be read: {problem.strerror or problem}")]
     changed = sum(source != "default" for source in config.sources.values())
     where = str(config.file) if config.file else "no file"
-    found = [ok("configuration", f"{where}; {changed} settings differ from their defaults")]
-    return config, [*found, *(warning("configuration", line) for line in config.warnings)]
+    findings = [ok("configuration", f"{where}; {changed} settings differ from their defaults")]
+    return config, [*findings, *(warning("configuration", line) for line in config.warnings)]
 
 
 def policy(config: CurationConfig, now: float) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from noraflask.errors import NoraError
 from noraflask.keys import Key
 from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.services.master_process import PROC, count_workers, find_masters
+from noraflask.services.memory_limit import cgroup_limit
 from noraflask.storage import Storage
 
 MIB = 1024 * 1024
@@ -44,7 +45,7 @@ class Mount:
 
 def mount_of(path: str, mountinfo: str) -> Mount:
     """The mount that holds an absolute, resolved path, by the text of /proc/self/mountinfo: proc(5)."""
-    found = Mount("/", "unknown")
+    mount = Mount("/", "unknown")
     for line in mountinfo.splitlines():
         before, separator, after = line.partition(" - ")
         fields = before.split()
@@ -52,9 +53,9 @@ def mount_of(path: str, mountinfo: str) -> Mount:
             continue
         point = _unescaped(fields[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(found.point):  # of several on one point the last one counts
-            found = Mount(point, after.split()[0])
-    return found
+        if inside and len(point) >= len(mount.point):  # of several on one point the last one counts
+            mount = Mount(point, after.split()[0])
+    return mount
 
 
 def _unescaped(text: str) -> str:
@@ -102,7 +103,7 @@ def round_trip(storage: Storage, clock: Callable[[], float] = time.monotonic, wa
         try:
             with contextlib.closing(storage.open(key)) as reader:
                 same = reader.read() == data
-            found = storage.stat(key)
+            info = storage.stat(key)
         finally:
             storage.delete(key)
         if storage.stat(key) is not None:
@@ -119,8 +120,8 @@ def round_trip(storage: Storage, clock: Callable[[], float] = time.monotonic, wa
         yield warning("storage", f"{told}: each push waits so long for the disk")
     else:
         yield ok("storage", told)
-    if found is not None:
-        yield from skew("clock of the storage", found.modified - wall())
+    if info is not None:
+        yield from skew("clock of the storage", info.modified - wall())
 
 
 def _cause(problem: BaseException) -> str:
@@ -143,9 +144,9 @@ def room(check: str, path: Path, free: int, total: int, unit: str) -> Iterator[F
 
 
 def disk(path: Path) -> Iterator[Finding]:
-    found = os.statvfs(path)
-    yield from room("disk", path, found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, "bytes")
-    yield from room("inodes", path, found.f_favail, found.f_files, "inodes")
+    volume = os.statvfs(path)
+    yield from room("disk", path, volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize, "bytes")
+    yield from room("inodes", path, volume.f_favail, volume.f_files, "inodes")
 
 
 # Staging.
@@ -177,8 +178,8 @@ def staging_here(config: StagingConfig) -> Iterator[Finding]:
     if not path.is_dir():
         yield warning("staging", f"{path} is not there: uploads go to the data volume at once", f"mkdir -m 1777 {path}")
         return
-    found = os.statvfs(path)
-    yield from staging(config, mount_here(path), found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+    volume = os.statvfs(path)
+    yield from staging(config, mount_here(path), volume.f_blocks * volume.f_frsize, volume.f_bavail * volume.f_frsize)
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         yield warning("staging", f"{path} cannot be written to: uploads go to the data volume at once", f"chmod 1777 {path}")
 
@@ -248,24 +249,6 @@ def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Findi
         yield warning("open files", "the limit cannot be read")
 
 
-def memory_limit(cgroup: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The least limit of a cgroup and those above it, in bytes; `cgroup`: the text of /proc/<pid>/cgroup. None: no limit."""
-    found = []
-    for line in cgroup.splitlines():
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        folder = top / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            if not place.is_relative_to(top):
-                break
-            with contextlib.suppress(OSError, ValueError):
-                found.append(int((place / name).read_text()))
-    least = min(found, default=1 << 62)
-    return least if least < 1 << 60 else None  # version 1 writes "no limit" as a number
-
-
 def memory(config: Config, limit: int | None, staging_in_memory: bool) -> Iterator[Finding]:
     staged = config.staging.budget_bytes if staging_in_memory else 0
     needed = MASTER_BYTES + config.server.workers * WORKER_BYTES + staged
@@ -290,7 +273,7 @@ def process_limits(config: Config) -> Iterator[Finding]:
     whose = f"the server, pid {running.pid}" if running else "this shell"
     yield from descriptors(config.server, Path(place, "limits").read_text(), whose)
     in_memory = config.staging.path.is_dir() and mount_here(config.staging.path).kind in MEMORY_FILE_SYSTEMS
-    yield from memory(config, memory_limit(Path(place, "cgroup").read_text()), in_memory)
+    yield from memory(config, cgroup_limit(Path(place, "cgroup").read_text()), in_memory)
     if running and running.workers != config.server.workers:
         yield warning("workers", f"{running.workers} are running, server.workers is {config.server.workers}", "restart the server")
     elif running:

@@ -1,4 +1,4 @@
-"""What can be told of the front without pushing anything: who answers, what it says of clients, TLS, redirect, /metrics."""
+"""What the front shows without a push: who answers, how it forwards clients, TLS, redirect, /metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""May this client ask once more? What is asked for each request, by tier, and what is told of refusals."""
+"""May this client ask once more? The question for each request, by tier, and the answer, headers and log line of a refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from noraflask.config import RateLimitConfig
 from noraflask.errors import NoraError, RateLimited, RateLimiterAway
-from noraflask.services.clients import network_of
+from noraflask.services.client_network import network_of
 from noraflask.services.limits.bucket import Bucket, Taken
 from noraflask.services.limits.strategy import TokenBucket
 from noraflask.services.metrics import catalogue
@@ -39,19 +39,28 @@ log = logging.getLogger("nora.limits")
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """What a reload replaces, as a whole."""
+class Limits:
+    """What is configured; part of the live state. What clients have used outlives it."""
 
     enabled: bool
     on_failure: str
     wait_seconds: float
     buckets: dict[str, Bucket]
 
+    @classmethod
+    def of(cls, config: RateLimitConfig) -> Limits:
+        pairs = {AUTH: (config.auth_rps, config.auth_burst), UPLOAD: (config.upload_rps, config.upload_burst)}
+        pairs[GENERAL] = (config.general_rps, config.general_burst)
+        buckets = {tier: Bucket(rps, burst, tier) for tier, (rps, burst) in pairs.items()}
+        return cls(config.enabled, config.on_failure, config.wait_ms / 1000, buckets)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{tier} {_limit(bucket)}" for tier, bucket in self.buckets.items()) if self.enabled else "off"
+
 
 class RateLimits:
     def __init__(
         self,
-        config: RateLimitConfig,
         here: TokenBucket,
         redis: TokenBucket | None = None,
         metrics: NullMetrics | None = None,
@@ -67,31 +76,17 @@ class RateLimits:
         self._here, self._redis, self._clock = here, redis, clock
         self._metrics = metrics or NullMetrics()
         shared = memoryview(mmap.mmap(-1, 16)).cast("d")
-        self._away, self._warned = shared[:1], shared[1:]  # whether Redis did not answer the last time; when a failure was told last
+        self._away, self._warned = shared[:1], shared[1:]  # whether Redis did not answer the last time; when a failure was logged last
         self._warned[0] = -math.inf
-        self._limits = _limits(config)
 
-    # Settings.
-
-    @property
-    def enabled(self) -> bool:
-        return self._limits.enabled
-
-    def adopt(self, config: RateLimitConfig) -> bool:
-        """From the next request on these limits hold; what clients have used stays used. Whether anything is different."""
-        before, self._limits = self._limits, _limits(config)
-        return _words(before) != _words(self._limits)
-
-    def describe(self) -> str:
-        """For the log of the start."""
-        if not self.enabled:
+    def describe(self, limits: Limits) -> str:
+        """For the log of the start and of reloads."""
+        if not limits.enabled:
             return "rate limits are off (rate_limit.enabled)"
-        place = f"in Redis (on_failure {self._limits.on_failure})" if self._redis else "in memory of this server"
-        return f"rate limits by client: {_words(self._limits)}; counted {place}"
+        place = f"in Redis (on_failure {limits.on_failure})" if self._redis else "in memory of this server"
+        return f"rate limits by client: {limits}; counted {place}"
 
-    # Requests.
-
-    def check(self, tiers: tuple[str, ...], client: str) -> tuple[tuple[str, str], ...]:
+    def check(self, limits: Limits, tiers: tuple[str, ...], client: str) -> tuple[tuple[str, str], ...]:
         """One request of the client, which is its address, in each of the tiers. Headers for its answer.
 
         Raises RateLimited; RateLimiterAway, where requests that cannot be counted are to be refused.
@@ -99,10 +94,10 @@ class RateLimits:
         network = network_of(client)
         headers: tuple[tuple[str, str], ...] = ()
         for tier in tiers:
-            bucket = self._limits.buckets[tier]
-            taken = self._take(bucket, network)
-            if taken is not None and 0 < taken.wait <= self._limits.wait_seconds:
-                taken = self._patiently(bucket, network, taken)
+            bucket = limits.buckets[tier]
+            taken = self._take(limits, bucket, network)
+            if taken is not None and 0 < taken.wait <= limits.wait_seconds:
+                taken = self._patiently(limits, bucket, network, taken)
             if taken is None:
                 continue
             if taken.wait:
@@ -111,24 +106,24 @@ class RateLimits:
             headers = (("x-ratelimit-limit", str(bucket.burst)), ("x-ratelimit-remaining", str(taken.remaining)))
         return headers
 
-    def _patiently(self, bucket: Bucket, network: str, taken: Taken | None) -> Taken | None:
+    def _patiently(self, limits: Limits, bucket: Bucket, network: str, taken: Taken | None) -> Taken | None:
         """Wait for the next token, where that is soon and a seat is free. So a client that asks one thing after another, however fast, is slowed
-        down and not refused: the Docker engine, for one, gives up at its first 429. No more requests pass than without it.
+        down and not refused: some clients give up at their first 429. No more requests pass than without it.
         """
         if not self._seats.acquire(blocking=False):
             return taken
         self._metrics.count(catalogue.RATE_DELAYED, bucket.namespace)
         try:
-            left = self._limits.wait_seconds
+            left = limits.wait_seconds
             while taken is not None and 0 < taken.wait <= left:
                 left -= taken.wait
                 self._pause(taken.wait)
-                taken = self._take(bucket, network)
+                taken = self._take(limits, bucket, network)
             return taken
         finally:
             self._seats.release()
 
-    def _take(self, bucket: Bucket, network: str) -> Taken | None:
+    def _take(self, limits: Limits, bucket: Bucket, network: str) -> Taken | None:
         """None: it could not be counted, and passes."""
         if self._redis is not None and self._may_try():
             try:
@@ -136,16 +131,16 @@ class RateLimits:
             except Exception as error:  # whatever it is: a limiter that fails must not take the registry down
                 self._away[0] = 1
                 self._here.take(_TRIES, "")
-                self._failed("Redis, which counts requests for rate limits, does not answer", error)
+                self._failed(limits, "Redis, which counts requests for rate limits, does not answer", error)
             else:
                 self._came_back()
                 return taken
-        if self._redis is None or self._limits.on_failure == "local":
+        if self._redis is None or limits.on_failure == "local":
             try:
                 return self._here.take(bucket, network)
             except Exception as error:
-                self._failed("requests cannot be counted for rate limits", error)
-        if self._limits.on_failure == "closed":
+                self._failed(limits, "requests cannot be counted for rate limits", error)
+        if limits.on_failure == "closed":
             raise RateLimiterAway()
         return None
 
@@ -158,12 +153,12 @@ class RateLimits:
             self._away[0] = 0
             log.info("Redis, which counts requests for rate limits, answers again")
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, limits: Limits, what: str, error: Exception) -> None:
         self._metrics.count(catalogue.RATE_LIMIT_FAILURES)
         now = self._clock()
         if now - self._warned[0] >= _WARN_SECONDS:
             self._warned[0] = now
-            log.warning("%s: %s; %s (rate_limit.on_failure)", what, type(error).__name__, _MEANWHILE[self._limits.on_failure])
+            log.warning("%s: %s; %s (rate_limit.on_failure)", what, type(error).__name__, _MEANWHILE[limits.on_failure])
 
     def _refusal(self, bucket: Bucket, wait: float, network: str) -> NoraError:
         tier = bucket.namespace
@@ -186,15 +181,5 @@ class RateLimits:
         )
 
 
-def _limits(config: RateLimitConfig) -> _Limits:
-    pairs = {AUTH: (config.auth_rps, config.auth_burst), UPLOAD: (config.upload_rps, config.upload_burst)}
-    pairs[GENERAL] = (config.general_rps, config.general_burst)
-    return _Limits(config.enabled, config.on_failure, config.wait_ms / 1000, {tier: Bucket(rps, burst, tier) for tier, (rps, burst) in pairs.items()})
-
-
 def _limit(bucket: Bucket) -> str:
     return f"{bucket.amount} a second, {bucket.burst} at once"
-
-
-def _words(limits: _Limits) -> str:
-    return "; ".join(f"{tier} {_limit(bucket)}" for tier, bucket in limits.buckets.items()) if limits.enabled else "off"

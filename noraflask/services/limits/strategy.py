@@ -1,4 +1,4 @@
-"""The token bucket as a strategy of limits, so that flask-limiter can be told to use it by name."""
+"""The token bucket as a strategy of limits, so that flask-limiter can find it by name."""
 
 from __future__ import annotations
 

@@ -5,23 +5,24 @@ Where a set of places is used up, the bucket that is nearest to being full is fo
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, NoReturn
 
+from limits.errors import ConfigurationError
 from limits.storage import Storage
 
 from noraflask.services.limits.bucket import TICKS, Bucket, Taken, look, take
 from noraflask.services.shared_lock import SharedLock
+from noraflask.services.shared_table import SharedTable, keyed_hash
 
 SCHEME = "nora+shared"
 """Of the address by which flask-limiter finds it."""
 SLOTS = 1 << 19
 """16 bytes each: 8 MB, of which the kernel gives only the pages that are used."""
-SET_SLOTS = 16
 KEYS_REMEMBERED = 8192
 """By each process: the keys of its last clients."""
 
@@ -59,9 +60,9 @@ class BucketTable(Storage):
         super().__init__(uri, wrap_exceptions)
         self._clock = clock
         self._secret = secret or os.urandom(16)
-        self._sets = slots // SET_SLOTS
         self._lock = SharedLock()
         self._keys = memoryview(mmap.mmap(-1, 8 * slots)).cast("Q")
+        self._table = SharedTable(self._keys)
         self._full_at = memoryview(mmap.mmap(-1, 8 * slots)).cast("q")
         self._place = lru_cache(KEYS_REMEMBERED)(self._find)
 
@@ -94,32 +95,20 @@ class BucketTable(Storage):
     def check(self) -> bool:
         return True
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        raise NotImplementedError("token buckets alone are kept here")
+    def _count_otherwise(self, *_: Any, **__: Any) -> NoReturn:
+        raise ConfigurationError(f"{SCHEME} keeps token buckets alone, for the strategy token-bucket")
 
-    def get(self, key: str) -> int:
-        raise NotImplementedError("token buckets alone are kept here")
-
-    def get_expiry(self, key: str) -> float:
-        raise NotImplementedError("token buckets alone are kept here")
-
-    def clear(self, key: str) -> None:
-        raise NotImplementedError("token buckets alone are kept here")
+    incr = get = get_expiry = clear = _count_otherwise
+    """What the other strategies of limits ask of a storage."""
 
     def _slot(self, key: int) -> tuple[int, bool]:
         """The place of this key; else one to put it, that of the bucket which will be full first."""
-        first = key % self._sets * SET_SLOTS
-        keys = self._keys[first : first + SET_SLOTS].tolist()
-        if key in keys:
-            return first + keys.index(key), True
-        times = self._full_at[first : first + SET_SLOTS].tolist()
-        return first + times.index(min(times)), False
+        slot = self._table.slot_of(key)
+        return (self._table.slot_for(key, self._full_at.__getitem__), False) if slot is None else (slot, True)
 
     def _find(self, tier: str, client: str) -> _Place:
         key = self.key(tier, client)
-        return _Place(key, key % self._sets * SET_SLOTS)
+        return _Place(key, self._table.first_slot(key))
 
     def key(self, tier: str, client: str) -> int:
-        """Keyed, so that nobody can choose addresses that crowd one set."""
-        text = f"{tier}\0{client}".encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=self._secret).digest(), "big")
+        return keyed_hash(self._secret, tier, client)

@@ -85,7 +85,7 @@ class CounterFiles:
             self.cells[cell] = 0.0
 
     def forget(self, place: str) -> None:
-        """The process of that place is gone: its counts stay, its gauges do not."""
+        """The process of that place has ended: its counts stay, its gauges do not."""
         try:
             descriptor = os.open(self._path(place), os.O_RDWR)
         except FileNotFoundError:

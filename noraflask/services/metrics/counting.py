@@ -120,7 +120,7 @@ class Metrics(NullMetrics):
         return timer
 
     def collect(self) -> Iterator[Metric]:
-        """Everything that all processes have counted, for a scrape. What was counted of a repository that is gone by now stays."""
+        """Everything that all processes have counted, for a scrape. Counts of a repository that a reload removed stay."""
         counted: dict[Family, dict[tuple[str, ...], tuple[float, ...]]] = {family: self._presets(family) for family in FAMILIES}
         for series, cells in self.files.totals():
             counted.setdefault(series.family, {})[series.labels] = cells

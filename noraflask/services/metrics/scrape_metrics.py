@@ -16,12 +16,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from noraflask import __version__
 from noraflask.services.auth.lockout import Lockout
-from noraflask.services.curation.gate import Curation
+from noraflask.services.curation.freeze import Freeze
 from noraflask.services.health import Health
 from noraflask.services.inventory import Inventory
-from noraflask.services.metrics.memory import memory_limit
+from noraflask.services.memory_limit import memory_limit
 from noraflask.services.reloads import Reloads
 from noraflask.services.staging import Staging
+from noraflask.services.state import Live
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -39,7 +40,8 @@ class ScrapeMetrics:
     """Folders by name: storage, staging, and state where it lies on another file system."""
     health: Health
     staging: Staging
-    curation: Curation
+    live: Live
+    freeze: Freeze
     reloads: Reloads
     inventory: Inventory
     lockout: Lockout | None
@@ -107,12 +109,12 @@ class ScrapeMetrics:
     def _uploads(self) -> Iterator[Metric]:
         staging = self.staging
         yield gauge("nora_upload_sessions", "Unfinished uploads.", (), [((), staging.open_sessions())])
-        yield gauge("nora_upload_sessions_max", "docker.max_upload_sessions.", (), [((), staging.max_sessions)])
+        yield gauge("nora_upload_sessions_max", "How many there may be.", (), [((), staging.max_sessions)])
         yield gauge("nora_staging_bytes", "What unfinished uploads take of the temporary folder.", (), [((), staging.taken_bytes())])
         yield gauge("nora_staging_budget_bytes", "staging.budget_bytes.", (), [((), staging.budget_bytes)])
 
     def _policy(self) -> Iterator[Metric]:
-        figures, policy = self.reloads.figures(), self.curation.policy
+        figures, policy = self.reloads.figures(), self.live.state.policy
         yield counter("nora_reloads_total", "Reloads by SIGHUP or API.", ("result",), [(("ok",), figures.succeeded), (("failed",), figures.failed)])
         yield gauge("nora_reload_last_success_timestamp_seconds", "The last good one, or the start.", (), [((), figures.last_success)])
         yield gauge("nora_reload_last_failure_timestamp_seconds", "The last refused one; 0: there was none.", (), [((), figures.last_failure)])
@@ -126,7 +128,7 @@ class ScrapeMetrics:
             "nora_curation_frozen",
             "Whether nothing new is fetched by order of an administrator.",
             (),
-            [((), self.curation.freeze.current() is not None)],
+            [((), self.freeze.current() is not None)],
         )
 
     def _logins(self) -> Iterator[Metric]:
@@ -136,17 +138,17 @@ class ScrapeMetrics:
         yield counter("nora_auth_lockouts_total", "Logins refused unseen, because of wrong ones before.", (), [((), counts["refused"])])
 
     def _stock(self) -> Iterator[Metric]:
-        stock = self.inventory.current()
-        artifacts, names = stock.artifacts or {}, self.repositories()
+        totals = self.inventory.current()
+        artifacts, names = totals.artifacts or {}, self.repositories()
         yield gauge("nora_artifacts_total", "Names that hold artifacts.", ("registry",), [((name,), artifacts.get(name, 0)) for name in names])
         places = (*names, "total") if len(names) == 1 else ("total",)
         yield gauge(
-            "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), stock.bytes) for place in places]
+            "nora_storage_bytes", "Bytes of stored content; repositories share it.", ("registry",), [((place,), totals.bytes) for place in places]
         )
-        yield gauge("nora_storage_objects", "Stored contents.", (), [((), stock.objects)])
-        tokens = [(("valid",), float(stock.tokens)), (("expiring",), float(stock.tokens_expiring))]
+        yield gauge("nora_storage_objects", "Stored contents.", (), [((), totals.objects)])
+        tokens = [(("valid",), float(totals.tokens)), (("expiring",), float(totals.tokens_expiring))]
         yield gauge("nora_auth_tokens", "API tokens that have not expired; expiring: within 7 days.", ("state",), tokens)
-        yield gauge("nora_inventory_timestamp_seconds", "When these were counted; 0: not yet.", (), [((), stock.counted_at)])
+        yield gauge("nora_inventory_timestamp_seconds", "When these were counted; 0: not yet.", (), [((), totals.counted_at)])
 
     def _of_nora(self) -> Iterator[Metric]:
         """Of what this version does not do yet; see catalogue.py."""
@@ -174,7 +176,7 @@ class Usage:
 
     @staticmethod
     def of(pid: int) -> Usage | None:
-        """None when it is gone."""
+        """None when the process has ended."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()

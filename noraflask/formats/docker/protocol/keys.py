@@ -1,9 +1,9 @@
 """Keys of a repository, all below its own name, here `docker`, and an image name, here `team/app`:
 
-    docker/team/app/_blobs/sha256:<hex>                     empty: the blob may be read under this name
-    docker/team/app/_manifests/sha256:<hex>                 JSON: media type and size
-    docker/team/app/_tags/1.0                               JSON: digest, media type and size
-    docker/team/app/_referrers/sha256:<subject>/sha256:<x>  JSON: the descriptor that the referrers API lists
+    docker/team/app/_blobs/sha256:<hex>                     pointer: the blob may be read under this name
+    docker/team/app/_manifests/sha256:<hex>                 pointer
+    docker/team/app/_tags/1.0                               pointer
+    docker/team/app/_referrers/sha256:<subject>/sha256:<x>  pointer, with what the referrers API lists besides
     docker/.names/team.app                                  empty: the image name exists; a flat folder, so that the catalog need not walk a tree
 
 An image name's parts begin with a letter or digit, so a part that begins with `_` or `.` is never one of them. The bytes are in services/content.py.
@@ -28,6 +28,11 @@ def manifest_pointer(repository: str, name: str, digest: Digest) -> Key:
 
 def tag_pointer(repository: str, name: str, tag: str) -> Key:
     return Key.trusted(f"{tags_folder(repository, name)}/{tag}")
+
+
+def name_folder(repository: str, name: str) -> str:
+    """Of all that is kept of a name: also what its revision and its uploads are known by."""
+    return f"{repository}/{name}"
 
 
 def tags_folder(repository: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Manifests ("Pushing Manifests"; image-spec "Image Manifest", "Image Index", "Content Descriptors"), and what a pointer says of one."""
+"""Manifests ("Pushing Manifests"; image-spec "Image Manifest", "Image Index", "Content Descriptors")."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ from typing import Any
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, ManifestInvalid
 from noraflask.formats.docker.protocol.media_types import GENERIC_TYPES, INDEXES, MANIFEST_TYPES, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST, accepts
+from noraflask.pointer import Pointer
 
 MANIFEST_BYTES = 4 * 1024 * 1024
 """Pushing Manifests: "registries SHOULD enforce some limit … at least 4 megabytes"."""
 _FOREIGN = re.compile(r"application/vnd\.(?:oci\.image\.layer\.nondistributable\.|docker\.image\.rootfs\.foreign\.)")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredManifest:
-    digest: Digest
-    media_type: str
-    size: int
-
-
-def render_pointer(stored: StoredManifest) -> bytes:
-    return json.dumps({"digest": str(stored.digest), "mediaType": stored.media_type, "size": stored.size}).encode()
-
-
-def parse_pointer(document: bytes) -> StoredManifest:
-    members = json.loads(document)
-    return StoredManifest(Digest.parse(members["digest"]), members["mediaType"], members["size"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +43,19 @@ def parse_manifest(data: bytes, content_type: str) -> Manifest:
     return _parse_image(members, media_type)
 
 
-def render_referrer(manifest: Manifest, stored: StoredManifest) -> bytes:
-    """The descriptor that "Listing Referrers" returns for a manifest with a subject."""
-    descriptor: dict[str, Any] = {"mediaType": stored.media_type, "digest": str(stored.digest), "size": stored.size}
+def referrer_members(manifest: Manifest) -> dict[str, Any]:
+    """What the pointer to a manifest with a subject says besides, for the list of referrers."""
+    members: dict[str, Any] = {}
     if manifest.artifact_type:
-        descriptor["artifactType"] = manifest.artifact_type
+        members["artifactType"] = manifest.artifact_type
     if manifest.annotations:
-        descriptor["annotations"] = dict(manifest.annotations)
-    return json.dumps(descriptor).encode()
+        members["annotations"] = dict(manifest.annotations)
+    return members
+
+
+def descriptor_of(referrer: Pointer) -> dict[str, Any]:
+    """The descriptor that "Listing Referrers" returns."""
+    return {"mediaType": referrer.media_type, "digest": str(referrer.digest), "size": referrer.size, **referrer.own}
 
 
 def render_referrers(descriptors: Iterable[Mapping[str, Any]]) -> bytes:

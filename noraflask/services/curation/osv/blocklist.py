@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from noraflask.services.atomic_file import replace_file
 from noraflask.services.curation.osv.records import MAX_LISTED
 from noraflask.services.curation.osv.values import MADE_BY, Block, Import, OsvProblem
-from noraflask.services.replacing import replace_file
 
 MAX_COMMENTED = 100
 """Of these, in the comment of a TOML file."""

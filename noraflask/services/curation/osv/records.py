@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from noraflask.services.curation import ecosystems
-from noraflask.services.curation.osv.ranges import Span, events_of, intervals, render_span, version_of
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
+from noraflask.services.curation.osv.ranges import Span, events_of, intervals
 from noraflask.services.curation.osv.values import Block, Import, Malformed, OsvProblem, clean, fits, is_literal, is_plain, list_in
 
 MAX_ID = 100
@@ -23,28 +23,20 @@ MAX_NAMED = 10
 MAX_LISTED = 10_000
 """Undecided ones that are listed; all are counted."""
 
-_ECOSYSTEMS = {
-    **{name: name for name in ("npm", "pypi", "go", "nuget", "maven", "pub", "cpan", "docker", "terraform")},
-    **dict.fromkeys(("debian", "ubuntu", "echo"), "deb"),
-    **dict.fromkeys(("red hat", "rocky linux", "almalinux", "fedora", "suse", "opensuse"), "rpm"),
-    **dict.fromkeys(("openeuler", "mageia", "azure linux", "photon os"), "rpm"),
-    "crates.io": "cargo",
-    "rubygems": "gems",
-    "conancenter": "conan",
-    "hugging face": "hf",
-    "oci": "docker",
-    "ansible galaxy": "ansible",
-    "powershell gallery": "nuget",
-    "chocolatey": "nuget",
-}
+_ECOSYSTEMS = {name: ecosystem.id for ecosystem in ECOSYSTEMS.values() for name in ecosystem.osv}
 """OSV's ecosystem, without the suffix after ":", in lower case, to our format."""
 _WORDS = {"LOW": 3.9, "MODERATE": 6.9, "MEDIUM": 6.9, "HIGH": 8.9, "CRITICAL": 10.0}
+
+
+def _id_of(word: str) -> str | None:
+    ecosystem = find(word)
+    return ecosystem.id if ecosystem else None
 
 
 def formats_named(names: Collection[str] | None) -> frozenset[str] | None:
     if names is None:
         return None
-    formats = {name: _ECOSYSTEMS.get(name.casefold()) or ecosystems.canonical_format(name) for name in names}
+    formats = {name: _ECOSYSTEMS.get(name.casefold()) or _id_of(name) for name in names}
     unknown = sorted(name for name, format in formats.items() if format is None)
     if unknown:
         raise OsvProblem(f"no such ecosystem: {', '.join(unknown)}; known are our formats and {', '.join(sorted(_ECOSYSTEMS))}")
@@ -140,7 +132,7 @@ class Reader:
                 continue
             rules, doubts = self._affected(format, package, malicious, each)
             undecided += [f"{name} {format}:{clean(package, MAX_REASON)} {doubt}" for doubt in doubts]
-            key = (format, ecosystems.canonical_name(format, package))
+            key = (format, ecosystem_of(format).same_name(package))
             blocks |= {(*key, span, *versions): Block(*key, versions, span, name, reason) for versions, span in rules}
         return Record(modified, "rules" if blocks or undecided or unknown else state, tuple(blocks.values()), tuple(undecided), tuple(unknown))
 
@@ -151,15 +143,16 @@ class Reader:
         listed, ranges = list_in(each, "versions"), list_in(each, "ranges")
         if not listed and not ranges:
             return ([(("*",), "")], []) if malicious else ([], ["neither versions nor ranges"])
+        ecosystem = ecosystem_of(format)
         spans, doubts = self._spans(format, ranges)
         if (None, None) in [span[:2] for span in spans]:
             return [(("*",), "")], []
         exact = [*listed, *(span.start for span in spans if span.is_one_version)]
-        versions = {version_of(format, version) for version in exact if fits(version) and is_literal(version)}
+        versions = {ecosystem.versions.from_osv(version) for version in exact if fits(version) and is_literal(version)}
         doubts += [f"version {clean(str(version), 80)}" for version in exact if not (fits(version) and is_literal(version))]
         ordered = sorted(versions)
         rules = [(tuple(ordered[at : at + MAX_VERSIONS]), "") for at in range(0, len(ordered), MAX_VERSIONS)]
-        for text in dict.fromkeys(render_span(format, span) for span in spans if not span.is_one_version):
+        for text in dict.fromkeys(ecosystem.render_interval(*span) for span in spans if not span.is_one_version):
             if self._is_range(format, text):
                 rules.append(((), text))
             else:
@@ -171,7 +164,7 @@ class Reader:
     def _is_excepted(self, format: str, package: str) -> bool:
         if not self.exceptions:
             return False
-        names = {f"{format}:{package}", f"{format}:{ecosystems.canonical_name(format, package)}"} & self.exceptions
+        names = {f"{format}:{package}", f"{format}:{ecosystem_of(format).same_name(package)}"} & self.exceptions
         self.used |= names
         return bool(names)
 
@@ -188,14 +181,14 @@ class Reader:
             if bad or not any(kind == "introduced" for kind, _ in events):
                 doubts.append(f"range with {clean(bad[0], 80)!r}" if bad else "range without a begin")
             else:
-                spans += intervals(format, events)
+                spans += intervals(ecosystem_of(format), events)
         return spans, doubts
 
     def _is_range(self, format: str, text: str) -> bool:
         key = (format, text)
         if key not in self.ranges:
             try:
-                self.ranges[key] = not ecosystems.parse_range(format, text).is_empty
+                self.ranges[key] = not ecosystem_of(format).parse_range(text).is_empty
             except ValueError:
                 self.ranges[key] = False
         return self.ranges[key]

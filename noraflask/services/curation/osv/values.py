@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from noraflask.ecosystems import FLAT
 from noraflask.services.curation import patterns
 
 MAX_NAME = 512
@@ -95,7 +96,7 @@ def fits(version: Any) -> bool:
 
 def is_literal(text: str) -> bool:
     """A rule file may name it, and means just this by it."""
-    return is_plain(text, MAX_NAME) and "*" not in text and not text.startswith(patterns.FLAT) and patterns.problem(text) is None
+    return is_plain(text, MAX_NAME) and "*" not in text and not text.startswith(FLAT) and patterns.problem(text) is None
 
 
 def is_plain(text: str, most: int) -> bool:

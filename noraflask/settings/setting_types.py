@@ -1,4 +1,4 @@
-"""Kinds of setting: how the text of a variable and a value of the file become a Python value, and what is said when they cannot."""
+"""Types of setting: how the text of a variable and a value of the file become a Python value, and what is said when they cannot."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
+
+from noraflask.settings.texts import Bad, read_duration
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
@@ -15,16 +16,7 @@ KEEP = object()
 """What a variable gives that is set but says nothing about its setting: the value from before stays."""
 
 
-class Bad(ValueError):
-    """The value cannot be used. Its text follows the name of the setting; ", got …" is added when the value may be shown."""
-
-    def __init__(self, text: str, show_value: bool = True) -> None:
-        super().__init__(text)
-        self.text = text
-        self.show_value = show_value
-
-
-class Kind(Protocol):
+class SettingType(Protocol):
     @property
     def expected(self) -> str: ...  # in words, as in "expected a whole number from 1 to 65535"
 
@@ -193,35 +185,47 @@ class Listed:
 
 @dataclass(frozen=True)
 class FormatList:
-    """NORA's list of formats: names, or `all`, or `all` with exclusions written `-name`. The value says whether docker is in it."""
+    """NORA's list of formats: names, or `all`, or `all` with exclusions written `-name`. The value: the ids of those that are chosen."""
 
-    not_yet: tuple[str, ...]
-    expected: str = "docker or all"
+    served: tuple[str, ...]
+    """Ids."""
+    id_of: Callable[[str], str | None]
+    """The id of a format, served or not, by any of its names."""
+
+    @property
+    def expected(self) -> str:
+        return " or ".join([", ".join(self.served), "all"])
 
     def from_text(self, text: str) -> Any:
         return self.from_toml(text.split(",")) if text.strip() else KEEP
 
-    def from_toml(self, value: Any) -> bool:
+    def from_toml(self, value: Any) -> frozenset[str]:
         if isinstance(value, str):
             value = value.split(",")
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise Bad(f"expected {self.expected}, as a string or an array of strings")
         names = [name.strip().lower() for name in value]
-        for name in names:
-            self._check(name)
-        if "all" in names and "docker" in names:
+        ids = {name: self._id_of(name) for name in names}
+        named = {ids[name] for name in names if not name.startswith("-") and name != "all"}
+        if "all" in names and named:
             raise Bad("expected either all or the names of formats, not both")
-        chosen = ("all" in names or "docker" in names) and "-docker" not in names
+        chosen = set(self.served) if "all" in names else named
+        chosen -= {ids[name] for name in names if name.startswith("-")}
         if not chosen:
-            raise Bad("no format is left, expected at least docker")
-        return True
+            raise Bad(f"no format is left, expected at least {' or '.join(self.served)}")
+        return frozenset(chosen)
 
-    def _check(self, name: str) -> None:
+    def _id_of(self, name: str) -> str:
+        """Of `name` or `-name`."""
         plain = name.removeprefix("-")
-        if name in self.not_yet:
-            raise Bad(f"the format {name} is not supported by this version, expected {self.expected}", show_value=False)
-        if plain not in ("all", "docker", *self.not_yet) or name == "-all":
+        if plain == "all" and plain == name:
+            return ""
+        id = self.id_of(plain)
+        if id is None:
             raise Bad(f"expected {self.expected}")
+        if id not in self.served and plain == name:
+            raise Bad(f"the format {name} is not supported by this version, expected {self.expected}", show_value=False)
+        return id
 
 
 @dataclass(frozen=True)
@@ -282,74 +286,3 @@ def _is_network(entry: Any) -> bool:
     except ValueError:
         return False
     return isinstance(entry, str)
-
-
-_DURATION = re.compile(r"(?:[0-9]{1,6}[hdw])+|0", re.ASCII)
-_UNITS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
-LONGEST_SECONDS = 3650 * 86400.0
-
-
-def read_duration(text: str) -> float:
-    """`1w2d`, `36h`; a plain 0 as well, which Duration refuses and rules for single packages may say."""
-    if not _DURATION.fullmatch(text):
-        raise ValueError(text)
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([hdw])", text))
-    if seconds > LONGEST_SECONDS:
-        raise ValueError(text)
-    return float(seconds)
-
-
-def duration_text(seconds: float) -> str:
-    """As read_duration() reads it again."""
-    return f"{seconds / 86400:.0f}d" if seconds % 86400 == 0 else f"{seconds / 3600:.0f}h"
-
-
-def read_path(text: str) -> Path:
-    if not text.strip() or not text.isprintable():
-        raise ValueError(text)
-    return Path(text)
-
-
-def read_host(text: str) -> str:
-    """An IP address, or a name whose letters a resolver takes; digits and dots alone must be an address."""
-    if ":" in text or re.fullmatch(r"[0-9.]*", text):
-        ipaddress.ip_address(text)
-    elif not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})", text):
-        raise ValueError(text)
-    return text
-
-
-_URL = re.compile(r"https?://(?P<host>[a-z0-9][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:/[a-z0-9._~!$&'()*+,;=:@%/-]*)?", re.I | re.A)
-
-
-def read_url(text: str) -> str:
-    """RFC 3986, "Generic Syntax", for http and https: no user part, query or fragment; trailing slashes go."""
-    found = _URL.fullmatch(text)
-    if not found:
-        raise ValueError(text)
-    if found["host"].startswith("["):
-        ipaddress.IPv6Address(found["host"][1:-1])
-    if found["port"] and not 1 <= int(found["port"]) <= 65535:
-        raise ValueError(text)
-    return text.rstrip("/")
-
-
-REDIS_URLS = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB?ssl_ca_certs=/FILE or unix:///SOCKET?db=DB, with USER:PASSWORD@ in front of the host"
-
-_REDIS = re.compile(
-    r"(?P<net>rediss?://(?:[!$-.0-;=A-Z_a-z~]*@)?(?P<host>[a-z0-9][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:/[0-9]{0,5})?"
-    r"(?:\?ssl_ca_certs=/[a-z0-9._~/+-]+)?)|(?P<unix>(?:redis\+)?unix://(?:[!$-.0-;=A-Z_a-z~]*@)?/[a-z0-9._~/+-]+(?:\?db=[0-9]{1,5})?)",
-    re.I | re.A,
-)
-
-
-def read_redis_url(text: str) -> str:
-    """As the clients of Redis write it. The text of a Bad never holds it: there may be a password in it."""
-    found = _REDIS.fullmatch(text)
-    if not found or (found["port"] and not 1 <= int(found["port"]) <= 65535):
-        raise Bad(f"expected {REDIS_URLS}", show_value=False)
-    try:
-        ipaddress.IPv6Address(found["host"][1:-1] if (found["host"] or "").startswith("[") else "::")
-    except ValueError:
-        raise Bad(f"expected {REDIS_URLS}", show_value=False) from None
-    return text if found["net"] or text.startswith("redis+") else f"redis+{text}"

@@ -6,17 +6,17 @@ import difflib
 import re
 from typing import Any
 
-from noraflask.config.kinds import Bad, Choice, Kind, Switch, WholeNumber
 from noraflask.config.toml_file import shown
+from noraflask.settings import Bad, Choice, SettingType, Switch, WholeNumber
 
 _SECRET = re.compile(r"password|secret|token|auth|(^|[._])key", re.IGNORECASE)
 
 
-def got(value: Any, bad: Bad, kind: Kind, names: tuple[str, ...], of_variable: bool = False) -> str:
+def got(value: Any, bad: Bad, type: SettingType, names: tuple[str, ...], of_variable: bool = False) -> str:
     """`, got …`, or nothing. A value that may be a secret, by the names of its setting or by its form, is not shown."""
     if not bad.show_value:
         return ""
-    is_plain = isinstance(kind, Switch | WholeNumber | Choice)  # nobody writes a password where auth.enabled wants true
+    is_plain = isinstance(type, Switch | WholeNumber | Choice)  # nobody writes a password where auth.enabled wants true
     is_secret = not is_plain and any(_SECRET.search(name) for name in names)
     if is_secret or "@" in str(value):  # user:password@host
         return ", got a value that is not shown"

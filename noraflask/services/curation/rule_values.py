@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
 from noraflask.config.toml_file import shown
+from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation import patterns
-from noraflask.services.curation.ecosystems import canonical_format, canonical_pattern, parse_range
-from noraflask.services.curation.model import FORMATS, Bypass, Expect, Kind, Namespace, Rule
+from noraflask.services.curation.model import Bypass, Expect, Namespace, Rule
 
 MOST_PROBLEMS = 200
-"""That are told of one load; a file that is wrong in every line is wrong in one way."""
+"""Problems that one load reports; a file that is wrong in every line is wrong in one way."""
 MOST_REASON = 1000
 MAX_LENGTH = patterns.MAX_LENGTH
 
@@ -24,27 +23,6 @@ _LENGTHS = {"sha256": 32, "sha512": 64}
 _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _RANGE_SIGNS = re.compile(r"[<>=~^|,()\[\] ]")
 
-_FOREIGN = {
-    "docker": (re.compile(r"[^a-z0-9._/*-]"), "names of images have small letters, digits and . _ - / alone"),
-    "pypi": (re.compile(r"[^a-z0-9*-]"), "names of projects have letters, digits and - alone"),
-    "cargo": (re.compile(r"[^a-z0-9*-]"), "names of crates have letters, digits, - and _ alone"),
-    "npm": (re.compile(r"[^!-~]"), "names of npm packages have no spaces and ASCII alone"),
-    "gems": (re.compile(r"[^A-Za-z0-9._*-]"), "names of gems have letters, digits and . _ - alone"),
-    "nuget": (re.compile(r"[^a-z0-9._*-]"), "ids have letters, digits and . _ - alone"),
-    "pub": (re.compile(r"[^a-z0-9_*]"), "names of Dart packages have small letters, digits and _ alone"),
-    "ansible": (re.compile(r"[^a-z0-9_.*]"), "names of collections have small letters, digits and _ alone, as in namespace.name"),
-    "terraform": (re.compile(r"[^a-z0-9._/*-]"), "addresses have letters, digits and . _ - / alone"),
-    "conan": (re.compile(r"[^a-z0-9_+.*-]"), "names of recipes have small letters, digits and _ + . - alone"),
-    "maven": (re.compile(r"[^A-Za-z0-9._:*-]"), "coordinates have letters, digits and . _ - alone, as in group.id:artifact"),
-    "hf": (re.compile(r"[^a-z0-9._/*-]"), "repositories have letters, digits and . _ - / alone"),
-    "go": (re.compile(r"[^!-~]"), "module paths have no spaces and ASCII alone"),
-    "deb": (re.compile(r"[^a-z0-9+.*-]"), "names of packages have small letters, digits and + . - alone"),
-    "rpm": (re.compile(r"[^!-~]"), "names of packages have no spaces and ASCII alone"),
-    "cpan": (re.compile(r"[^!-~]"), "names of distributions have no spaces and ASCII alone"),
-}
-
-
-FOREIGN_IN = {format: _FOREIGN[format][0].search if format in _FOREIGN else lambda _: None for format in ("*", *FORMATS)}
 CLEAN = re.compile(rf"(?!.{{{MAX_LENGTH + 1}}})[A-Za-z0-9@._+~:-]++(?:/[A-Za-z0-9@._+~:-]++)*+").fullmatch
 """Texts of the usual characters, without a star: nothing is to be said against them."""
 
@@ -103,30 +81,33 @@ class Sink:
 
 
 def format_of(text: Any) -> str:
-    """One of FORMATS, or "*"."""
-    found = text if text == "*" else canonical_format(text) if isinstance(text, str) else None
-    if found is None:
-        raise ValueError(f"{described(text)} is no format; expected * or one of {', '.join(sorted(FORMATS))}")
-    return found
+    """The id of a format, or "*"."""
+    if text == "*":
+        return "*"
+    ecosystem = find(text) if isinstance(text, str) else None
+    if ecosystem is None:
+        raise ValueError(f"{described(text)} is no format; expected * or one of {', '.join(sorted(ECOSYSTEMS))}")
+    return ecosystem.id
 
 
 def name_of(format: str, text: Any) -> str:
-    return pattern_of(format, text, "name")
+    return text if is_for_all(format, text) else ecosystem_of(format).name_pattern(text)
 
 
 def version_of(format: str, text: Any) -> str:
-    return pattern_of(format, text, "version")
+    return text if is_for_all(format, text) else ecosystem_of(format).version_pattern(text)
 
 
-def pattern_of(format: str, text: Any, what: str) -> str:
+def is_for_all(format: str, text: Any) -> bool:
+    """Whether a pattern stays as it is written: one for all formats, or for all names and versions. Raises ValueError when it is none."""
     if text == "*":
-        return "*"
+        return True
     if not isinstance(text, str):
         raise ValueError(f"expected a string, got {described(text)}")
     problem = None if is_clean(text) else patterns.invalid(text)
     if problem:
         raise ValueError(f"{shown(text)}: {problem}")
-    return text if format == "*" else canonical_pattern(format, text, what)
+    return format == "*"
 
 
 def range_of(format: str, text: Any) -> str:
@@ -134,7 +115,7 @@ def range_of(format: str, text: Any) -> str:
         raise ValueError(f"expected a range as a string, got {described(text)}")
     if format == "*":
         raise ValueError("each format has a range language of its own; set format, or formats")
-    parse_range(format, text)
+    ecosystem_of(format).parse_range(text)
     return text
 
 
@@ -232,41 +213,11 @@ def is_clean(text: str) -> bool:
 
 def never_matches(format: str, name: str) -> str:
     """Why no name of the format is like this pattern; empty: there may be one."""
-    found = FOREIGN_IN[format](name)
-    if found is not None:
-        return f"{shown(name)} has {shown(found[0])}, and {_FOREIGN[format][1]}"
+    names = ecosystem_of(format).names
+    stranger = names.strangers.search(name)
+    if stranger is not None:
+        return f"{shown(name)} has {shown(stranger[0])}, and {names.rule}"
     return "" if CLEAN(name) else patterns.dead(name) or ""
-
-
-_NEW = object.__new__
-_SET: dict[str, Callable[[Rule, Any], None]] = {name: getattr(Rule, name).__set__ for name in Rule.__slots__}
-_SET_ID, _SET_KIND, _SET_FORMAT, _SET_NAME, _SET_VERSION = (_SET[name] for name in ("id", "kind", "format", "name", "version"))
-_SET_RANGE, _SET_REPOSITORY, _SET_REASON, _SET_PLACE = (_SET[name] for name in ("range", "repository", "reason", "place"))
-_SET_AUDIT_ONLY, _SET_EXPIRES, _SET_OWNER, _SET_TICKET = (_SET[name] for name in ("audit_only", "expires", "owner", "ticket"))
-_SET_INTEGRITY, _SET_MIN_AGE = _SET["integrity"], _SET["min_age"]
-
-
-def quick_rule(
-    identity: str, kind: Kind, format: str, name: str, version: str, reason: str, place: str, integrity: tuple[str, ...] = (), ticket: str = ""
-) -> Rule:
-    """Rule(…), in a third of the time: a frozen dataclass looks each of its fields up by name."""
-    made = _NEW(Rule)
-    _SET_RANGE(made, "")
-    _SET_REPOSITORY(made, "*")
-    _SET_AUDIT_ONLY(made, False)
-    _SET_EXPIRES(made, None)
-    _SET_OWNER(made, "")
-    _SET_MIN_AGE(made, None)
-    _SET_ID(made, identity)
-    _SET_KIND(made, kind)
-    _SET_FORMAT(made, format)
-    _SET_NAME(made, name)
-    _SET_VERSION(made, version)
-    _SET_REASON(made, reason)
-    _SET_PLACE(made, place)
-    _SET_INTEGRITY(made, integrity)
-    _SET_TICKET(made, ticket)
-    return made
 
 
 def described(value: Any) -> str:

@@ -1,0 +1,21 @@
+"""Files as the frame knows them."""
+
+from __future__ import annotations
+
+from noraflask.ecosystems.raw import ECOSYSTEM
+from noraflask.formats.raw.doctor import CHECKS
+from noraflask.formats.raw.routes import bp
+from noraflask.formats.raw.setup import PAGES
+from noraflask.formats.raw.stock import STOCK
+from noraflask.web.errors import render_text
+from noraflask.web.format import Format
+
+FORMAT = Format(
+    ecosystem=ECOSYSTEM,
+    mounts=("/raw",),
+    routes=bp,
+    render_error=render_text,
+    stock=STOCK,
+    setup=PAGES,
+    checks=CHECKS,
+)

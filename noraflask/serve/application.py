@@ -1,0 +1,83 @@
+"""What the server and the application that it serves know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+@runtime_checkable
+class Application(Protocol):
+    """A WSGI application that is told of its processes, and that can be reloaded.
+
+    A reload: the master calls read_again(), adopt() and, once the workers can have it, reload_succeeded(); each worker calls adopt() with the same.
+    """
+
+    password_paths: tuple[str, ...]
+    """Ends of addresses whose requests may carry a password in their body: checking one takes long."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]: ...
+
+    def start_worker(self, place: str, connections: Callable[[], int]) -> None:
+        """In a new worker, after the fork. `place`: no other living worker has it; `connections`: open ones, of all workers."""
+
+    def stop_worker(self) -> None:
+        """In a worker whose requests have ended."""
+
+    def worker_ended(self, place: str) -> None:
+        """In the master: a worker is gone, whatever ended it."""
+
+    def read_again(self) -> tuple[Any, bytes] | None:
+        """In the master: what a reload brings, to be pickled, and large data beside it. None: nothing can be reloaded.
+
+        Raises ConfigError for what cannot be used.
+        """
+
+    def adopt(self, snapshot: Any, large: bytes | memoryview) -> None:
+        """Take that over as a whole, or raise and change nothing."""
+
+    def reload_succeeded(self) -> None:
+        """In the master: the workers can have what it has adopted."""
+
+    def reload_broke(self) -> None:
+        """A reload met an error that nobody expected; in the master it has changed nothing."""
+
+
+class PlainApplication:
+    """Any WSGI application: it need not be told of anything."""
+
+    password_paths: tuple[str, ...] = ()
+
+    def __init__(self, wsgi: Wsgi) -> None:
+        self._wsgi = wsgi
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        return self._wsgi(environ, start_response)
+
+    def start_worker(self, place: str, connections: Callable[[], int]) -> None:
+        """It has nothing to start."""
+
+    def stop_worker(self) -> None:
+        """Nor to stop."""
+
+    def worker_ended(self, place: str) -> None:
+        """It counts no workers."""
+
+    def read_again(self) -> tuple[Any, bytes] | None:
+        return None
+
+    def adopt(self, snapshot: Any, large: bytes | memoryview) -> None:
+        """It reads nothing again, so there is nothing to adopt."""
+
+    def reload_succeeded(self) -> None:
+        """As adopt()."""
+
+    def reload_broke(self) -> None:
+        """As adopt()."""
+
+
+def application_of(wsgi: Wsgi | Application) -> Application:
+    """What gunicorn was given, as the server asks for it."""
+    return wsgi if isinstance(wsgi, Application) else PlainApplication(wsgi)

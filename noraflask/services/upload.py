@@ -1,0 +1,223 @@
+"""One upload while one request works on it, and the one loop that drains a request's body."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from typing import BinaryIO, Protocol
+
+from noraflask.config import StagingConfig
+from noraflask.digest import Digest, new_hash
+from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, StorageReadOnly, TooLarge, UploadUnknown
+from noraflask.services.hashing import HashAhead, HashCache, RunningHash
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
+from noraflask.services.staging_usage import Usage
+from noraflask.storage.disk_files import explain
+
+PIECE_BYTES = 1024 * 1024
+WRITE_BACK_BYTES = 32 * 1024 * 1024
+"""After so many bytes the kernel is asked to begin writing them to the disk, so that the final sync has little left to wait for."""
+
+log = logging.getLogger(__name__)
+
+
+class BodyStream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FilesItself(BodyStream, Protocol):
+    """A request's body that knows a shorter way into a file than through read(). Other servers than ours have none."""
+
+    def into_file(self, descriptor: int, size: int, /) -> int:
+        """Append at most `size` bytes at the file's position; 0 at the end of the body. An error of the body is a ClientGone or a BadRequest."""
+
+
+def read_body(stream: BodyStream, max_bytes: int, expected_bytes: int | None = None) -> bytes:
+    """A small body, whole, in memory. Raises TooLarge, before reading where the length is announced, SizeMismatch and ClientGone."""
+    if (expected_bytes or 0) > max_bytes:
+        raise TooLarge(detail={"limit_bytes": max_bytes})
+    pieces, received = [], 0
+    while piece := _next_piece(stream):
+        received += len(piece)
+        if received > max_bytes:
+            raise TooLarge(detail={"limit_bytes": max_bytes})
+        pieces.append(piece)
+    if expected_bytes is not None and received != expected_bytes:
+        raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
+    return b"".join(pieces)
+
+
+class Upload:
+    """One upload while one request works on it; made by Staging.resume()."""
+
+    def __init__(
+        self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: HashCache, metrics: NullMetrics | None = None
+    ) -> None:
+        self.file = file
+        self.session = session
+        self.offset = file.seek(0, os.SEEK_END)
+        self._config = config
+        self._incoming = incoming
+        self._usage = usage
+        self._hashes = hashes
+        self._metrics = metrics or NullMetrics()
+        self._on_tmpfs = os.path.dirname(file.name) != incoming
+        self._open_files = [file]
+
+    def receive(self, stream: BodyStream | FilesItself, max_bytes: int, expected_bytes: int | None = None) -> int:
+        """Append a request's body; returns the bytes received. The one loop that drains a body to a file.
+
+        `max_bytes` bounds the whole upload (TooLarge); `expected_bytes` is the announced length of this body, for the choice of the place and to
+        notice a body that ended early (SizeMismatch). What came in before a broken connection stays, so that the client can go on.
+        """
+        start = self.offset
+        if self.offset + (expected_bytes or 0) > max_bytes:
+            raise TooLarge(detail={"limit_bytes": max_bytes})
+        running = self._hashes.take(self.session)
+        self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, +1)
+        try:
+            self._make_room(expected_bytes or 0)
+            with HashAhead(running, lambda: self.file.fileno()) as ahead:
+                self._drain(stream, max_bytes, ahead)
+        except (ClientGone, BadRequest):
+            self._hashes.put(self.session, running)
+            raise
+        except TooLarge:
+            self.discard()
+            raise
+        except OSError as problem:
+            self._give_back(start)
+            told = explain(problem)
+            if isinstance(told, StorageFull | StorageReadOnly):
+                self._metrics.count(catalogue.STAGING_REFUSED, "storage_full" if isinstance(told, StorageFull) else "read_only")
+            raise told from problem
+        finally:
+            self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, -1)
+        self.check_current()
+        self._hashes.put(self.session, running)
+        received = self.offset - start
+        if expected_bytes is not None and received != expected_bytes:
+            raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
+        return received
+
+    def digest(self, algorithm: str) -> Digest:
+        """Of all bytes; most of it was computed while they came in."""
+        running = self._hashes.take(self.session) if algorithm == "sha256" else RunningHash(algorithm)
+        running.follow(self.file.fileno(), self.offset)
+        if algorithm == "sha256":
+            self._hashes.put(self.session, running)  # whoever asks again need not read all of it again
+        return Digest(algorithm, running.hexdigest())
+
+    def digest_from(self, start: int, algorithm: str) -> Digest:
+        """Of the bytes from an offset to the end."""
+        running, position = new_hash(algorithm), start
+        while piece := os.pread(self.file.fileno(), PIECE_BYTES, position):
+            running.update(piece)
+            position += len(piece)
+        return Digest(algorithm, running.hexdigest())
+
+    def cut(self, offset: int) -> None:
+        """Take back what came behind an offset."""
+        self._give_back(offset)
+        self.offset = self.file.seek(offset)
+
+    def check_current(self) -> None:
+        """Raises UploadUnknown when the session was cancelled meanwhile."""
+        if not os.fstat(self.file.fileno()).st_nlink:
+            raise UploadUnknown()
+
+    def discard(self) -> None:
+        """End the session; its file's bytes live on where they were linked to."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.file.name)
+        self._hashes.forget(self.session)
+
+    def close(self) -> None:
+        for file in self._open_files:
+            file.close()
+
+    def _drain(self, stream: BodyStream, max_bytes: int, ahead: HashAhead) -> None:
+        written_back = self.offset
+        into_file = getattr(stream, "into_file", None)
+        while self._next(stream, into_file, max_bytes):
+            ahead.advance(self.offset)
+            if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
+                os.posix_fadvise(self.file.fileno(), written_back, self.offset - written_back, os.POSIX_FADV_DONTNEED)
+                written_back = self.offset
+
+    def _next(self, stream: BodyStream, into_file: Callable[[int, int], int] | None, max_bytes: int) -> int:
+        """Take in the next piece; its length, 0 at the end of the body."""
+        if into_file and not self._on_tmpfs and self.offset + PIECE_BYTES <= max_bytes:
+            moved = into_file(self.file.fileno(), PIECE_BYTES)
+            self.offset += moved
+            return moved
+        piece = _next_piece(stream)
+        if self.offset + len(piece) > max_bytes:
+            raise TooLarge(detail={"limit_bytes": max_bytes})
+        if piece:
+            self._append(piece)
+        return len(piece)
+
+    def _append(self, piece: bytes) -> None:
+        self._make_room(len(piece))
+        try:
+            _write(self.file, piece)
+        except OSError as problem:
+            if not self._on_tmpfs:
+                raise
+            log.warning("staging folder is full, the upload goes on on the data volume: %s", problem)
+            self._spill()
+            _write(self.file, piece[self.file.tell() - self.offset :])
+        self.offset += len(piece)
+        if self._on_tmpfs:
+            self._usage.grown(len(piece))
+
+    def _make_room(self, more_bytes: int) -> None:
+        if self._on_tmpfs and (self.offset + more_bytes > self._config.share_bytes or self._usage.bytes() + more_bytes > self._config.budget_bytes):
+            self._spill()
+
+    def _spill(self) -> None:
+        """Move to the data volume. Whoever looks for the session finds the old file until all of it is there; its lock is kept to the end, too."""
+        old = self.file
+        file = open(os.path.join(self._incoming, os.path.basename(old.name)), "w+b", buffering=0)  # noqa: SIM115 - close() does
+        self._open_files.append(file)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            old.seek(0)
+            while piece := old.read(PIECE_BYTES):
+                _write(file, piece)
+            os.unlink(old.name)
+        except OSError as problem:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            if isinstance(problem, FileNotFoundError):  # cancelled meanwhile
+                raise UploadUnknown() from None
+            raise
+        self.file = file
+        self._on_tmpfs = False
+        self._metrics.count(catalogue.STAGING_SPILLS)
+
+    def _give_back(self, start: int) -> None:
+        """After a failed write: free what this request took; no answer has acknowledged it."""
+        with contextlib.suppress(OSError):
+            self.file.truncate(start)
+        self._hashes.forget(self.session)
+
+
+def _write(file: BinaryIO, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _next_piece(stream: BodyStream) -> bytes:
+    try:
+        return stream.read(PIECE_BYTES)
+    except (ClientGone, BadRequest):
+        raise
+    except Exception as problem:
+        raise ClientGone(f"the request body could not be read: {problem}"[:300]) from problem

@@ -1,0 +1,73 @@
+"""A Flask without what a registry does not need on each request: coroutines, host matching, sessions, a look through all rules for each address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
+
+from noraflask.services import Services
+from noraflask.web.context import EXTENSION
+
+MATCHES_KEPT = 4096
+REMEMBERED_LENGTH = 512
+
+
+class NoSessions(SessionInterface):
+    """A registry has no browser sessions; looking for a cookie on each request would cost time."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return self._none
+
+    def is_null_session(self, obj: object) -> bool:
+        return True
+
+
+class RegistryFlask(Flask):
+    session_interface = NoSessions()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, static_folder=None)
+        self._matches: dict[tuple[str, str], Any] = {}
+        self.url_map.merge_slashes = False
+        self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would pass by the guard; no client of ours asks
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.extensions[EXTENSION]
+        return services
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """There is no coroutine among our views; to look again at every call would cost time."""
+        return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Routes here depend on the path and the method alone; to work out the host's name for each request would cost time."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return RememberedMatches(self._matches, self.url_map, "localhost", "/", "", request.scheme, request.path, request.method)
+
+
+class RememberedMatches(MapAdapter):
+    """Finds the route of an address that was asked for before without looking through the rules again; they do not change after the start."""
+
+    def __init__(self, known: dict[tuple[str, str], Any], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._known = known
+
+    def match(self, *arguments: Any, **options: Any) -> Any:
+        if arguments or options != {"return_rule": True} or len(self.path_info) > REMEMBERED_LENGTH:
+            return super().match(*arguments, **options)
+        key = (self.path_info, self.default_method)
+        found = self._known.get(key)
+        if found is None:
+            found = super().match(return_rule=True)
+            if len(self._known) >= MATCHES_KEPT:
+                self._known.clear()
+            self._known[key] = found
+        return found[0], dict(found[1])
