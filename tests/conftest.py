@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ REAL_NETWORK = ("client", "fault")
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Sets print in another order in each process, and those that share the tests must agree on their names."""
+    """Sets print in another order in each process, and a test shall have the same name in each run."""
     return "+".join(sorted(map(str, val))) or "nothing" if isinstance(val, set | frozenset) else None
 
 
@@ -58,30 +58,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in soak]
 
 
-@pytest.fixture(autouse=True)
-def _no_litter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An app makes its temporary folders and keeps them for its next start; those of an app within a test go where pytest clears up."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] not in REAL_NETWORK:
-        monkeypatch.setattr(tempfile, "tempdir", str(request.getfixturevalue("_litter")))
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """No network, and no litter: an app makes its temporary folders and keeps them for its next start; here they go where pytest clears up."""
+    if item.path.relative_to(Path(__file__).parent).parts[0] in REAL_NETWORK:
+        return (yield)
+    usual = tempfile.tempdir
+    tempfile.tempdir = item.config.stash.get(_LITTER, None) or _make_litter(item.config)
+    socket.socket.connect = _connect_here  # type: ignore[method-assign]
+    try:
+        return (yield)
+    finally:
+        del socket.socket.connect
+        tempfile.tempdir = usual
 
 
-@pytest.fixture(scope="session")
-def _litter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tmp")
+_LITTER = pytest.StashKey[str]()
 
 
-@pytest.fixture(autouse=True)
-def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.path.relative_to(Path(__file__).parent).parts[0] in REAL_NETWORK:
-        return
-    connect = socket.socket.connect
+def _make_litter(config: pytest.Config) -> str:
+    config.stash[_LITTER] = str(config._tmp_path_factory.mktemp("tmp"))  # type: ignore[attr-defined]
+    return config.stash[_LITTER]
 
-    def only_here(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise AssertionError(f"a test reached for the network: {address}")
-        connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", only_here)
+def _connect_here(self: socket.socket, address: Any) -> None:
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"a test reached for the network: {address}")
+    super(socket.socket, self).connect(address)
 
 
 @pytest.fixture

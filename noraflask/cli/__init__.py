@@ -7,6 +7,7 @@ of curation, reload.py makes the server read again, doctor.py looks at the whole
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ def _ask_health(server: ServerConfig, timeout_seconds: float) -> int:
     return FAILED
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nora", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

@@ -219,20 +219,19 @@ class Response:
 
         Raises OSError when the peer is gone, ShortBody, and what the application's iterator raises.
         """
-        while True:
-            if self._file_left and not on_pool:
-                return Progress.SLOW
+        while on_pool or not self._file_left:
             if self._data:
                 if not self._send_data(sock):
                     return Progress.BLOCKED
-            elif self._file_left:
+                continue
+            if self._file_left:
                 return self._send_file(sock, patient)
-            elif self._iterator is None:
+            if self._iterator is None:
                 return Progress.DONE
-            elif not on_pool:
-                return Progress.SLOW
-            else:
-                self._data = self._framed(self._next())
+            if not on_pool:
+                break
+            self._data = self._framed(self._next())
+        return Progress.SLOW
 
     def _send_data(self, sock: socket.socket) -> bool:
         """False when the peer takes nothing now."""

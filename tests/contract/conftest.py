@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,13 @@ import pytest
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk, also where `./scripts/test quick` keeps the folders of other tests in memory."""
+    with tempfile.TemporaryDirectory(prefix="noraflask-contract-", dir=os.environ.get("TMPDIR", "/tmp")) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -36,6 +36,7 @@ def span(asked: list[Asked]) -> float:
     return max(one.received for one in asked) - min(one.sent for one in asked)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.soak)])
 def test_a_flood_from_one_client(seconds, start):
     server = start(limits(100, 200))
@@ -47,7 +48,7 @@ def test_a_flood_from_one_client(seconds, start):
     assert allowed(flood.asked) == pytest.approx(expected, rel=CLOSE)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.soak)])
 def test_a_flood_from_a_thousand_clients(seconds, start):
     """Each asks as long as the others, and its last answer is a refusal: then its bucket is empty, and all that was in it has passed."""

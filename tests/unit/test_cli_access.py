@@ -227,6 +227,7 @@ def test_add_is_for_new_users_and_passwd_for_old_ones(nora):
     assert audited() == [("user_add", "alice"), ("user_passwd", "alice")]
 
 
+@pytest.mark.slow
 def test_adding_side_by_side_loses_nobody(folder):
     names = [f"user{number}" for number in range(6)]
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -316,7 +316,10 @@ port = 0
 
 @pytest.mark.parametrize(
     ("count", "array", "table"),
-    [(1000, "access.rules", "users = 'a{n}'\nactions = 'pull'"), (100, "auth.oidc.providers", "name = 'p{n}'\nissuer = 'https://h{n}'")],
+    [
+        pytest.param(1000, "access.rules", "users = 'a{n}'\nactions = 'pull'", marks=pytest.mark.slow),
+        (100, "auth.oidc.providers", "name = 'p{n}'\nissuer = 'https://h{n}'"),
+    ],
 )
 def test_number_of_tables_is_bounded(count, array, table):
     text = "".join(f"[[{array}]]\n{table}\n".replace("{n}", str(n)) for n in range(count))

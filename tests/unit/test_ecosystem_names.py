@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from noraflask.ecosystems import ECOSYSTEMS, Ecosystem, ecosystem_of
 from noraflask.ecosystems.docker import HUB_HOSTS
 from noraflask.errors import InvalidName, NotFound, RepositoryUnknown
-from noraflask.services.auth.rules import matches_name
+from noraflask.services.auth.name_patterns import matches_name
 
 DOCKER, RAW = ECOSYSTEMS["docker"], ECOSYSTEMS["raw"]
 

@@ -296,7 +296,7 @@ def counts_of(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
-@pytest.mark.parametrize("many", [200, 1000])
+@pytest.mark.parametrize("many", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_last_of_many_repositories_is_counted_like_the_first(tmp_path, many):
     names = ["docker", *(f"team-{number}" for number in range(many - 1))]
     metrics = Metrics(CounterFiles(tmp_path), lambda: names, ("docker",))

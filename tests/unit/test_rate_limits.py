@@ -170,6 +170,7 @@ def test_each_client_and_each_tier_has_a_bucket_of_its_own(table, clock):
     assert hits(table, auth, HERE, 20) == 2
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_clients_have_room():
     table = BucketTable(clock=Ticks(), secret=b"secret")
     bucket = Bucket(1, 2, UPLOAD)

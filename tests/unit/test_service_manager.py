@@ -90,7 +90,7 @@ def test_without_a_watchdog_there_are_none(listener):
     ("variables", "seconds"),
     [
         ({"WATCHDOG_USEC": "60000000"}, 60),
-        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 60),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "own"}, 60),
         ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, 0),
         ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1", "GUNICORN_PID": "1"}, 60),
         ({"WATCHDOG_USEC": "soon"}, 0),
@@ -99,7 +99,8 @@ def test_without_a_watchdog_there_are_none(listener):
     ],
 )
 def test_whom_the_watchdog_is_for(listener, variables, seconds):
-    environ = {"NOTIFY_SOCKET": listener.address, "PATH": "/bin", **variables}
+    own = {name: value.replace("own", str(os.getpid())) for name, value in variables.items()}
+    environ = {"NOTIFY_SOCKET": listener.address, "PATH": "/bin", **own}
     manager = ServiceManager.from_environment(environ)
     assert manager._beat_seconds == seconds / 2
     assert manager.is_waiting

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
 from noraflask.ecosystems import Ecosystem, ecosystem_of
+from noraflask.services.auth.name_patterns import glob, holds_all_below, leads_below, matches_name
 from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
 from noraflask.services.repositories import Repository
 
@@ -127,11 +128,11 @@ def everywhere(rights: Rights, action: Action, repository: str) -> bool:
 def reaches(rights: Rights, action: Action, repository: str, folder: str) -> bool:
     """May that be done to any name below a folder, also to those nobody has thought of? `folder` has no slash at its end."""
     for grant in rights.grants:
-        if grant.deny and covers(grant.scope, action, repository, None) and any(_holds_all_below(pattern, folder) for pattern in grant.scope.names):
+        if grant.deny and covers(grant.scope, action, repository, None) and any(holds_all_below(pattern, folder) for pattern in grant.scope.names):
             return False
     pieces = [[grant.scope for grant in rights.grants if not grant.deny], *(limit.scopes for limit in rights.limits)]
     return all(
-        any(covers(scope, action, repository, None) and any(_leads_below(pattern, folder) for pattern in scope.names) for scope in scopes)
+        any(covers(scope, action, repository, None) and any(leads_below(pattern, folder) for pattern in scope.names) for scope in scopes)
         for scopes in pieces
     )
 
@@ -216,61 +217,7 @@ def _scope_in(scope: Scope, ecosystem: Ecosystem) -> Scope:
     return scope if names == scope.names else replace(scope, names=names)
 
 
-# Patterns. No regular expressions: what a user writes must not be able to take long.
-
-
-def glob(pattern: str, text: str) -> bool:
-    """`*` stands for any run of characters, none and slashes included; all else for itself."""
-    if "*" not in pattern:
-        return pattern == text
-    first, *middle, last = pattern.split("*")
-    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for part in middle:
-        found = text.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True
-
-
-def matches_name(pattern: str, name: str) -> bool:
-    """By slash-parted segments: `*` is any run of characters in one of them, `**` any number of segments, none included. `*` alone is everything."""
-    if pattern in ("*", "**"):
-        return True
-    if "*" not in pattern:
-        return pattern == name
-    if not name.startswith(pattern.partition("*")[0].rstrip("/")):  # most patterns differ there already; `team/**` is `team` as well
-        return False
-    wanted, parts = pattern.split("/"), name.split("/")
-    at_wanted = at_part = 0
-    star, resume = -1, 0  # the last `**`, and the part from which to try again after it
-    while at_part < len(parts):
-        if at_wanted < len(wanted) and wanted[at_wanted] == "**":
-            star, resume = at_wanted, at_part
-            at_wanted += 1
-        elif at_wanted < len(wanted) and glob(wanted[at_wanted], parts[at_part]):
-            at_wanted, at_part = at_wanted + 1, at_part + 1
-        elif star >= 0:
-            resume += 1
-            at_wanted, at_part = star + 1, resume
-        else:
-            return False
-    return all(rest == "**" for rest in wanted[at_wanted:])
-
-
-def _holds_all_below(pattern: str, folder: str) -> bool:
-    return pattern in ("*", "**") or (pattern.endswith("/**") and matches_name(pattern, folder))
-
-
-def _leads_below(pattern: str, folder: str) -> bool:
-    """Can it match a name below the folder?"""
-    wanted, parts = pattern.split("/"), folder.split("/")
-    if pattern == "*" or "**" in wanted[: len(parts)]:
-        start = wanted.index("**") if "**" in wanted else 0
-        return all(glob(*pair) for pair in zip(wanted[:start], parts, strict=False))
-    return len(wanted) > len(parts) and all(glob(*pair) for pair in zip(wanted, parts, strict=False))
+# In whose words.
 
 
 def _filled(pattern: str, principal: Principal) -> list[str]:
