@@ -1,7 +1,7 @@
 """Who asks, and what they may.
 
 principal.py   Action, Principal: the words of the question
-rules.py       rights: allowed(), explain(); pure functions of a policy
+rules.py       rights: allowed(), explain(); pure functions of a policy; name_patterns.py their patterns of names
 users.py       names and passwords: the htpasswd and the groups file
 tokens.py      API tokens, kept in storage as hashes
 signing.py     bearer tokens that this registry signs, and their keys
