@@ -6,8 +6,7 @@ import json
 import logging
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, NotFound
-from werkzeug.routing import RequestRedirect
+from werkzeug.exceptions import HTTPException
 
 from noraflask import errors
 from noraflask.web.access import basic_challenge
@@ -25,8 +24,6 @@ log = logging.getLogger(__name__)
 def install(app: Flask) -> None:
     def answer(problem: Exception) -> Response:
         if isinstance(problem, HTTPException):
-            if isinstance(problem, RequestRedirect):
-                problem = NotFound()  # an address has one spelling, with a slash at its end or without
             if problem.response is not None or (problem.code or 500) < 400:
                 return app.make_response(problem.get_response())
             problem = _translate(problem)

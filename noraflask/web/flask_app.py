@@ -7,7 +7,8 @@ from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
-from werkzeug.routing import MapAdapter
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import MapAdapter, RequestRedirect
 
 from noraflask.services import Services
 from noraflask.web.context import EXTENSION
@@ -62,12 +63,19 @@ class RememberedMatches(MapAdapter):
 
     def match(self, *arguments: Any, **options: Any) -> Any:
         if arguments or options != {"return_rule": True} or len(self.path_info) > REMEMBERED_LENGTH:
-            return super().match(*arguments, **options)
+            return self._exactly(*arguments, **options)
         key = (self.path_info, self.default_method)
         found = self._known.get(key)
         if found is None:
-            found = super().match(return_rule=True)
+            found = self._exactly(return_rule=True)
             if len(self._known) >= MATCHES_KEPT:
                 self._known.clear()
             self._known[key] = found
         return found[0], dict(found[1])
+
+    def _exactly(self, *arguments: Any, **options: Any) -> Any:
+        """An address has one spelling, with a slash at its end or without; nobody is sent from one to the other."""
+        try:
+            return super().match(*arguments, **options)
+        except RequestRedirect:
+            raise NotFound() from None

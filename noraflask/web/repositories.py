@@ -26,14 +26,16 @@ def list_repositories() -> Response:
     return _json({"repositories": [_members(repository) for repository in state().repositories if _may_see(repository)]})
 
 
-@bp.get("/api/v1/repositories/<name>")
+@bp.get("/api/v1/repositories/<repository>")
 @access(LOGIN)
-def show_repository(name: str) -> Response:
+def show_repository(repository: str) -> Response:
     """The answer for a repository that the caller may not see is the answer for one that is not there."""
-    repository = state().repositories.get(name)
-    if repository is None or not _may_see(repository):
-        raise RepositoryUnknown(f"there is no repository {name[:100]} here, or it is not yours to see; GET /api/v1/repositories lists those that are")
-    return _json(_members(repository))
+    one = state().repositories.get(repository)
+    if one is None or not _may_see(one):
+        raise RepositoryUnknown(
+            f"there is no repository {repository[:100]} here, or it is not yours to see; GET /api/v1/repositories lists those that are"
+        )
+    return _json(_members(one))
 
 
 def _may_see(repository: Repository) -> bool:

@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 from noraflask.config import RoleRule
 from noraflask.digest import Digest
 from noraflask.services.auth.principal import Action, Scope
+from noraflask.web.targets import INNER
 from tests.oidc import Issuer
 from tests.protocol.access import ALL, CONTACT, Authorized, Door, basic, bearer, guarded, parse_challenge, rule, words_of
 from tests.protocol.oci import Registry, code, image
@@ -173,21 +174,26 @@ class Cell:
     name: str | None
 
 
+def rules_of(app: Flask) -> list[Rule]:
+    """All of docker and of the server itself; those of the other formats differ in nothing but whose challenge they send."""
+    return [rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/.docker") or not rule.rule.startswith(INNER)]
+
+
 def cells_of(app: Flask) -> list[Cell]:
     return [
         Cell(rule, method, name)
-        for rule in app.url_map.iter_rules()
+        for rule in rules_of(app)
         for method in sorted(rule.methods or ())
         for name in (NAMES if "name" in rule.arguments else (None,))
     ]
 
 
-ARGUMENTS = {"digest": str(Digest.of(b"nobody has this")), "session": "0123456789", "reference": "1", "client": "docker"}
+ARGUMENTS = {"digest": str(Digest.of(b"nobody has this")), "session": "0123456789", "reference": "1", "client": "docker", "repository": "docker"}
 
 
 def path_of(cell: Cell) -> str:
     values = {argument: ARGUMENTS[argument] for argument in cell.rule.arguments if argument != "name"}  # KeyError: say how the argument is filled
-    path = str(cell.rule.rule).replace("<path:name>", cell.name or "")
+    path = str(cell.rule.rule).replace("<path:name>", cell.name or "").replace(f"{INNER}docker", "/v2", 1)
     for argument, value in values.items():
         path = path.replace(f"<{argument}>", value)
     assert "<" not in path, f"{cell.rule} has a part that this test cannot fill"
@@ -304,7 +310,7 @@ def test_the_matrix(door, headers, setting, who_is):
         with contextlib.suppress(KeyError):
             {401: check_401, 403: check_403}[answer.status_code](answer, cell, action, who_is)
     assert wrong == []
-    wanted_cells = sum(len(rule.methods or ()) * (2 if "name" in rule.arguments else 1) for rule in door.app.url_map.iter_rules())
+    wanted_cells = sum(len(rule.methods or ()) * (2 if "name" in rule.arguments else 1) for rule in rules_of(door.app))
     assert len(asked) == wanted_cells > 50
 
 
@@ -319,7 +325,7 @@ def check_401(answer: TestResponse, cell: Cell, action: Action, who_is: str) -> 
     """RFC 9110, 11.6.1: always with a challenge, which is the format's own; the words of the format."""
     scheme, parts = parse_challenge(answer)
     assert answer.headers["WWW-Authenticate"].isascii()
-    is_oci = cell.rule.rule.startswith("/v2/")
+    is_oci = cell.rule.rule.startswith("/.docker")
     if not is_oci or action is Action.PUBLIC:
         assert scheme == "Basic", "the token endpoint itself takes Basic"
         assert parts["realm"]
@@ -348,7 +354,7 @@ def check_403(answer: TestResponse, cell: Cell, action: Action, who_is: str) -> 
         return
     words = words_of(answer)
     assert words
-    if cell.rule.rule.startswith("/v2/"):
+    if cell.rule.rule.startswith("/.docker"):
         assert code(answer) == (403, "DENIED")
     if action is Action.PUBLIC:
         return

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from types import SimpleNamespace
 
 import pytest
 from werkzeug.test import Client
 
+from noraflask.formats import FORMATS
 from noraflask.services.metrics.counting import NullMetrics
+from noraflask.services.repositories import Repositories
 from noraflask.web import envelope as module
-from noraflask.web.envelope import Envelope, Lines, Mount
+from noraflask.web.envelope import Envelope, Lines
+from noraflask.web.targets import Targets
 from tests.protocol.oci import Registry
 
 
@@ -20,9 +24,8 @@ class Told:
         self.events = []
         self.app = app
         inner = getattr(app.wsgi_app, "_application", app.wsgi_app)
-        mounts = [Mount("/v2", "docker", (("Docker-Distribution-API-Version", "registry/2.0"),))]
         self.client = Client(
-            Envelope(inner, lambda: app.services.live.state, mounts, ("127.0.0.1",), NullMetrics(), Lines(self.events.append, interval))
+            Envelope(inner, lambda: app.services.live.state, Targets(FORMATS), ("127.0.0.1",), NullMetrics(), Lines(self.events.append, interval))
         )
 
     def ask(self, method, path, **more):
@@ -144,7 +147,7 @@ def test_an_application_that_fails_leaves_a_line_all_the_same(app):
     def fails(environ, start_response):
         raise RuntimeError("of the framework itself")
 
-    client = Client(Envelope(fails, lambda: None, [], (), NullMetrics(), Lines(events.append, 0)))
+    client = Client(Envelope(fails, lambda: SimpleNamespace(repositories=Repositories([])), Targets([]), (), NullMetrics(), Lines(events.append, 0)))
     with pytest.raises(RuntimeError):
         client.get("/")
     assert events[0]["status"] == 500

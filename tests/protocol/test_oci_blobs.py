@@ -58,7 +58,7 @@ def test_pull_of_any_size(registry, method, data):
         ("team/app/blobs/md5:" + "0" * 32, (400, "DIGEST_INVALID")),
         ("team/app/blobs/%ff", (400, "DIGEST_INVALID")),
         (f"Team/app/blobs/{DIGEST}", (400, "NAME_INVALID")),
-        (f"team/../app/blobs/{DIGEST}", (400, "NAME_INVALID")),
+        (f"team/../app/blobs/{DIGEST}", (404, "UNSUPPORTED")),
         (f"_blobs/blobs/{DIGEST}", (400, "NAME_INVALID")),
     ],
 )

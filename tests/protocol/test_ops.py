@@ -19,7 +19,7 @@ def test_health(client):
         "version": __version__,
         "uptime_seconds": answer.json["uptime_seconds"],
         "storage": {"backend": "memory", "reachable": True},
-        "registries": {"docker": "ok"},
+        "registries": {"docker": "ok", "raw": "ok"},
         "upstreams": {},
         "policy": answer.json["policy"],
     }
@@ -35,12 +35,17 @@ def test_a_server_that_can_only_be_read_from_is_degraded_not_dead(app, client, m
     assert (answer.status_code, answer.json["status"], answer.json["storage"]["reachable"]) == (200, "degraded", False)
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/health/"])
+@pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_head(client, path):
     """`wget --spider` sends HEAD."""
     answer = client.head(path)
     assert (answer.status_code, answer.data, answer.content_type) == (200, b"", "application/json")
     assert int(answer.headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/health/", "//health", "/./health", "/ready/", "/api/v1/policy/"])
+def test_an_address_has_one_spelling(client, path):
+    assert client.get(path).status_code == 404
 
 
 def test_ready(client):

@@ -33,7 +33,7 @@ def commands(text: str) -> list[list[str]]:
 def test_the_list(client):
     answer = client.get("/setup", headers={"Host": "r.example:5000"})
     assert answer.text.splitlines()[1:] == [f"http://r.example:5000/setup/{name}" for name in CLIENTS]
-    assert set(CLIENTS) == {"docker", "podman", "containerd", "kubernetes", "helm"}
+    assert set(CLIENTS) == {"docker", "podman", "containerd", "kubernetes", "helm", "raw"}
 
 
 def test_the_clients_of_all_formats_are_distinct():

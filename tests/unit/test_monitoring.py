@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from noraflask.app import SCRAPE_METRICS, create_app
+from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.catalogue import FAMILIES
 from noraflask.storage.memory import MemoryStorage
@@ -46,7 +47,11 @@ def metrics_table(app: RegistryFlask) -> str:
         labels = {label: sorted({sample.labels[label] for sample in metric.samples}) for label in metric.samples[0].labels}
         for free in ("version", "python", "fingerprint"):
             labels |= {free: ["…"]} if free in labels else {}
-        labels |= {"registry": [REPOSITORIES if value == "docker" else value for value in labels["registry"]]} if "registry" in labels else {}
+        labels |= (
+            {"registry": list(dict.fromkeys(REPOSITORIES if value in ECOSYSTEMS else value for value in labels["registry"]))}
+            if "registry" in labels
+            else {}
+        )
         labels |= {"mode": ["off", "audit", "enforce"]} if "mode" in labels else {}
         rows[name] = (metric.type, labels, metric.documentation)
     still = {family.name for family in catalogue._OF_UPSTREAMS} | {metric.name for metric in app.extensions[SCRAPE_METRICS]._of_nora()}

@@ -19,7 +19,7 @@ from noraflask.web.forms import read_form_lists
 from noraflask.web.responses import Answer
 
 
-@bp.get("/")
+@bp.get("/", strict_slashes=False)
 @access(LOGIN)
 def ping() -> Response:
     """Clients find out here how to log in, and whether a login is good. So it is closed to anonymous clients also where they may pull."""

@@ -19,7 +19,7 @@ from noraflask.web.gate import is_open
 from noraflask.web.responses import Answer
 
 
-@bp.post("/<path:name>/blobs/uploads/")
+@bp.post("/<path:name>/blobs/uploads/", strict_slashes=False)
 @access(PUSH)
 def start_upload(name: str) -> Response:
     """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
