@@ -212,6 +212,7 @@ def run_lane(session: pytest.Session, connection: Connection, number: int) -> No
         _take_units(session, connection, _keep_reports(session.config))
         code = 0
     except (KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal there come two
         with contextlib.suppress(BaseException):
             session._setupstate.teardown_exact(None)  # what runs for this lane is stopped, as after its last test
     except BaseException:

@@ -173,6 +173,7 @@ def push(storage: DiskStorage, leases: Leases, blob: str, pointer: Key, dice: ra
         storage.create(pointer, b"")
 
 
+@pytest.mark.slow
 def test_no_pointer_ever_leads_nowhere_while_a_deleter_loops(tmp_path):
     root = tmp_path / "storage"
     storage = DiskStorage(root)

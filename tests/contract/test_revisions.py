@@ -98,6 +98,7 @@ def test_a_full_disk_does_not_hinder_a_change(tmp_path, monkeypatch):
     storage.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_that_a_killed_or_slow_writer_makes_untrue(tmp_path):
     """Two objects of one name, changed one after the other by processes that are killed at any moment; readers keep both under the revision."""
     root, dice = tmp_path / "storage", random.Random("revisions")

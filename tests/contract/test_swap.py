@@ -222,6 +222,7 @@ def test_thirty_two_writers_in_four_processes_change_one_document(tmp_path):
     storage.close()
 
 
+@pytest.mark.slow
 def test_kill_9_of_writers_loses_nothing_that_was_acknowledged(tmp_path):
     dice, acknowledged = random.Random("kill"), set()
     for turn in range(4):

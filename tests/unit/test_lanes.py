@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.server import ROOT
+from tests.server import ROOT, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -32,17 +34,30 @@ def seen(name):
 
 
 @pytest.fixture
-def run(tmp_path: Path):
-    """run(text of a module, …) → what pytest wrote, with its exit status as the first line."""
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """start(text of a module, …) → pytest, with three lanes."""
 
-    def call(*modules: str, options: tuple[str, ...] = ()) -> str:
+    def call(*modules: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         (tmp_path / "pytest.ini").write_text(MARKERS)
         for number, text in enumerate(modules):
             (tmp_path / f"test_{number}.py").write_text(HEAD + text)
         command = [sys.executable, "-m", "pytest", "-p", "tests.lanes", "--lanes", "3", "-p", "no:cacheprovider", "-rA", *options, str(tmp_path)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    return call
+
+
+@pytest.fixture
+def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., str]:
+    """run(text of a module, …) → what pytest wrote, with its exit status as the first line."""
+
+    def call(*modules: str, options: tuple[str, ...] = ()) -> str:
+        with start(*modules, options=options) as process:
+            text = process.communicate(timeout=120)[0]
+        return f"{process.returncode}\n{text}"
 
     return call
 
@@ -155,3 +170,22 @@ def test_it(n, tmp_path): (tmp_path / "mine").touch(exist_ok=False); told("folde
     folders = (tmp_path / "folders").read_text().split()
     assert len(set(folders)) == 10
     assert not any(Path(folder).exists() for folder in folders)
+
+
+def test_an_interrupt_stops_what_runs_for_the_tests(start, tmp_path: Path) -> None:
+    module = """
+@pytest.fixture
+def server():
+    told("begun")
+    yield
+    time.sleep(0.1)
+    told("stopped")
+def test_it(server): time.sleep(60)
+"""
+    with start(module, module) as process:
+        wait_until(lambda: len((tmp_path / "begun").read_text().split()) == 2 if (tmp_path / "begun").exists() else False, 60, "two tests to run")
+        os.killpg(process.pid, signal.SIGINT)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in text
+    assert len((tmp_path / "stopped").read_text().split()) == 2
