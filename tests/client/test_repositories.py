@@ -85,7 +85,7 @@ def test_helm(helm: Client, server: Server) -> None:
 def test_a_claimed_host(skopeo: Client, server: Server, layout: Layout) -> None:
     image = layout.image([layout.layer({"a": b"a"})])
     push(skopeo, Registry(f"localhost:{server.port}"), layout.tag(image, "v1"), "app:v1")
-    assert Registry(server.address).request("GET", "/v2/hosted/app/tags/list").json() == {"name": "app", "tags": ["v1"]}
+    assert Registry(server.address).request("GET", "/v2/hosted/app/tags/list").json() == {"name": "hosted/app", "tags": ["v1"]}
     assert Registry(server.address).request("GET", "/v2/app/tags/list").status == 404
     assert Registry(f"localhost:{server.port}").request("GET", "/v2/_catalog").json() == {"repositories": ["app"]}
 
