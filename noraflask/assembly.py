@@ -117,7 +117,7 @@ def repositories_of(config: Config, formats: Iterable[Format]) -> Repositories:
     served = [format.id for format in formats if config.formats[format.id].enabled]
     defaults = (Repository(id, id, settings=config.formats[id], is_default=True) for id in served)
     tables = [one for one in config.repositories if one.format in served]
-    named = (Repository(one.name, one.format, one.kind, one.settings, one.hosts, one.ns, place=one.place) for one in tables)
+    named = (Repository(one.name, one.format, one.kind, one.settings, one.hosts, one.ns, title=one.title, place=one.place) for one in tables)
     return Repositories([*defaults, *named])
 
 

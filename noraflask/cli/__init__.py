@@ -1,7 +1,8 @@
 """The command `nora`: thin, each sub-command imports what it needs and calls it.
 
 Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation/ those
-of curation, reload.py makes the server read again, doctor.py looks at the whole. subcommand.py is what they share.
+of curation, reload.py makes the server read again, repositories.py shows what it
+serves, doctor.py looks at the whole. subcommand.py is what they share.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noraflask import __version__
-from noraflask.cli import access, curation, doctor, reload, tokens, users
+from noraflask.cli import access, curation, doctor, reload, repositories, tokens, users
 from noraflask.cli.subcommand import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, local_url, refuse, tell
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ examples:
   nora token create ci --role write            a token for a machine
   nora access explain alice push team/app      may she, and by which rule
   nora curation explain FORMAT:NAME@VERSION   may it be had, and by which rule
+  nora repo list                               which repositories there are, and where clients reach them
   nora reload                                  make the running server read its rules again
   nora doctor                                  is this machine well, and the proxy before it?
 """
@@ -46,7 +48,7 @@ configuration, later wins over earlier:
   There are no options for settings. Every name is known or refused: `nora check-config` shows what is in force and why.
 
 while it serves:
-  reload   nora reload, or             [curation] and its rule files, access rules, OIDC providers, auth.admin_users, anonymous
+  reload   nora reload, or             [[repositories]], [curation] and its rule files, access rules, OIDC providers, auth.admin_users, anonymous
            kill -HUP $(pidof nora)     reading, the lives of bearer and refresh tokens, and rate limits; no request is lost, a file
                                        with a mistake changes nothing, other settings need a restart
   users    nothing to do               the htpasswd and the groups file are read again when they change; tokens and keys likewise
@@ -159,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "version", "print the version", "Prints the version.")
     health = add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
     health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
-    for part in (users, tokens, access, curation, reload, doctor):
+    for part in (users, tokens, access, repositories, curation, reload, doctor):
         part.add_commands(commands)
     return parser
 

@@ -31,6 +31,8 @@ class Repository:
     hosts: tuple[str, ...] = ()
     ns: tuple[str, ...] = ()
     is_default: bool = False
+    title: str = ""
+    """For people."""
     place: str = field(default="", compare=False)
     """Where it was configured, such as "config.toml:14"; empty for a default one."""
 
@@ -73,6 +75,7 @@ def describe(repository: Repository) -> dict[str, object]:
         "name": repository.name,
         "format": repository.format,
         "kind": repository.kind,
+        "title": repository.title,
         "default": repository.is_default,
         "hosts": list(repository.hosts),
         "ns": list(repository.ns),

@@ -115,7 +115,8 @@ def test_wrong_usage_exits_with_2(argv, capsys):
         *([], ["serve"], ["check-config"], ["version"], ["healthcheck"], ["whoami"]),
         *(["user", *more] for more in ([], ["add"], ["passwd"], ["remove"], ["list"])),
         *(["token", *more] for more in ([], ["create"], ["list"], ["revoke"], ["rotate"])),
-        *(["keys"], ["keys", "list"], ["keys", "rotate"], ["access"], ["access", "explain"], ["doctor"]),
+        *(["keys"], ["keys", "list"], ["keys", "rotate"], ["access"], ["access", "explain"], ["repo"], ["repo", "list"], ["repo", "show"]),
+        ["doctor"],
     ],
     ids=" ".join,
 )

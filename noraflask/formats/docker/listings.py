@@ -16,7 +16,7 @@ from noraflask.formats.docker.protocol.media_types import OCI_INDEX
 from noraflask.formats.docker.stock import STOCK
 from noraflask.formats.docker.verdicts import visible_names, visible_referrers, visible_tags
 from noraflask.web.access import PULL, access, may_by_right
-from noraflask.web.context import repository, services
+from noraflask.web.context import repository, services, target
 from noraflask.web.responses import Answer
 
 
@@ -30,7 +30,7 @@ def list_tags(name: str) -> Response:
     shown = visible_tags(name, content.names(keys.tags_folder(repository_name, name), request.args.get("last", "")))
     page = protocol.take_page(shown, size)
     links = protocol.next_link(address(f"{name}/tags/list"), page, size)
-    return Answer(json.dumps({"name": name, "tags": page.entries}), content_type=JSON, headers=links)
+    return Answer(json.dumps({"name": target().prefix + name, "tags": page.entries}), content_type=JSON, headers=links)
 
 
 @bp.get("/_catalog")
