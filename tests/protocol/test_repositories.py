@@ -220,6 +220,8 @@ def test_a_repository_hides_images_whose_names_begin_so(make_app):
     change(live, repositories=full)
     assert Registry(client).status("team/app/manifests/old") == 404
     assert Registry(client, "/repository/docker/v2").status("team/app/manifests/old") == 200
+    assert Registry(client).ask("GET", "_catalog").json == {"repositories": []}, "what an index shows can be had"
+    assert Registry(client, "/repository/docker/v2").ask("GET", "_catalog").json == {"repositories": ["team/app"]}
     Registry(client, "/v2/team").push_image("app", "new")
     change(live, repositories=type(full)(one for one in full if one.name != "team"))
     assert Registry(client).tags("team/app") == ["old"]

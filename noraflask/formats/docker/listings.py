@@ -8,7 +8,7 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import RepositoryUnknown
-from noraflask.formats.docker.blueprint import JSON, address, bp
+from noraflask.formats.docker.blueprint import JSON, address, bp, named
 from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.protocol import listings as protocol
 from noraflask.formats.docker.protocol.manifests import descriptor_of, render_referrers
@@ -37,7 +37,9 @@ def list_tags(name: str) -> Response:
 @access(PULL, listing=True)
 def catalog() -> Response:
     size, last = protocol.page_size(request.args.get("n")), request.args.get("last", "")
-    names = STOCK.names(services().content, repository().name, last)
+    own, at = repository(), target()
+    held = STOCK.names(services().content, own.name, last)
+    names = held if at.prefix else (name for name in held if named(name)[0] is own)  # not those that another repository hides at this address
     page = protocol.take_page((name for name in visible_names(names) if may_by_right(PULL, name)), size)
     links = protocol.next_link(address("_catalog"), page, size)
     return Answer(json.dumps({"repositories": page.entries}), content_type=JSON, headers=links)
