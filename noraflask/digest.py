@@ -10,7 +10,7 @@ from typing import Any
 from noraflask.errors import InvalidDigest
 
 ALGORITHMS = {"sha256": 64, "sha512": 128}
-"""Registered algorithms of the OCI image-spec ("Digests") with the number of their hex digits."""
+"""Registered algorithms of the image-spec ("Digests") with the number of their hex digits."""
 
 _FORM = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
 
@@ -22,7 +22,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str | None) -> Digest:
-        """OCI image-spec, "Digests". Raises InvalidDigest for anything but a registered algorithm with lower-case hex of its length."""
+        """The image-spec, "Digests". Raises InvalidDigest for anything but a registered algorithm with lower-case hex of its length."""
         if text is None or not _FORM.match(text):
             raise InvalidDigest(detail={"digest": (text or "")[:200]})
         algorithm, _, value = text.partition(":")

@@ -3,7 +3,7 @@
 The default repository of a format bears the format's id and lies at its mounts, such as /v2/ and /raw/. A named one is found by
 
     /repository/<name>/…      any format: what follows is what follows the format's mount
-    its mount, first segment  where the format says so, as Docker does: /v2/<name>/<image>/…
+    its mount, first segment  where the format says so: /v2/<name>/<image>/…
     the host's name           `hosts`: its addresses below the format's mount belong to it alone
     ?ns=                      `ns`: what a mirror's client says it came for (containerd)
 

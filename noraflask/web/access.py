@@ -21,7 +21,7 @@ from noraflask.services.metrics import catalogue
 from noraflask.web.context import NAME, STATE, note, principal, recognise, repository_name, services, state, surroundings, target
 from noraflask.web.format import Format
 from noraflask.web.gate import PERMIT
-from noraflask.web.targets import TARGET
+from noraflask.web.targets import OUTER_PATH, TARGET
 
 PULL, PUSH, DELETE, ADMIN, LOGIN, PUBLIC = Action.PULL, Action.PUSH, Action.DELETE, Action.ADMIN, Action.LOGIN, Action.PUBLIC
 LISTING = ":listing"
@@ -69,7 +69,7 @@ def _gated(answer: Any) -> Any:
         return answer  # a redirect leads to bytes as well
     granted = request.environ.get(PERMIT)
     if not isinstance(granted, Permit):
-        log.error("%s %s was to be served without asking the gate", request.method, json.dumps(request.path))
+        log.error("%s %s was to be served without asking the gate", request.method, json.dumps(request.environ[OUTER_PATH]))
         raise NotGated()
     if granted.package.format:
         answer.headers["X-Nora-Policy"] = granted.policy.fingerprint

@@ -127,7 +127,7 @@ def _is_later(modified: float | None, header: str) -> bool | None:
 def _range(header: str, size: int) -> tuple[int, int] | None:
     """Start and stop of a single byte range; None for what may be ignored: another unit, several ranges, nonsense.
 
-    Raises 416 for one that lies outside, or ends before it begins: RFC 9110, 14.1.2, leaves that one open, the OCI conformance suite asks for it.
+    Raises 416 for one that lies outside, or ends before it begins: RFC 9110, 14.1.2, leaves that one open, and a conformance suite asks for it.
     """
     parsed = parse_range_header(header)
     if parsed is None and _REVERSED.match(header):

@@ -1,7 +1,7 @@
 """Which repository a request is for. It is found once, before Flask; errors, limits, headers, metrics, log, rights and gate read the one answer.
 
     /v2/…                     the default repository of the format that is mounted there
-    /v2/<name>/…              a named one, where the format's names begin with it (Docker's clients know no other way to name one)
+    /v2/<name>/…              a named one, where the format's names begin with it, because its clients know no other way to name one
     /repository/<name>/…      any repository; what follows is what follows the mount, below `root` where the format has one
     the host, ?ns=            a repository that has claimed the host's name, or what a mirror's client came for
 

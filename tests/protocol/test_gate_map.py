@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
 from flask import Blueprint, Flask, Response, request
 from flask.ctx import RequestContext
+from flask.testing import EnvironBuilder
 
 from noraflask.digest import Digest
 from noraflask.errors import CurationDenied, NotFound
@@ -18,19 +20,22 @@ from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Decision, Kind, Package, Rule, RuleSet
 from noraflask.services.curation.policy import Policy, Settings
 from noraflask.storage.memory import MemoryStorage
-from noraflask.web import errors, gate
+from noraflask.web import gate
 from noraflask.web.access import PULL, PUSH, access
-from noraflask.web.context import EXTENSION, STATE, Repository, services, state
+from noraflask.web.context import FORMATS as SERVED
+from noraflask.web.context import STATE, services, state
 from noraflask.web.gate import PERMIT, decide
 from noraflask.web.responses import Answer, send
+from noraflask.web.targets import INNER, Targets
 from tests.live import enforce
 from tests.protocol.oci import Registry, descriptor, image
+from tests.toy import app_of, toy_format
 
 EVERYTHING = '[[block]]\nname = "*"\nreason = "closed for today"\n'
 ONE_TAG = '[[block]]\nformat = "docker"\nname = "*"\nversion = "1"\n'
 LAYER = Digest.of(b"layer")
-LISTS = {"docker.catalog": {"repositories": []}}
-"""What lists names leaves them out instead."""
+LISTS = {"docker.catalog": "repositories", "raw.list_top": "files", "raw.list_folder": "files"}
+"""What lists names leaves them out instead: of this member."""
 TOLD_TO_PUSHERS = ("HEAD", "docker.get_blob")
 """Who may push is told whether a blob is there, or no push of a layer that is there could succeed. No bytes leave."""
 
@@ -46,20 +51,23 @@ def filled(app_with, storage) -> dict[str, str]:
     registry = Registry(app_with(storage).test_client())
     digest = registry.push_image("app", "1")
     registry.push_image("app", layers=(b"layer",), subject=descriptor(digest, OCI_MANIFEST))
-    return {"name": "app", "reference": "1", "manifest": str(digest), "digest": str(LAYER)}
+    for path in ("app", "reports/2026"):
+        assert registry.client.put(f"/raw/{path}", data=b"a file").status_code in (200, 201)
+    return {"name": "app", "reference": "1", "manifest": str(digest), "digest": str(LAYER), "folder": "reports"}
 
 
 def addresses(app: Flask, values: dict[str, str]) -> list[tuple[str, str, str]]:
     """Endpoint, method and address of each way to pull; routes of a new format fail here until they have their values."""
     found = []
+    outer = {f"{INNER}{format.id}": format.mounts[0] for format in app.extensions[SERVED].values()}
     for rule in app.url_map.iter_rules():
         if app.view_functions[rule.endpoint].access is not Action.PULL:
             continue
         own = {**values, "digest": values["manifest"]} if "referrers" in rule.rule else values
-        address = rule.rule
+        inner, slash, address = rule.rule[1:].partition("/")
         for argument in rule.arguments:
-            address = address.replace(f"<path:{argument}>", own[argument]).replace(f"<{argument}>", own[argument])
-        found += [(rule.endpoint, method, address) for method in sorted(rule.methods & {"GET", "HEAD"})]
+            address = re.sub(f"<([a-z]+:)?{argument}>", own[argument], address)
+        found += [(rule.endpoint, method, f"{outer[f'/{inner}']}{slash}{address}") for method in sorted(rule.methods & {"GET", "HEAD"})]
     return found
 
 
@@ -71,8 +79,11 @@ def test_every_way_to_pull_is_walked(app, filled):
         "docker.list_tags",
         "docker.catalog",
         "docker.list_referrers",
+        "raw.get_file",
+        "raw.list_folder",
+        "raw.list_top",
     }
-    assert len(ways) == 10
+    assert len(ways) == 16
 
 
 @pytest.mark.parametrize("rules", [EVERYTHING, EVERYTHING + '[[block]]\nformat = "docker"\nname = "app"\nversion = "1"\n'])
@@ -85,7 +96,7 @@ def test_no_way_to_pull_forgets_the_gate(app_with, storage, filled, rules):
         answer = client.open(address, method=method)
         if endpoint in LISTS:
             assert answer.status_code == 200
-            assert method == "HEAD" or answer.json == LISTS[endpoint]
+            assert method == "HEAD" or answer.json[LISTS[endpoint]] == []
         elif (method, endpoint) == TOLD_TO_PUSHERS:
             assert (answer.status_code, answer.data) == (200, b"")
         else:
@@ -114,16 +125,17 @@ def test_the_gate_is_asked_on_every_way(app_with, storage, filled, monkeypatch):
         return check(self, policy, package, *more)
 
     monkeypatch.setattr(type(app.services.curation), "check", noted)
-    for _, method, address in addresses(app, filled):
+    for endpoint, method, address in addresses(app, filled):
         formats.clear()
+        app.services.live.state.permits.known.clear()
         app.test_client().open(address, method=method)
-        assert "docker" in formats, (method, address)
+        assert endpoint.partition(".")[0] in formats, (method, address)
 
 
 def test_what_is_no_pull_serves_nothing_that_is_stored(app):
     """All views of another kind. A new one has to be put on this list by somebody who has looked at what it serves."""
     views = {rule.endpoint for rule in app.url_map.iter_rules() if app.view_functions[rule.endpoint].access is not Action.PULL}
-    formats = {endpoint for endpoint in views if endpoint.startswith("docker.")}
+    formats = {endpoint for endpoint in views if endpoint.startswith(("docker.", "raw."))}
     assert formats == {
         "docker.ping",
         "docker.get_token",
@@ -136,8 +148,10 @@ def test_what_is_no_pull_serves_nothing_that_is_stored(app):
         "docker.patch_upload",
         "docker.put_upload",
         "docker.cancel_upload",
+        "raw.put_file",
+        "raw.delete_file",
     }
-    assert {endpoint.partition(".")[0] for endpoint in views - formats} <= {"ops", "auth", "curation", "setup"}
+    assert {endpoint.partition(".")[0] for endpoint in views - formats} <= {"ops", "auth", "curation", "repositories", "setup"}
 
 
 def test_answers_to_pushes_hold_nothing_of_what_is_stored(registry):
@@ -158,7 +172,6 @@ def test_answers_to_pushes_hold_nothing_of_what_is_stored(registry):
 
 # A second format, whose author forgets.
 
-NOTES = Repository("notes", "raw", "/notes")
 TEXT = b"a stored note"
 bp = Blueprint("notes", __name__)
 
@@ -181,7 +194,7 @@ def no_permit(name: str) -> Response:
 @bp.get("/own-permit/<name>")
 @access(PULL)
 def own_permit(name: str) -> Response:
-    return serve(Permit(object(), Package("raw", name), Decision(True), state().policy))
+    return serve(Permit(object(), Package("notes", name), Decision(True), state().policy))
 
 
 @bp.get("/look-alike/<name>")
@@ -189,7 +202,7 @@ def own_permit(name: str) -> Response:
 def look_alike(name: str) -> Response:
     class Mine(Permit):
         def __init__(self) -> None:
-            self.package = Package("raw", name)
+            self.package = Package("notes", name)
 
     request.environ[PERMIT] = object()
     serve(Mine())
@@ -223,32 +236,32 @@ def elsewhere(name: str) -> Response:
 @bp.get("/only-decides/<name>")
 @access(PULL)
 def only_decides(name: str) -> Response:
-    decide(Package("raw", name))
+    decide(Package("notes", name))
     return Answer(TEXT, content_type="text/plain")
 
 
 @bp.get("/other-bytes/<name>")
 @access(PULL)
 def other_bytes(name: str) -> Response:
-    return serve(gate.once(None, None, lambda: Package("raw", name, digests=(str(Digest.of(b"harmless")),))))
+    return serve(gate.once(None, None, lambda: Package("notes", name, digests=(str(Digest.of(b"harmless")),))))
 
 
 @bp.get("/proper/<name>")
 @access(PULL)
 def proper(name: str) -> Response:
-    return serve(gate.once(None, None, lambda: Package("raw", name, repository="notes", digests=(str(stored()),))))
+    return serve(gate.once(None, None, lambda: Package("notes", name, repository="notes", digests=(str(stored()),))))
 
 
 @bp.get("/quick/<name>")
 @access(PULL)
 def quick(name: str) -> Response:
-    return serve(gate.once(name, None, lambda: Package("raw", name, repository="notes")))
+    return serve(gate.once(name, None, lambda: Package("notes", name, repository="notes")))
 
 
 @bp.get("/folder/<name>")
 @access(PULL)
 def folder(name: str) -> Response:
-    found = gate.shown(Package("raw", name, repository="notes", is_index=True), ("good", "bad", "fine"), lambda entry: Package("raw", entry))
+    found = gate.shown(Package("notes", name, repository="notes", is_index=True), ("good", "bad", "fine"), lambda entry: Package("notes", entry))
     return Answer(json.dumps(list(found)), content_type="application/json")
 
 
@@ -262,18 +275,11 @@ FORGETFUL = ["no-permit", "own-permit", "look-alike", "plain", "stream", "not-mo
 
 
 @pytest.fixture
-def notes(make_app) -> Callable[..., Flask]:
-    def build(**curation: object) -> Flask:
-        app = make_app(curation=curation)
-        app.register_blueprint(bp, url_prefix=NOTES.mount)
-        app.extensions[f"{EXTENSION}.{NOTES.name}"] = NOTES
-        errors.install(app, [(NOTES, errors.render_json)])
-        return app
-
-    return build
+def notes(tmp_path, monkeypatch) -> Callable[..., Flask]:
+    return lambda **curation: app_of(tmp_path, monkeypatch, toy_format(bp), curation=curation)
 
 
-BLOCK_BAD = '[[block]]\nid = "no-bad"\nformat = "raw"\nname = "bad"\n'
+BLOCK_BAD = '[[block]]\nid = "no-bad"\nformat = "notes"\nname = "bad"\n'
 
 
 @pytest.mark.parametrize("curation", [{}, {"mode": "audit"}, {"mode": "enforce", "rules": BLOCK_BAD}], ids=["off", "audit", "enforce"])
@@ -322,21 +328,25 @@ def test_an_index_shows_what_can_be_had(notes):
 
 
 def asked(app: Flask, path: str) -> RequestContext:
-    return app.test_request_context(path, environ_base={STATE: app.services.live.state})
+    """Within a request, as the envelope begins it."""
+    state = app.services.live.state
+    environ = EnvironBuilder(app, path).get_environ() | {STATE: state}
+    Targets(app.extensions[SERVED].values()).locate(environ, state.repositories)
+    return app.request_context(environ)
 
 
 class Work:
     """Counts how often the gate has it done."""
 
     def __init__(self, name: str = "good", decision: Decision | None = None) -> None:
-        self.package, self.decision, self.done = Package("raw", name, "1", "notes"), decision, 0
+        self.package, self.decision, self.done = Package("notes", name, "1", "notes"), decision, 0
 
     def __call__(self) -> gate.Asked:
         self.done += 1
         return (self.package, self.decision) if self.decision else self.package
 
 
-ONE_VERSION = BLOCK_BAD + '[[block]]\nformat = "raw"\nname = "good"\nversion = "2"\n'
+ONE_VERSION = BLOCK_BAD + '[[block]]\nformat = "notes"\nname = "good"\nversion = "2"\n'
 
 
 @pytest.mark.parametrize(
@@ -395,7 +405,7 @@ def test_permits_are_remembered_by_key_and_repository_and_a_refusal_is_not(notes
 
 def test_a_new_policy_asks_anew(notes):
     app, work = notes(mode="enforce", rules=BLOCK_BAD), Work()
-    for policy in (None, Policy.from_buffer(compile(Settings(mode="enforce"), RuleSet((Rule("x", Kind.BLOCK, "raw", "y"),))))):
+    for policy in (None, Policy.from_buffer(compile(Settings(mode="enforce"), RuleSet((Rule("x", Kind.BLOCK, "notes", "y"),))))):
         if policy:
             enforce(app.services.live, policy)
         with asked(app, "/notes/quick/good"):

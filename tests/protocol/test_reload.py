@@ -151,7 +151,7 @@ def test_a_request_sees_one_state_to_its_end(server, monkeypatch, moment, before
     assert answer.headers["X-Nora-Policy"] == old.policy.fingerprint
     assert answer.headers["x-ratelimit-limit"] == "5000"
     assert environs[0][STATE] is old
-    assert (old.config.access.contact, [one.name for one in old.repositories]) == ("the old team", ["docker"])
+    assert (old.config.access.contact, [one.name for one in old.repositories]) == ("the old team", ["docker", "raw"])
     new = server.state
     assert new is not old
     answer = server.get(ALICE)

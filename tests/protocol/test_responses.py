@@ -9,12 +9,12 @@ from werkzeug.http import http_date
 from noraflask.digest import Digest
 from noraflask.errors import NotFound
 from noraflask.services.curation.model import Package
-from noraflask.web import errors, gate
+from noraflask.web import gate
 from noraflask.web.access import PULL, access
-from noraflask.web.context import EXTENSION, Repository, services
+from noraflask.web.context import services
 from noraflask.web.responses import send
+from tests.toy import app_of, toy_format
 
-FILES = Repository("files", "raw", "/files")
 TEXT = b"0123456789"
 DIGEST = Digest.of(TEXT)
 ETAG = f'"{DIGEST.hex}"'
@@ -27,18 +27,14 @@ bp = Blueprint("files", __name__)
 @access(PULL)
 def get(name: str) -> Response:
     services().content.keep_bytes(TEXT, DIGEST)
-    permit = gate.once(name, None, lambda: Package("raw", name))
+    permit = gate.once(name, None, lambda: Package("files", name))
     headers = {"ETag": ETAG, "Repr-Digest": "sha-256=:x:"} if "etag" in name else {}
     return send(permit, DIGEST, len(TEXT), "text/plain", NotFound, headers, NOW if "date" in name else None)
 
 
 @pytest.fixture
-def client(make_app):
-    app = make_app()
-    app.register_blueprint(bp, url_prefix=FILES.mount)
-    app.extensions[f"{EXTENSION}.{FILES.name}"] = FILES
-    errors.install(app, [(FILES, errors.render_json)])
-    return app.test_client()
+def client(tmp_path, monkeypatch):
+    return app_of(tmp_path, monkeypatch, toy_format(bp, "files")).test_client()
 
 
 def test_headers_are_the_formats_own(client):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from flask import Flask, request
+from flask import Flask
 
 from noraflask.digest import Digest
 from noraflask.formats import FORMATS
-from noraflask.formats.docker.protocol import answers
-from noraflask.formats.docker.routes import bp
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Access, Decision, Policy
 from noraflask.storage.memory import MemoryStorage
-from noraflask.web import errors
-from noraflask.web.context import EXTENSION, PRINCIPAL, Repository, repository
+from noraflask.web.context import PRINCIPAL
+from noraflask.web.targets import INNER
 from tests.live import change
 from tests.protocol.oci import Registry, code
 from tests.storage import keys_in
-
-SECOND = Repository("second", "oci", "/named/v2")
 
 
 def test_every_view_declares_its_access(app):
@@ -30,10 +26,12 @@ def test_every_view_declares_its_access(app):
 READS = {"GET", "HEAD"}
 FITTING = {
     Action.PUBLIC: {"ops.", "prometheus_metrics", "auth.", "setup.", "docker.get_token", "docker.post_token"},
-    Action.LOGIN: {"docker.ping", "curation."},
+    Action.LOGIN: {"docker.ping", "curation.", "repositories."},
     Action.ADMIN: {"auth.", "curation."},
 }
 """Who may declare what no format needs for its artifacts: beginnings of endpoints."""
+LISTS = {"docker.catalog", "raw.list_top", "raw.list_folder"}
+"""What lists names has none in its address: it shows those that may be pulled."""
 
 
 def test_what_each_view_declares_fits_its_methods(app):
@@ -42,7 +40,7 @@ def test_what_each_view_declares_fits_its_methods(app):
         if declared in FITTING:
             assert rule.endpoint.startswith(tuple(FITTING[declared])), rule
             continue
-        assert "name" in rule.arguments or rule.endpoint == "docker.catalog", rule
+        assert "name" in rule.arguments or rule.endpoint in LISTS, rule
         assert declared in (Action.PULL, Action.PUSH, Action.DELETE), rule
         if declared is Action.PULL:
             assert rule.methods <= READS, rule
@@ -111,11 +109,12 @@ def test_the_catalog_shows_what_one_may_read(registry, monkeypatch):
 # Repositories.
 
 
-@pytest.mark.parametrize("found", [format.default for format in FORMATS])
-def test_the_repository_of_a_request_is_that_of_its_blueprint(app, found):
-    with app.test_request_context(f"{found.mount}/"):
-        assert request.blueprint == found.name
-        assert repository() == found
+@pytest.mark.parametrize("format", FORMATS, ids=[format.id for format in FORMATS])
+def test_each_format_is_registered_once_below_its_inner_mount(app, format):
+    rules = [rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith(f"{format.id}.")]
+    assert rules
+    assert all(rule.startswith(f"{INNER}{format.id}/") for rule in rules)
+    assert app.blueprints[format.id] is format.routes
 
 
 @pytest.fixture
@@ -125,33 +124,31 @@ def storage() -> MemoryStorage:
 
 @pytest.fixture
 def two(make_app, storage) -> Flask:
-    """An app with a second repository of the OCI format, as a configuration may name one."""
-    app = make_app(storage)
-    app.register_blueprint(bp, url_prefix=SECOND.mount, name=SECOND.name)
-    app.extensions[f"{EXTENSION}.{SECOND.name}"] = SECOND
-    errors.install(app, [*((format.default, format.render_error) for format in FORMATS), (SECOND, answers.render_error)])
-    return app
+    return make_app(storage, repositories=[{"name": "second", "format": "docker"}])
 
 
-def test_a_second_repository_works_and_lives_apart(two, storage):
-    first, second = Registry(two.test_client()), Registry(two.test_client(), SECOND.mount)
+@pytest.mark.parametrize("mount", ["/v2/second", "/repository/second/v2"])
+def test_a_second_repository_works_and_lives_apart(two, storage, mount):
+    first, second = Registry(two.test_client()), Registry(two.test_client(), mount)
     location = second.begin("app")
-    assert location.startswith("/named/v2/app/blobs/uploads/")
-    assert code(first.ask("GET", location.removeprefix("/named"))) == (404, "BLOB_UPLOAD_UNKNOWN"), "a session belongs to one repository"
+    assert location.startswith(f"{mount}/app/blobs/uploads/")
+    assert code(first.ask("GET", f"/v2{location.removeprefix(mount)}")) == (404, "BLOB_UPLOAD_UNKNOWN"), "a session belongs to one repository"
     second.push_image("app", "1", layers=(b"only here",))
     first.push_image("app", "2")
     assert (first.tags("app"), second.tags("app")) == (["2"], ["1"])
     assert first.status(f"app/blobs/{Digest.of(b'only here')}") == 404
     assert second.ask("GET", f"app/blobs/{Digest.of(b'only here')}").data == b"only here"
-    assert first.ask("GET", "_catalog").json == second.ask("GET", "_catalog").json == {"repositories": ["app"]}
+    assert first.ask("GET", "_catalog").json["repositories"][0] == "app"
+    assert second.ask("GET", "_catalog").json == {"repositories": ["app"]}
     fronts = {key.partition("/")[0] for key in keys_in(storage)}
     assert fronts == {"blobs", "docker", "second"}
     second.ask("DELETE", "app/manifests/1")
     assert (first.tags("app"), second.tags("app")) == (["2"], [])
 
 
-def test_errors_and_links_of_a_second_repository(two):
-    second = Registry(two.test_client(), SECOND.mount)
+@pytest.mark.parametrize("mount", ["/v2/second", "/repository/second/v2"])
+def test_errors_and_links_of_a_second_repository(two, mount):
+    second = Registry(two.test_client(), mount)
     assert code(second.ask("GET", "nothing")) == (404, "UNSUPPORTED")
     assert code(second.ask("POST", "app/tags/list")) == (405, "UNSUPPORTED")
     second.push_image("app", "1")

@@ -21,7 +21,6 @@ from noraflask.services.auth.rules import (
     everywhere,
     glob,
     grants_of,
-    leaves_watched,
     matches_name,
     reaches,
     rights_of,
@@ -293,7 +292,7 @@ def test_namespaces_of_a_provider_bound_writes(scopes, name, writes):
 )
 def test_namespaces_that_are_only_watched(action, name, expected):
     who = identity("write", watched_scopes=(("*",), ("acme/**",)))
-    assert leaves_watched(who, action, name) is expected
+    assert Access(policy(), REPOSITORIES).leaves_watched(who, action, "docker", name) is expected
     assert may(policy(), who, action, name)
 
 

@@ -63,7 +63,7 @@ class Principal:
     scopes: tuple[Scope, ...] | None = None
     """What an API token is cut to; None: nothing is cut."""
     bearer: tuple[Scope, ...] | None = None
-    """What a Docker bearer token is cut to; None for other credentials."""
+    """What a bearer token of our own is cut to; None for other credentials."""
     exchanged: bool = False
     """An OIDC identity by a token that this registry gave for the issuer's."""
     provider: str = ""

@@ -1,8 +1,8 @@
 """Globs over names and versions, in linear time.
 
-`*` all, also the empty text · `X.**` X itself, `X.…` and `X:…` (Maven groups) · `X/**` X itself and `X/…` (scopes, folders) · `X-**` X itself and
-`X-…` (what `X.**` becomes on PyPI) · stars anywhere else: any run of characters, `/` included · `./X` as X, over names without a `/` only (what
-`library/…` becomes on Docker) · no star: equal. Nothing but the star is special. Case counts: ecosystems/ brings both sides to one form.
+`*` all, also the empty text · `X.**` X itself, `X.…` and `X:…` (groups) · `X/**` X itself and `X/…` (scopes, folders) · `X-**` X itself and
+`X-…` (`X.**` where . and - are one) · stars anywhere else: any run of characters, `/` included · `./X` as X, over names without a `/` only (what
+`library/…` becomes where it is left out) · no star: equal. Nothing but the star is special. Case counts: ecosystems/ brings both sides to one form.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ class _Query:
 
 
 def is_range(version: str) -> bool:
-    """Whether it is a range rather than a pattern. In the middle of a version "~" and "^" are common (deb, rpm); in front of it they make a range."""
+    """Whether it is a range rather than a pattern. In the middle of a version "~" and "^" are common; in front of it they make a range."""
     return version.startswith(("~", "^")) or any(character in version for character in "<>=!,|[]() ")
 
 

@@ -130,7 +130,7 @@ def namespaces_of(text: Any, format: Any, place: str) -> list[Namespace]:
 
 
 def digests_of(value: Any) -> tuple[str, ...]:
-    """Hashes as `sha256:<hex>`, and as npm writes them: `sha512-<base64>`, several in a text parted by spaces."""
+    """Hashes as `sha256:<hex>`, and as in Subresource Integrity: `sha512-<base64>`, several in a text parted by spaces."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given or not all(isinstance(text, str) and text.strip() for text in given):
         raise ValueError("expected a hash, or an array of hashes, such as sha256:<64 hex digits>")
