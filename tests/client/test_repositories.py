@@ -90,25 +90,60 @@ def test_a_claimed_host(skopeo: Client, server: Server, layout: Layout) -> None:
     assert Registry(f"localhost:{server.port}").request("GET", "/v2/_catalog").json() == {"repositories": ["app"]}
 
 
-def test_behind_nginx_each_name_has_a_host_of_its_own(nginx: Callable[..., int], skopeo: Client, server: Server, layout: Layout) -> None:
+BEHIND_NGINX = """
+server {{
+    listen 127.0.0.1:PORT;
+    client_max_body_size 0;
+    proxy_http_version 1.1;
+    location /v2/ {{
+        proxy_pass http://{address}/repository/team/v2/;
+        proxy_set_header Host $http_host;
+        proxy_request_buffering off;
+    }}
+    location /repository/team/v2/ {{
+        proxy_pass http://{address};
+        proxy_set_header Host $http_host;
+        proxy_request_buffering off;
+    }}
+}}
+"""
+"""As docs/repositories.md has it."""
+
+
+def test_behind_nginx_a_repository_has_a_port_of_its_own(
+    nginx: Callable[..., int], skopeo: Client, crane: Client, server: Server, layout: Layout
+) -> None:
     """As the ports of Nexus's Docker connectors: what a proxy puts in front of /v2/ leads to the repository."""
-    port = nginx(
-        f"server {{ listen 127.0.0.1:PORT; client_max_body_size 0; location /v2/ {{ proxy_pass http://{server.address}/repository/team/v2/; "
-        "proxy_set_header Host $http_host; proxy_redirect /repository/team/v2/ /v2/; proxy_request_buffering off; proxy_http_version 1.1; } }"
-    )
+    port = nginx(BEHIND_NGINX.format(address=server.address))
     image = layout.image([layout.layer({"a": b"a"}), layout.layer({"b": b"b"})])
     push(skopeo, Registry(f"127.0.0.1:{port}"), layout.tag(image, "v1"), "app:v1")
     assert Registry(server.address).tags("team/app") == ["v1"]
     assert Registry(f"127.0.0.1:{port}").manifest("app", "v1").body == layout.read(image)
+    crane("tag", f"127.0.0.1:{port}/app:v1", "v2")
+    assert crane("ls", f"127.0.0.1:{port}/app").split() == ["v1", "v2"]
 
 
-def test_rights_are_those_of_the_repository(own_server: Callable[..., Server], skopeo: Client, crane: Client, layout: Layout, tmp_path: Path) -> None:
+def test_a_login_behind_nginx(guarded: Server, nginx: Callable[..., int], docker: Client, skopeo: Client, layout: Layout) -> None:
+    host = f"127.0.0.1:{nginx(BEHIND_NGINX.format(address=guarded.address))}"
+    skopeo("login", "--tls-verify=false", "-u", "alice", "-p", "for a test", host)
+    push(skopeo, Registry(host), layout.tag(layout.image([layout.layer({"a": b"a"})]), "v1"), "app:v1")
+    docker("login", "-u", "alice", "-p", "for a test", host)
+    docker("pull", f"{host}/app:v1")
+    docker("rmi", f"{host}/app:v1")
+
+
+@pytest.fixture
+def guarded(own_server: Callable[..., Server], tmp_path: Path) -> Server:
     from noraflask.services.auth.users import hash_password
 
     folder = tmp_path / "guarded"
     folder.mkdir()
     (folder / "users.htpasswd").write_bytes(b"alice:" + hash_password("for a test", 4) + b"\n")
-    server = own_server(folder=folder, config_text=CONFIG.format(port=1) + GUARDED)
+    return own_server(folder=folder, config_text=CONFIG.format(port=1) + GUARDED)
+
+
+def test_rights_are_those_of_the_repository(guarded: Server, skopeo: Client, layout: Layout) -> None:
+    server = guarded
     image = layout.image([layout.layer({"a": b"a"})])
     skopeo("login", "--tls-verify=false", "-u", "alice", "-p", "for a test", server.address)
     push(skopeo, Registry(server.address), layout.tag(image, "v1"), "team/app:v1")
