@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from noraflask.ecosystems.raw import ECOSYSTEM
+from noraflask.formats.raw.protocol import folder_key
 from noraflask.services.doctor import remedies
 from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.services.doctor.format_checks import Check, Context, FormatChecks
@@ -114,6 +118,14 @@ def _said(answer: Answer) -> str:
 
 def canary(context: Context) -> Iterator[Finding]:
     yield from Canary(context.front).run()
+    forget(context)
+
+
+def forget(context: Context) -> None:
+    """The folder of a removed canary, where this machine keeps the storage; another run's canary may be in it."""
+    if context.own is not None:
+        with contextlib.suppress(OSError):
+            os.rmdir(context.own.path / folder_key(ECOSYSTEM.id, NAME))
 
 
 CHECKS = FormatChecks(
