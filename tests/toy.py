@@ -11,7 +11,7 @@ import pytest
 from flask import Blueprint
 
 from noraflask.app import create_app
-from noraflask.config import Config
+from noraflask.config import Config, LoggingConfig
 from noraflask.config.repositories import repository_of
 from noraflask.digest import Digest
 from noraflask.ecosystems import ECOSYSTEMS, Ecosystem
@@ -60,8 +60,9 @@ def config_with(folder: Path, format: Format, repositories: tuple[dict[str, Any]
     config = config_of(folder, **sections)
     assert format.ecosystem.section is not None
     formats = {**config.formats, format.id: format.ecosystem.section()}
+    logging = LoggingConfig(**sections.get("logging", {"access": False}))
     named = tuple(repository_of(values, formats) for values in repositories)
-    return Config(**{**vars(config), "formats": formats, "repositories": named})
+    return Config(**{**vars(config), "formats": formats, "repositories": named, "logging": logging})
 
 
 def app_of(folder: Path, monkeypatch: pytest.MonkeyPatch, format: Format, storage: Storage | None = None, **sections: Any) -> RegistryFlask:
