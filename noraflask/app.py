@@ -43,7 +43,7 @@ def create_app(config: Config, storage: Storage | None = None, formats: Sequence
     app.extensions[SERVED] = {format.id: format for format in served}
     for routes in (ops.bp, auth_routes.bp, curation_routes.bp, repository_routes.bp):
         app.register_blueprint(routes)
-    app.register_blueprint(setup.make_blueprint(page for format in served for page in format.setup))
+    app.register_blueprint(setup.make_blueprint(served))
     for format in served:
         app.register_blueprint(format.routes, url_prefix=f"{INNER}{format.id}")
     limits.install(app, config.server.trusted_proxies)

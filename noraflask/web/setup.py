@@ -4,39 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
-from noraflask.errors import NotFound
+from noraflask.errors import NotFound, RepositoryUnknown
+from noraflask.services.auth.principal import Action
 from noraflask.web.access import PUBLIC, access
 from noraflask.web.addresses import absolute
+from noraflask.web.context import principal, state
+from noraflask.web.format import Format
 from noraflask.web.responses import Answer
-from noraflask.web.setup_pages import Page, Place, render_index
+from noraflask.web.setup_pages import Place, render_index
 
 
-def make_blueprint(pages: Iterable[Page]) -> Blueprint:
-    """The pages of all mounted formats."""
+def make_blueprint(formats: Iterable[Format]) -> Blueprint:
+    """The pages of all formats that are served."""
     bp = Blueprint("setup", __name__)
-    by_client = {page.client: page for page in pages}
+    by_client = {page.client: (page, format.id) for format in formats for page in format.setup}
 
     @bp.get("/setup")
     @access(PUBLIC)
     def clients() -> Response:
-        return _text(render_index(_place(), by_client.values()))
+        return _text(render_index(_place(), (page for page, _ in by_client.values())))
 
     @bp.get("/setup/<client>")
     @access(PUBLIC)
     def client(client: str) -> Response:
-        page = by_client.get(client)
-        if page is None:
+        """?repository=NAME: for a named one, for whoever may pull something there."""
+        if client not in by_client:
             raise NotFound(f"there are no settings for that client here, there are those for {', '.join(by_client)}")
-        return _text(page.render(_place()))
+        page, format = by_client[client]
+        return _text(page.render(_place(_named(request.args["repository"], format) if "repository" in request.args else "")))
 
     return bp
 
 
-def _place() -> Place:
+def _named(name: str, format: str) -> str:
+    """The name of a repository of the format; empty for its default one."""
+    one = state().repositories.get(name)
+    if one is None or one.format != format or not state().access.allowed(principal(), Action.PULL, one.name, None):
+        raise RepositoryUnknown("there is no such repository for this client here, or it is not yours to see")
+    return "" if one.is_default else one.name
+
+
+def _place(repository: str = "") -> Place:
     """addresses.py lets through no host, port and prefix that could be anything else, so the text can be pasted into a shell."""
-    return Place(absolute("/").rstrip("/"))
+    return Place(absolute("/").rstrip("/"), repository)
 
 
 def _text(text: str) -> Response:

@@ -137,3 +137,25 @@ def test_kubernetes_pulls_with_the_secret_that_it_makes(client):
     (patch,) = [words for words in commands(text) if words[1] == "patch"]
     assert json.loads(patch[-1]) == {"imagePullSecrets": [{"name": "nora-pull"}]}
     assert "https://r.example:8443/setup/containerd" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/setup/docker?repository=team", 200, "localhost/team/team/app:1"),
+        ("/setup/raw?repository=drawings", 200, "/repository/drawings"),
+        ("/setup/docker?repository=docker", 200, "docker push localhost/team/app:1"),
+        ("/setup/docker?repository=drawings", 404, "no such repository"),
+        ("/setup/docker?repository=nobody", 404, "no such repository"),
+    ],
+)
+def test_a_page_for_a_named_repository(make_app, path, status, said):
+    client = make_app(repositories=[{"name": "team", "format": "docker"}, {"name": "drawings", "format": "raw"}]).test_client()
+    answer = client.get(path)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+
+
+def test_a_page_does_not_tell_which_repositories_others_have(make_app):
+    client = make_app(repositories=[{"name": "team", "format": "docker"}], auth={"users": {}}).test_client()
+    assert [client.get(f"/setup/docker?repository={name}").status_code for name in ("team", "nobody")] == [404, 404]
+    assert client.get("/setup/docker").status_code == 200
