@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from noraflask.digest import Digest
+from noraflask.ecosystems.docker import ECOSYSTEM
 from noraflask.errors import InvalidDigest, InvalidName, InvalidTag
 from noraflask.formats.docker.protocol import keys, names
 from noraflask.keys import Key
@@ -39,7 +40,7 @@ DIGEST = Digest.of(b"x")
     ],
 )
 def test_names(name):
-    assert names.parse_name(name) == name
+    assert ECOSYSTEM.parse_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_names(name):
 )
 def test_what_is_no_name(name):
     with pytest.raises(InvalidName) as caught:
-        names.parse_name(name)
+        ECOSYSTEM.parse_name(name)
     assert caught.value.detail["name"] == name[:255]
 
 
@@ -118,10 +119,10 @@ def is_part(part: str) -> bool:
 @example("a\u2028b")
 def test_a_name_or_the_right_error_and_nothing_else(text):
     if is_name(text):
-        assert names.parse_name(text) == text
+        assert ECOSYSTEM.parse_name(text) == text
     else:
         with pytest.raises(InvalidName):
-            names.parse_name(text)
+            ECOSYSTEM.parse_name(text)
 
 
 image_names = st.lists(st.from_regex(r"[a-z0-9]{1,4}(?:(?:\.|_|__|--?)[a-z0-9]{1,4}){0,2}", fullmatch=True), min_size=1, max_size=8).map("/".join)
@@ -130,7 +131,7 @@ image_names = st.lists(st.from_regex(r"[a-z0-9]{1,4}(?:(?:\.|_|__|--?)[a-z0-9]{1
 @given(image_names)
 @settings(max_examples=20)
 def test_a_name_has_keys_of_its_own(name):
-    name = names.parse_name(name)
+    name = ECOSYSTEM.parse_name(name)
     own = [
         keys.blob_pointer("docker", name, DIGEST),
         keys.manifest_pointer("docker", name, DIGEST),

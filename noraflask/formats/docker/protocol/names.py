@@ -5,25 +5,15 @@ from __future__ import annotations
 import re
 
 from noraflask.digest import Digest
-from noraflask.errors import InvalidName, InvalidTag
+from noraflask.errors import InvalidTag
 
 NAME_CHARACTERS = 255
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 
 
-def parse_name(text: str) -> str:
-    """An image name. Raises InvalidName."""
-    if not is_name(text):
-        raise InvalidName(
-            "the repository name is not valid: lower-case letters and digits, parted by one of . _ __ - within a part, and / between parts; "
-            f"at most {NAME_CHARACTERS} characters",
-            detail={"name": text[:NAME_CHARACTERS]},
-        )
-    return text
-
-
 def is_name(text: str) -> bool:
+    """In any spelling that fits into a scope; which image it is says ecosystems/docker.py."""
     return len(text) <= NAME_CHARACTERS and _NAME.match(text) is not None
 
 
