@@ -56,7 +56,7 @@ def _builder_of(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[
     return _builders[key]
 
 
-Rule._compile_builder = _builder_of  # type: ignore[method-assign]
+Rule._compile_builder = _builder_of  # type: ignore[assignment, method-assign]
 
 REAL_NETWORK = ("client", "fault")
 """Folders whose tests talk to servers and clients of their own."""
