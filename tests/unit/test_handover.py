@@ -218,17 +218,19 @@ def test_a_view_outlives_the_file_that_it_shows(handover: Handover) -> None:
 
 
 def test_large_data_is_kept_for_a_while_and_no_longer(handover: Handover) -> None:
+    others = len(large_files())  # of apps that other tests of this process have made
     for number in range(50):
         publish(handover, number, bytes(5000))
-        assert len(large_files()) <= module._KEPT + 1
+        assert len(large_files()) - others <= module._KEPT + 1
     assert len(handover._large) == module._KEPT
 
 
 def test_a_worker_keeps_nothing_of_the_masters_files_open(handover: Handover) -> None:
+    others = large_files()
     for number in range(5):
         publish(handover, number, bytes(5000))
     handover.leave_to_master()
-    assert large_files() == []
+    assert large_files() == others
     handover.leave_to_master()
 
 
