@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
+from werkzeug.routing import Rule
 
 from noraflask.app import create_app
 from noraflask.assembly import make_services
@@ -37,8 +38,25 @@ from noraflask.storage.memory import MemoryStorage
 from noraflask.web.context import EXTENSION
 
 settings.register_profile("noraflask", deadline=None, database=None)  # no deadline: the machine may be busy with other things
-settings.register_profile("quick", settings.get_profile("noraflask"), max_examples=20)
+settings.register_profile("quick", settings.get_profile("noraflask"), max_examples=10)
 settings.load_profile("noraflask")
+
+_compile_builder, _builders = Rule._compile_builder, dict[Hashable, Callable[..., tuple[str, str]]]()
+
+
+def _builder_of(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+    """werkzeug writes and compiles two functions for each address of each app, which takes most of the time in which an app is made.
+    They depend on the address alone, and hundreds of tests make an app of the same sixty.
+    """
+    if rule.defaults:
+        return _compile_builder(rule, append_unknown)
+    key = (rule.rule, tuple(rule._trace), append_unknown)
+    if key not in _builders:
+        _builders[key] = _compile_builder(rule, append_unknown)
+    return _builders[key]
+
+
+Rule._compile_builder = _builder_of  # type: ignore[method-assign]
 
 REAL_NETWORK = ("client", "fault")
 """Folders whose tests talk to servers and clients of their own."""
@@ -65,7 +83,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     usual = tempfile.tempdir
     tempfile.tempdir = item.config.stash.get(_LITTER, None) or _make_litter(item.config)
-    socket.socket.connect = _connect_here  # type: ignore[method-assign]
+    socket.socket.connect = _connect_here  # type: ignore[assignment, method-assign]
     try:
         return (yield)
     finally:

@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_the_samples_take_another_name(machine: Machine, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "etc", tmp_path / "etc")
+    shutil.copytree(ROOT / "etc", tmp_path / "etc", ignore=shutil.ignore_patterns("__pycache__"))
     machine.follow("Your name for it", tmp_path)
     texts = {file: file.read_text() for file in (tmp_path / "etc").rglob("*") if file.is_file()}
     assert [file for file, text in texts.items() if HOST in text] == []
