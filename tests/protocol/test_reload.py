@@ -51,6 +51,8 @@ bypass_token = "a-secret-of-sixteen-characters-or-more"
 mode = "off"
 [docker]
 max_upload_sessions = {sessions}
+[staging]
+path = "{folder}/tmpfs"
 [rate_limit]
 upload_burst = {burst}
 """
