@@ -204,12 +204,14 @@ class DiskStorage:
             if version is not None:
                 return version
             mode = self._mode(key)
-            file = nameless_file(self.incoming, source, mode, soon) if self._nameless else named_file(self.incoming, source, mode)
+            later = self._folders.later if soon else None
+            file = nameless_file(self.incoming, source, mode, later) if self._nameless else named_file(self.incoming, source, mode)
             with file as (name, version):
-                self._folders.place(path, lambda: link(name, path), soon)
+                self._folders.place(path, lambda: link(name, path))
             return version
         except FileExistsError:
-            self._folders.sync_or_defer(os.path.dirname(path), path if soon else None)
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                self._folders.found(path)
             raise AlreadyExists() from None
         except OSError as problem:
             raise explain(problem) from problem

@@ -84,20 +84,24 @@ def named_file(folder: str, source: Source, mode: int) -> Iterator[tuple[str, st
 
 
 @contextlib.contextmanager
-def nameless_file(folder: str, source: Source, mode: int, soon: bool = False) -> Iterator[tuple[str, str]]:
+def nameless_file(folder: str, source: Source, mode: int, later: list[int] | None = None) -> Iterator[tuple[str, str]]:
     """As named_file(), for a link only: a file without a name (open(2), O_TMPFILE) costs less, and a crash leaves nothing of it.
 
-    `soon`: somebody syncs it later.
+    `later`: takes the descriptor when all went well; whoever has the list syncs and closes it.
     """
     descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, mode)
     try:
         _write(descriptor, source)
         version = stamp(descriptor)
-        if source and not soon:  # of an empty file there is nothing but its name to make durable
+        if source and later is None:  # of an empty file there is nothing but its name to make durable
             os.fdatasync(descriptor)
         yield f"/proc/self/fd/{descriptor}", version
+        if later is not None:
+            later.append(descriptor)
+            descriptor = -1
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def can_link_nameless(folder: str) -> bool:

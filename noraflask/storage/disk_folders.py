@@ -10,9 +10,10 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from noraflask.storage.disk_files import explain, sync
+from noraflask.storage.disk_files import explain, sync, version_of
 
 SETTLED_KEPT = 100_000
+DURABLE_KEPT = 4096
 READ_ONLY = "storage is read-only; pulls are served, pushes are refused"
 
 log = logging.getLogger(__name__)
@@ -24,13 +25,15 @@ class Folders:
         self.root = root
         self._private = private
         self._settled = {root}
+        self._durable: dict[str, str] = {}
+        """Files that were made durable when they were found, with the version that they had."""
         self._group = _Group()
 
     def is_private(self, key: str) -> bool:
         return key.startswith(self._private)
 
-    def place(self, path: str, place: Callable[[], object], soon: bool = False) -> None:
-        """Do `place` in the path's folder, which is made when it is missing, and make the folder durable. `soon`: the file's bytes as well."""
+    def place(self, path: str, place: Callable[[], object]) -> None:
+        """Do `place` in the path's folder, which is made when it is missing, and make the folder durable."""
         folder = os.path.dirname(path)
         try:
             self._settle(folder)
@@ -39,18 +42,26 @@ class Folders:
             self._settled = {self.root}
             self._settle(folder)
             place()
-        self.sync_or_defer(folder, path if soon else None)
-
-    def sync_or_defer(self, folder: str, file: str | None = None) -> None:
-        """Now, or at the end of the group that this thread is in."""
         if self._group.folders is None:
-            if file:
-                sync(file)
             sync(folder)
+        else:
+            self._group.folders[folder] = None
+
+    @property
+    def later(self) -> list[int] | None:
+        """Where descriptors of new files go that are synced at the end of the group that this thread is in; None: it is in none."""
+        return None if self._group.folders is None else self._group.files
+
+    def found(self, path: str) -> None:
+        """Make a file durable that was there already, by whomever it was made. What this process has seen to before is not synced again."""
+        version = version_of(os.stat(path))
+        if self._durable.get(path) == version:
             return
-        if file:
-            self._group.files[file] = None
-        self._group.folders[folder] = None
+        sync(path)
+        sync(os.path.dirname(path))
+        if len(self._durable) >= DURABLE_KEPT:
+            self._durable = {}
+        self._durable[path] = version
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -58,19 +69,24 @@ class Folders:
 
         Objects appear in the order of the calls; they are durable when the block ends without an error. Groups do not nest.
         """
-        files: dict[str, None] = {}
+        files: list[int] = []
         folders: dict[str, None] = {}
         self._group.files, self._group.folders = files, folders
         try:
-            yield
-        finally:
-            self._group.folders = None
-        try:
-            for path in (*files, *folders):  # the first commit then takes the folders along
+            try:
+                yield
+            finally:
+                self._group.folders = None
+            for descriptor in files:  # first, so that the first commit takes the folders along
+                os.fdatasync(descriptor)
+            for folder in folders:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    sync(path)
+                    sync(folder)
         except OSError as problem:
             raise explain(problem) from problem
+        finally:
+            for descriptor in files:
+                os.close(descriptor)
 
     def prepare(self, folders: Iterable[str]) -> None:
         """Make folders that will be needed, so that no push has to wait for them one by one. What cannot be made now is made when it is needed."""
@@ -103,7 +119,7 @@ class Folders:
 class _Group(threading.local):
     """What this thread will sync at the end of its block; `folders` None: it is in none."""
 
-    files: dict[str, None]
+    files: list[int]
     folders: dict[str, None] | None = None
 
 
