@@ -71,6 +71,7 @@ class Receiver:
         self._pace = Pace(limits.idle_timeout, limits.min_transfer_rate)
         self.failed = False
         self._patience = limits.idle_timeout
+        self._too_slow = False  # told by the next call, so that what came in meanwhile is not lost
         self._patient = False  # has the kernel been told? A body that came with its head needs no such call
 
     def hurry(self, seconds: int) -> None:
@@ -94,6 +95,9 @@ class Receiver:
         if not self._patient:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", self._patience, 0))
             self._patient = True
+        if self._too_slow:
+            self.failed = True
+            raise BodyTooSlow
         started = time.monotonic()
         try:
             received = receive()
@@ -103,9 +107,7 @@ class Receiver:
         except OSError as error:
             self.failed = True
             raise BodyCut from error
-        if self._pace.too_slow(time.monotonic() - started, length(received)) and received:
-            self.failed = True
-            raise BodyTooSlow
+        self._too_slow = self._pace.too_slow(time.monotonic() - started, length(received))
         self.failed = self.failed or not received
         return received
 

@@ -142,6 +142,7 @@ def test_a_client_that_trickles_loses_its_own_connection_alone(start: Start) -> 
     workers = all_workers(server)
     with Wire(server.port) as wire, Client(server.port) as client:
         wire.head("PUT", "/raw/slow", "Content-Length: 1000000")
+        wait_until(lambda: client.ask("HEAD", "/raw/slow").headers.get("Upload-Offset") == "0", 10, "the upload to begin")
         wire.send(b"x" * 1000)
         assert client.ask("PUT", "/raw/quick", b"quick").status == 200
         wait_until(lambda: client.ask("HEAD", "/raw/slow").headers.get("Upload-Offset") == "1000", 10, "what came in to be told")
