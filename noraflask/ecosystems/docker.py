@@ -8,6 +8,7 @@ A first part with a port can be in no name: it is a host, and a 404 before anybo
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ class DockerConfig:
 HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 """Of Docker Hub, with which clients may write what they mean without."""
 NAME_CHARACTERS = 255
+NAMES_KEPT = 4096
+"""Whose canonical form a process remembers: about 2 MB at the most."""
 _HUB = tuple(f"{host}/" for host in HUB_HOSTS)
 _LONGEST = NAME_CHARACTERS + len("registry.hub.docker.com/library/")
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
@@ -52,6 +55,7 @@ _ONE_SEGMENT = "***"
 """For access rules: any one segment, where `*` alone would be everything."""
 
 
+@functools.lru_cache(maxsize=NAMES_KEPT)
 def _parse_name(text: str) -> str:
     """The canonical name. Raises InvalidName, and RepositoryUnknown for a name with another registry's host and port."""
     if len(text) <= _LONGEST:

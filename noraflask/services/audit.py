@@ -31,6 +31,8 @@ LONGEST_ON_STDOUT_BYTES = select.PIPE_BUF
 REPORT_SECONDS = 60.0
 STDOUT = 1
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +97,9 @@ def timestamp(now: float) -> str:
 
 def render(fields: dict[str, str], longest_bytes: int) -> bytes:
     """The record as a line. ASCII alone, so no character of it can end the line; where it is too long `detail` is cut first, then the longest."""
+    line = _json(fields)
+    if len(line) < longest_bytes:
+        return line.encode() + b"\n"
     kept = {name: value[:longest_bytes] for name, value in fields.items()}
     line = _json(kept)
     for name in sorted(kept, key=lambda name: (name != "detail", -len(kept[name]))):
@@ -104,10 +109,6 @@ def render(fields: dict[str, str], longest_bytes: int) -> bytes:
         kept[name] = _cut(kept[name], max(len(_json(kept[name])) - excess, longest_bytes // 16))
         line = _json(kept)
     return line.encode() + b"\n"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _cut(text: str, room: int) -> str:

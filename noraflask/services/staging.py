@@ -72,6 +72,18 @@ class Staging:
 
         `start`: at most 16 hex digits that the session begins with, for who wants to find it again without having been told of it: unfinished().
         """
+        session, file = self._create(scope, start)
+        file.close()
+        return session
+
+    @contextlib.contextmanager
+    def upload(self, scope: str, start: str = "") -> Iterator[Upload]:
+        """begin() and resume() in one, for who has the bytes already. Raises what the two raise."""
+        session, file = self._create(scope, start)
+        with self._at_work(self._lock(scope, session, file), session) as upload:
+            yield upload
+
+    def _create(self, scope: str, start: str) -> tuple[str, BinaryIO]:
         if self._usage.sessions() >= self.max_sessions:
             self._metrics.count(catalogue.STAGING_REFUSED, "too_many_uploads")
             raise TooManyUploads()
@@ -80,13 +92,11 @@ class Staging:
         name = file_name(scope, session)
         if self._tmpfs:
             try:
-                _create_in(self._tmpfs, name)
-                return session
+                return session, _create_in(self._tmpfs, name)
             except OSError as problem:
                 log.warning("staging folder refuses a new upload, it goes to the data volume: %s", problem)
         with explained():
-            _create_in(self._incoming, name)
-        return session
+            return session, _create_in(self._incoming, name)
 
     def unfinished(self, scope: str, start: str = "") -> list[Unfinished]:
         """Uploads of a scope whose sessions begin so, those that somebody writes to included, the one that was written to last first."""
@@ -112,7 +122,11 @@ class Staging:
     @contextlib.contextmanager
     def resume(self, scope: str, session: str) -> Iterator[Upload]:
         """Go on with an upload, alone. Raises UploadUnknown, or UploadBusy when another request keeps writing to it for some seconds."""
-        file = self._lock(scope, session)
+        with self._at_work(self._lock(scope, session), session) as upload:
+            yield upload
+
+    @contextlib.contextmanager
+    def _at_work(self, file: BinaryIO, session: str) -> Iterator[Upload]:
         upload = Upload(file, session, self._config, self._incoming, self._usage, self._hashes, self._metrics)
         try:
             yield upload
@@ -153,10 +167,11 @@ class Staging:
         name = file_name(scope, session)
         return [os.path.join(folder, name) for folder in (self._tmpfs, self._incoming) if folder]
 
-    def _lock(self, scope: str, session: str) -> BinaryIO:
+    def _lock(self, scope: str, session: str, new: BinaryIO | None = None) -> BinaryIO:
+        """The upload's file, locked. `new`: just made, and perhaps found by somebody else already."""
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
-            file = self._open(self._paths(scope, session))
+            file, new = new or self._open(self._paths(scope, session)), None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -181,14 +196,17 @@ class Staging:
         raise UploadUnknown()
 
 
-def _create_in(folder: str, name: str) -> None:
-    path, flags = os.path.join(folder, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY
+def _create_in(folder: str, name: str) -> BinaryIO:
+    path = os.path.join(folder, name)
     try:
-        descriptor = os.open(path, flags, 0o640)
+        return open(path, "x+b", buffering=0, opener=_opener)
     except FileNotFoundError:  # cleaners of /tmp remove what lies idle
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor = os.open(path, flags, 0o640)
-    os.close(descriptor)
+        return open(path, "x+b", buffering=0, opener=_opener)
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o640)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from noraflask.keys import Key
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
 from noraflask.storage.disk_cells import DiskLeases, DiskLocks, DiskRevisions
 from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, named_file, nameless_file, stamp, sync, version_of
-from noraflask.storage.disk_folders import Folders, holds_a_file, names_in, sweep_and_lock
+from noraflask.storage.disk_folders import Folders, folder_of, holds_a_file, names_in, sweep_and_lock
 
 INCOMING = ".incoming"
 SHARED = ".shared"
@@ -130,7 +130,7 @@ class DiskStorage:
                 with self._locks.alone(key):
                     self._expect(path, expected)
                     os.replace(name, path)
-                sync(os.path.dirname(path))
+                sync(folder_of(path))
         except AlreadyExists:
             raise Changed() from None
         except OSError as problem:
@@ -145,7 +145,7 @@ class DiskStorage:
                     self._expect(path, expected)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-            sync(os.path.dirname(path))  # also when it was gone: another request may have removed it just now
+            sync(folder_of(path))  # also when it was gone: another request may have removed it just now
         except NO_FILE:
             return
         except OSError as problem:
@@ -203,6 +203,8 @@ class DiskStorage:
             version = None if isinstance(source, bytes) else self._link_upload(source, path)
             if version is not None:
                 return version
+            if self._folders.is_durable(path):
+                raise AlreadyExists()
             mode = self._mode(key)
             later = self._folders.later if soon else None
             file = nameless_file(self.incoming, source, mode, later) if self._nameless else named_file(self.incoming, source, mode)

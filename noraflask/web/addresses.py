@@ -22,7 +22,8 @@ def outside(path: str) -> str:
     public_url = state().config.server.public_url
     if public_url:
         return public_url + path
-    if not any(name in request.headers for name in ("X-Forwarded-Host", "X-Forwarded-Prefix")) or not is_trusted(
+    environ = request.environ
+    if not ("HTTP_X_FORWARDED_HOST" in environ or "HTTP_X_FORWARDED_PREFIX" in environ) or not is_trusted(
         request.remote_addr or "", state().config.server.trusted_proxies
     ):
         return path

@@ -27,10 +27,9 @@ def start_upload(name: str) -> Response:
         return blob_created(name, Digest.parse(request.args["mount"]))
     expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
     staging, scope = services().staging, scope_of(name)
-    session = staging.begin(scope)
     if expected is None:
-        return upload_state(202, name, session, 0)
-    with staging.resume(scope, session) as upload:
+        return upload_state(202, name, staging.begin(scope), 0)
+    with staging.upload(scope) as upload:
         try:
             receive(name, upload)
             return finish(name, upload, expected)

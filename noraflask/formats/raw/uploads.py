@@ -145,8 +145,7 @@ def receiving(put: Put) -> Iterator[Upload]:
     What came in before the client broke off stays; after any other failure what this request began is forgotten.
     """
     staging, is_new = services().staging, put.part is None or put.part.first == 0
-    session = staging.begin(scope(), session_start(put.name)) if is_new else session_at(put)
-    with staging.resume(scope(), session) as upload:
+    with staging.upload(scope(), session_start(put.name)) if is_new else staging.resume(scope(), session_at(put)) as upload:
         try:
             receive(put, upload)
             yield upload
