@@ -76,7 +76,7 @@ class Connection:
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", self._scanned) + 4
         if end < 4:
-            if not _hopeless(buffer):
+            if not _hopeless(buffer, self._scanned):
                 self._scanned = max(0, len(buffer) - 3)
                 return None
             end = len(buffer)
@@ -136,11 +136,14 @@ class Connection:
         return self._pace.too_slow(waited, moved)
 
 
-def _hopeless(head: bytes) -> bool:
-    """Can this unfinished head never become valid? TLS on the plain port, bare LF (RFC 9112 section 2.2), or too long."""
-    if head[:1] not in _FIRST or head.count(b"\n") != head.count(b"\r\n") or len(head) > MAX_HEAD:
+def _hopeless(head: bytes, scanned: int) -> bool:
+    """Can this unfinished head never become valid? TLS on the plain port, bare LF (RFC 9112 section 2.2), or too long.
+
+    The first `scanned` bytes have been found well before, and are not looked at again, however small the pieces are that a peer sends.
+    """
+    if head[:1] not in _FIRST or head.count(b"\n", scanned) != head.count(b"\r\n", max(0, scanned - 1)) or len(head) > MAX_HEAD:
         return True
-    return len(head) > MAX_LINE + 2 and b"\r\n" not in head[: MAX_LINE + 2]
+    return scanned <= MAX_LINE + 2 < len(head) and b"\r\n" not in head[: MAX_LINE + 2]
 
 
 _FIRST = frozenset(bytes([byte]) for byte in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz\r")
