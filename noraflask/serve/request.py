@@ -103,10 +103,10 @@ class HeadParser:
         self._keep_alive = True
 
     def parse(self, data: bytes, end: int, peer: tuple[str, int]) -> tuple[Request, bytes]:
-        """The request whose head ends at `end`, and the bytes after its head. Raises Refused."""
+        """The request whose head ends at `end`, or can only be refused, and the bytes after its head. Raises Refused."""
         line_end = data.find(b"\r\n")
         line = _LINE.fullmatch(data, 0, line_end)
-        if line and line_end <= MAX_LINE and self._plain(data[line_end + 2 : end - 2]):
+        if line and line_end <= MAX_LINE and data.endswith(b"\r\n\r\n", 0, end) and self._plain(data[line_end + 2 : end - 2]):
             return Request(_fill(self._environ.copy(), *_decode(line)), True, self._keep_alive), data[end:]
         return self._parse(data, end, peer)
 

@@ -202,3 +202,11 @@ def test_a_head_that_grows_is_looked_at_once(step: int, bad: bytes) -> None:
         scanned = max(0, end - 3)
     assert end <= len(start) <= end + step if bad else end == len(head)
     assert looked <= 10 * len(head) + 10 * step
+
+
+@pytest.mark.parametrize("end", [b" \n", b"\n\r", b"\n\n", b"xy", b"A:"])
+def test_a_head_without_its_end_is_refused(end: bytes) -> None:
+    """A connection gives up on a head that can no longer become valid, and asks for the refusal: the short cut once took it for a whole one."""
+    data = b"GET / HTTP/1.1\r\nHost: h\r\n" + end
+    with pytest.raises(Refused):
+        HeadParser(BASE).parse(data, len(data), PEER)
