@@ -18,6 +18,8 @@ from tests.server import Server
 
 COUNTS = [10_000, pytest.param(100_000, marks=pytest.mark.soak)]
 CLIENTS = 4
+BODY_IS_NOTHING = ("GET", "HEAD", "OPTIONS")
+"""These are answered whatever becomes of their body, and the connection ends then."""
 BLOB = re.compile(r"/v2/fuzz/app/blobs/uploads/\?digest=sha256:([0-9a-f]{64})")
 
 
@@ -67,7 +69,7 @@ def answers(data: bytes, asked: list[Seen]) -> Iterator[Answer]:
     number = 0
     while data:
         head, end, data = data.partition(b"\r\n\r\n")
-        assert (end, head[:9]) == (b"\r\n\r\n", b"HTTP/1.1 "), head[:200]
+        assert (end, head[:7]) == (b"\r\n\r\n", b"HTTP/1."), head[:200]
         lines = head.decode("latin-1").split("\r\n")
         status, fields = int(lines[0][9:12]), {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
         if status < 200:
@@ -76,7 +78,7 @@ def answers(data: bytes, asked: list[Seen]) -> Iterator[Answer]:
         if "transfer-encoding" in fields and not bodiless:
             data = data.partition(b"\r\n0\r\n\r\n")[2]
         else:
-            size = 0 if bodiless else int(fields["content-length"])
+            size = 0 if bodiless else int(fields.get("content-length", len(data)))  # a proxy's refusals end with the connection
             assert len(data) >= size, head
             data = data[size:]
         number += 1
@@ -92,7 +94,7 @@ def check(made: Stream, ours: Outcome, given: list[Answer]) -> None:
             right = seen.body is not None and hashlib.sha256(seen.body).hexdigest() == blob[1]
             assert answer.status == 201 if right else answer.status >= 400, f"answer {number}: another body"
         if seen.body is None:
-            assert answer.status >= 400, f"answer {number}: a request that is not whole was obeyed"
+            assert answer.status >= 400 or seen.method in BODY_IS_NOTHING, f"answer {number}: a request that is not whole was obeyed"
     closing = next((number for number, answer in enumerate(given) if answer.closes), len(given))
     assert len(given) <= closing + 1, "an answer behind Connection: close"
     refused = ours.end == "refused" and all(seen.body is not None for seen in ours.requests)
