@@ -6,11 +6,14 @@ A stream is made from its number alone, so `stream(4711)` is again what a test f
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import itertools
 import random
 import re
 import socket
+import sys
+import termios
 from dataclasses import dataclass, field
 
 from gunicorn.http.body import ChunkedReader
@@ -18,11 +21,13 @@ from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData, ParseExcept
 from gunicorn.http.message import Request as Parsed
 from gunicorn.http.unreader import IterUnreader
 
-from noraflask.serve.chunks import ChunkDecoder
+from noraflask.config import ServerConfig
+from noraflask.serve.body import ChunkedBody
 from noraflask.serve.connection import Connection
-from noraflask.serve.limits import BodyMalformed
+from noraflask.serve.limits import BodyCut, BodyMalformed
 from noraflask.serve.request import ParserSettings, Refused
 
+LIMITS = ServerConfig()
 PEER = ("192.0.2.1", 5000)
 FUZZED = re.compile(r"\b[fs][0-9]+-[0-9]+\b")
 """The X-Request-Id of a request: f<stream>-<place>, or s… for one that lies in a body or behind an odd end."""
@@ -34,6 +39,11 @@ class Stream:
     raw: bytes
     marks: tuple[int, ...]
     """Where it is cut when it is sent."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds between the pieces."""
+        return 0.003 if self.number % 4 == 0 else 0
 
     def pieces(self) -> list[bytes]:
         return [self.raw[a:b] for a, b in itertools.pairwise((0, *self.marks, len(self.raw)))]
@@ -293,73 +303,76 @@ def _body_by_gunicorn(parsed: Parsed) -> tuple[bytes | None, str, str]:
 
 
 def by_us(pieces: list[bytes]) -> Outcome:
-    """By serve/connection.py, request.py and chunks.py, as the pieces come in."""
+    """By serve/, as the pieces come in."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        conn = Connection(ours, PEER, {}, 0)
-        return _Reading(conn, theirs, pieces).outcome
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        return _Reading(Connection(ours, PEER, PEER[0], {}, 0), theirs, pieces).outcome
 
 
 class _Reading:
     def __init__(self, conn: Connection, client: socket.socket, pieces: list[bytes]) -> None:
         self.conn, self.client = conn, client
         self.coming = [piece for piece in reversed(pieces) if piece]
-        self.total = sum(map(len, pieces))
-        self.outcome = Outcome()
+        self.outcome, self.sent = Outcome(), 0
         while self.outcome.end == "more" and self._next():
             pass
 
-    def _receive(self) -> bytes:
-        return self.coming.pop() if self.coming else b""
+    def _send(self) -> None:
+        """The next piece, or the end."""
+        if self.coming:
+            self.client.sendall(self.coming[-1])
+            self.sent += len(self.coming.pop())
+        else:
+            self.client.shutdown(socket.SHUT_WR)
 
     def _next(self) -> bool:
         conn, outcome = self.conn, self.outcome
         try:
             while (request := conn.next_request() if conn.buffer else None) is None:
-                piece = self._receive()
-                if not piece:
-                    if conn.buffer:
-                        outcome.end = "cut"
+                try:
+                    more = conn.read()
+                except BlockingIOError:
+                    self._send()
+                    continue
+                if not more:
+                    outcome.end = "cut" if conn.buffer else "more"
                     return False
-                for at in range(0, len(piece), 16_384):
-                    self.client.sendall(piece[at : at + 16_384])
-                    conn.read()
         except Refused as refused:
             outcome.end, outcome.reason = "refused", f"{refused.status} {refused} {'' if refused.__cause__ else '(ours)'}"
             return False
-        body: bytes | None = b""
-        if request.parsed is not None:
-            body = self._body(request.parsed)
-        end = self.total - sum(map(len, self.coming)) - len(conn.buffer)
+        conn.begin(request)
+        body = self._body() if request.parsed is not None else b""
+        waiting = int.from_bytes(fcntl.ioctl(conn.fd, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
+        end = self.sent - waiting - len(conn.buffer)
         outcome.requests.append(Seen(request.method, request.environ["RAW_URI"], request.environ.get("HTTP_X_REQUEST_ID", ""), body, end))
         if outcome.end == "more" and not request.keep_alive:
             outcome.end = "closes"
-        return True
+        return outcome.end == "more"
 
-    def _body(self, parsed: Parsed) -> bytes | None:
-        start, reader, outcome = parsed.unreader.take_buffered(), parsed.body.reader, self.outcome
-        if not isinstance(reader, ChunkedReader):
-            while len(start) < reader.length and (piece := self._receive()):
-                start += piece
-            self.conn.buffer = start[reader.length :]
-            if len(start) < reader.length:
-                outcome.end = "cut"
-                return None
-            return start[: reader.length]
-        decoder, body = ChunkDecoder(), b""
-        while not decoder.finished and (start := start or self._receive()):
+    def _body(self) -> bytes | None:
+        conn, taken = self.conn, b""
+        conn.open_body(LIMITS)
+        body = conn.request.body
+        assert body is not None
+        while True:
             try:
-                body += b"".join(decoder.feed(memoryview(start)))
+                piece = body.read(100_000)
+            except BlockingIOError:
+                self._send()
+                continue
             except BodyMalformed:
-                outcome.end, outcome.reason = "refused", "framing (ours)"
+                self.outcome.end, self.outcome.reason = "refused", "framing (ours)"
                 return None
-            start = b""
-        self.conn.buffer = decoder.rest
-        if not decoder.finished:
-            outcome.end = "cut"
-            return None
-        return body
+            except BodyCut:
+                self.outcome.end = "cut"
+                return None
+            if not piece:
+                break
+            taken += piece
+        if isinstance(body, ChunkedBody):
+            conn.buffer = body.rest()
+        return taken
 
 
 def compared(made: Stream) -> Outcome:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,6 +48,7 @@ def ask(made: Stream, ours: Outcome) -> list[Answer]:
         with contextlib.suppress(OSError):
             for piece in made.pieces():
                 sock.sendall(piece)
+                time.sleep(made.pause)
         sock.settimeout(SILENCE_SECONDS)
         while len(given) < len(ours.requests) + (ours.end != "more") and (piece := sock.recv(1 << 20)):
             data += piece

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def ask(port: int, made: Stream) -> bytes:
         with contextlib.suppress(ConnectionError):  # it may have refused already
             for piece in made.pieces():
                 sock.sendall(piece)
+                time.sleep(made.pause)
             sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             while data := sock.recv(1 << 20):
