@@ -55,7 +55,7 @@ def ask(port: int, made: Stream) -> bytes:
     answered = []
     with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(ConnectionError):  # it may have refused already
+        with contextlib.suppress(OSError):  # it may have refused already
             for piece in made.pieces():
                 sock.sendall(piece)
                 time.sleep(made.pause)
@@ -105,7 +105,7 @@ def check(made: Stream, ours: Outcome, given: list[Answer]) -> None:
         assert len(given) == expected, "more answers than requests"
         assert given[-1].status in (400, 413, 414, 417, 431), given[-1]
         assert not FUZZED.search(given[-1].identity), "a request that must be refused came to the application"
-    elif len(given) < expected:
+    elif len(given) < expected and not (ours.end == "closes" and ours.requests[-1].end < len(made.raw)):  # who sends on behind that may be reset
         assert given, "no answer"
         cut = ours.end == "cut" and ours.requests[-1].body is None and len(given) == expected - 1
         assert given[-1].closes or cut, "fewer answers than requests"
