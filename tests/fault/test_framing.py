@@ -24,6 +24,7 @@ BODY_IS_NOTHING = ("GET", "HEAD", "OPTIONS")
 BLOB = re.compile(r"/v2/fuzz/app/blobs/uploads/\?digest=sha256:([0-9a-f]{64})")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requests", COUNTS)
 def test_what_our_parser_takes_gunicorn_takes_the_same_way(requests: int) -> None:
     ends: dict[str, int] = {}
@@ -116,8 +117,8 @@ def server(start: Callable[..., Server]) -> Server:
     return start()
 
 
-@pytest.mark.parametrize("requests", COUNTS)
 @pytest.mark.slow
+@pytest.mark.parametrize("requests", COUNTS)
 def test_the_server_answers_what_the_parser_sees(server: Server, requests: int) -> None:
     kept = answered = 0
 
