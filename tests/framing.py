@@ -139,7 +139,7 @@ TRAILERS = [
     "A: " + "b" * 17_000 + "\r\n", "A:b\r\n" * 101, "X-Request-Id: s0-0\r\n",
 ]  # fmt: skip
 SPECIAL = [b"\r", b"\n", b"\r\n", b"\x00", b" ", b"\t", b":", b";", b",", b"0", b"\xff", b"\x0b", b"\r\n\r\n", b"\x85", b"\xa0", b"#"]
-PAYLOADS = [random.Random(size).randbytes(size) for size in (1, 2, 5, 15, 16, 17, 100, 255, 256, 1000, 4095, 20_000, 70_000)] + [
+PAYLOADS = [random.Random(size).randbytes(size) for size in (1, 2, 5, 15, 16, 17, 100, 255, 256, 1000, 4095, 20_000, 70_000, 600_000)] + [
     b"",
     b"\r\n",
     b"0\r\n\r\n",
@@ -313,7 +313,7 @@ def by_us(pieces: list[bytes]) -> Outcome:
 class _Reading:
     def __init__(self, conn: Connection, client: socket.socket, pieces: list[bytes]) -> None:
         self.conn, self.client = conn, client
-        self.coming = [piece for piece in reversed(pieces) if piece]
+        self.coming = [piece[at : at + 50_000] for piece in reversed(pieces) for at in reversed(range(0, len(piece), 50_000))]
         self.outcome, self.sent = Outcome(), 0
         while self.outcome.end == "more" and self._next():
             pass

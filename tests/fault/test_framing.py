@@ -144,3 +144,25 @@ def test_the_server_answers_what_the_parser_sees(server: Server, requests: int) 
                 break
     assert kept > answered / 2, "most requests leave the connection open: else nothing is seen of where they end"
     assert not server.log_faults()
+
+
+CHUNKED = b"PUT /raw/fuzz/end HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+ENDLESS = {
+    "a size line": CHUNKED + b"5;" + b"a" * 5_000,
+    "extensions": CHUNKED + b"1;aaaaaaaaaaaaaaa\r\nx\r\n" * 2_000,
+    "a trailer": CHUNKED + b"0\r\nA: " + b"b" * 17_000,
+    "trailers": CHUNKED + b"0\r\n" + b"A: b\r\n" * 120,
+    "a field": b"GET /v2/ HTTP/1.1\r\nHost: h\r\nA: " + b"b" * 66_000,
+    "fields": b"GET /v2/ HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 12_000,
+    "a request line": b"GET /" + b"a" * 8_300,
+    "digits": CHUNKED + b"0" * 17 + b"5\r\n",
+}
+
+
+def test_no_part_of_the_framing_is_taken_in_for_ever(server: Server) -> None:
+    """It is refused while it goes on: the client is neither waited for nor read to its end."""
+    for part, raw in ENDLESS.items():
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(raw)
+            assert sock.recv(65536)[9:12] in (b"400", b"414", b"431"), part
