@@ -27,11 +27,11 @@ from noraflask.services.staging_usage import Unfinished
 from noraflask.services.upload import Upload
 from noraflask.web.access import PUSH, access
 from noraflask.web.addresses import outside
-from noraflask.web.context import note, principal, repository, services, target
+from noraflask.web.context import note, principal, repository, services, target, uploader
 from noraflask.web.responses import Answer
 
 MOST_UNFINISHED = 64
-"""Uploads that broke off and are kept, in each repository; beyond them a broken one is forgotten at once."""
+"""Uploads that broke off and are kept, of each principal in each repository; beyond them a broken one is forgotten at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +145,12 @@ def receiving(put: Put) -> Iterator[Upload]:
     What came in before the client broke off stays; after any other failure what this request began is forgotten.
     """
     staging, is_new = services().staging, put.part is None or put.part.first == 0
-    with staging.upload(scope(), session_start(put.name)) if is_new else staging.resume(scope(), session_at(put)) as upload:
+    with staging.upload(scope(), session_start(put.name), uploader()) if is_new else staging.resume(scope(), session_at(put)) as upload:
         try:
             receive(put, upload)
             yield upload
         except (ClientGone, SizeMismatch):
-            if is_new and (not upload.offset or len(staging.unfinished(scope())) > MOST_UNFINISHED):
+            if is_new and (not upload.offset or len(staging.unfinished(scope(), owner=uploader())) > MOST_UNFINISHED):
                 upload.discard()
             raise
         except NoraError:
