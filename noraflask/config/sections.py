@@ -184,7 +184,7 @@ class StagingConfig:
         2000,
         WholeNumber(1, 10_000_000),
         "Unfinished uploads that one principal, or one client without a login, may have: a robot account, an office behind one address. Never "
-        "more than two thirds of docker.max_upload_sessions.",
+        "more than two thirds of all that there may be.",
         env="NORA_STAGING_PRINCIPAL_SESSIONS",
     )
     principal_bytes: int = setting(
