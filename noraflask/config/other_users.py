@@ -6,6 +6,7 @@ theirs: that a folder there is sticky keeps others from replacing it, and not fr
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -58,7 +59,7 @@ def open_own(path: Path, flags: int, mode: int) -> int:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or not _is_trusted(found.st_uid) or found.st_nlink > 1:
         os.close(descriptor)
-        raise PermissionError(0, "somebody else may have put it there")
+        raise PermissionError(errno.EPERM, "somebody else may have put it there", str(path))
     return descriptor
 
 

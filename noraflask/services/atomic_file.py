@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -16,7 +17,7 @@ def replace_file(path: Path, parts: Iterable[bytes], new_mode: int) -> None:
     try:
         found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise PermissionError(f"{path} is no file")
+            raise PermissionError(errno.EPERM, "it is a link, or no file", str(path))
         mode, exists = found.st_mode & 0o777, True
     except FileNotFoundError:
         mode, exists = new_mode, False
