@@ -181,7 +181,7 @@ class StagingConfig:
         env="NORA_STAGING_SHARE_BYTES",
     )
     principal_sessions: int = setting(
-        2000,
+        5000,
         WholeNumber(1, 10_000_000),
         "Unfinished uploads that one principal, or one client without a login, may have: a robot account, an office behind one address. Never "
         "more than two thirds of all that there may be.",

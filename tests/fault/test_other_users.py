@@ -26,6 +26,7 @@ from .conftest import all_workers, assert_well, unable
 from .oci import Client, digest_of, noise
 
 STRANGER = 65534
+REFUSED = r"belongs to|may have put|Not a directory|Too many levels|No such file"
 
 pytestmark = [pytest.mark.usefixtures("root")]
 
@@ -221,9 +222,12 @@ def test_a_staging_folder_that_vanished_and_came_back_is_looked_at_anew(folder, 
             as_stranger(lambda: name.symlink_to(target))
         push_in_pieces(server, kind)
         assert client.patch(location, b"lost").status == 404
+        under_way = client.begin("other/users")
+        assert client.patch(under_way, b"secret").status == 202
         assert list(elsewhere.iterdir()) == []
         if kind == "folder":
-            assert list(name.iterdir()) == []
+            assert list(name.iterdir()) == [], "a stranger's folder holds what clients send"
+        assert len(list((server.storage / ".incoming").glob("*.upload"))) == 1
         assert client.ask("GET", "/ready").status == 200
         assert_well(server, all_workers(server))
 
@@ -272,7 +276,7 @@ def test_what_is_in_the_staging_folder_and_no_file_is_no_upload(folder, kind):
 def test_a_private_folder_is_ours_and_closed(shared):
     for made in (lambda: (shared / "one").mkdir(), lambda: (shared / "one").symlink_to("/var")):
         as_stranger(made)
-        with pytest.raises(OSError, match="belongs to|Not a dir|Too many|may have put|levels of|No such"):
+        with pytest.raises(OSError, match=REFUSED):
             open_private(shared / "one")
         as_stranger(lambda: (shared / "one").unlink() if (shared / "one").is_symlink() else (shared / "one").rmdir())
     (shared / "one").mkdir()
@@ -298,7 +302,7 @@ def test_a_file_where_everybody_may_write_must_be_ours(folder, shared):
     as_stranger(plant)
     os.link(victim, shared / "second-name")
     for name in ("link", "dangling", "pipe", "file", "second-name"):
-        with pytest.raises(OSError, match="belongs to|Not a dir|Too many|may have put|levels of|No such"):
+        with pytest.raises(OSError, match=REFUSED):
             open_own(shared / name, flags, 0o640)
     os.close(open_own(shared / "new", flags, 0o640))
     os.close(open_own(shared / "new", flags, 0o640))

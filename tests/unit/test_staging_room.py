@@ -109,7 +109,7 @@ def test_one_principal_never_reaches_the_limit_of_all(make, most):
 def test_by_default_200_pushes_of_five_layers_at_once_from_one_address_are_fine(make):
     staging = make(20_000)
     begin(staging, "client 192.0.2.1", 1000)
-    assert staging.max_sessions_of_one == 2000
+    assert staging.max_sessions_of_one == 5000
 
 
 def test_a_restart_and_another_server_count_right(make, monkeypatch):
