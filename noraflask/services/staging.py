@@ -27,7 +27,7 @@ from noraflask.services.hashing import HashCache
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.private_folder import PrivateFolder
 from noraflask.services.staging_room import Room
-from noraflask.services.staging_usage import Share, Unfinished, Usage, file_name, owner_mark, owner_number, unfinished_in
+from noraflask.services.staging_usage import Share, Unfinished, Usage, file_name, owner_mark, owner_number, owner_of, unfinished_in
 from noraflask.services.upload import Upload
 from noraflask.storage.disk_files import explain
 
@@ -156,7 +156,7 @@ class Staging:
                     sizes.append(size)
         if not sizes:
             raise UploadUnknown()
-        Share(self._usage, session, self._room.admit).ended(sum(sizes))
+        self._usage.counts.ended(owner_of(session), sum(sizes))
         self._hashes.forget(session)
 
     def sweep(self) -> int:

@@ -10,7 +10,6 @@ import mmap
 import time
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from noraflask.services.shared_lock import SharedLock
 
@@ -24,13 +23,8 @@ _Change = tuple[memoryview, memoryview]
 _LOOKED_AT, _PAUSE, _LOOKS, _FINISHED, _FREE = range(5)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An upload, as a look finds it."""
-
-    owner: int
-    bytes: int
-    on_tmpfs: bool
+Found = tuple[int, int]
+"""Owner and size of an upload, as a look finds it."""
 
 
 class Counts:
@@ -101,14 +95,12 @@ class Counts:
         pause = max(int(fresh_seconds * 1e9), head[_PAUSE]) if fresh_seconds >= 0 else 0
         return not head[_LOOKS] or time.monotonic_ns() - head[_LOOKED_AT] >= pause
 
-    def finish_look(self, number: int, found: Iterable[Found], free_bytes: int) -> None:
+    def finish_look(self, number: int, on_tmpfs: Iterable[Found], on_volume: Iterable[Found], free_bytes: int) -> None:
         """Put in place what was found since begin_look() gave the number. A look that another one has overtaken is of no use."""
-        sessions, sizes, on_tmpfs = array("q", bytes(8 * (OWNERS + 1))), array("q", bytes(8 * (OWNERS + 1))), 0
-        for upload in found:
-            for cell in (upload.owner, _ALL):
-                sessions[cell] += 1
-                sizes[cell] += upload.bytes
-            on_tmpfs += upload.bytes if upload.on_tmpfs else 0
+        sessions, sizes = array("q", bytes(8 * (OWNERS + 1))), array("q", bytes(8 * (OWNERS + 1)))
+        tmpfs_bytes = _add_up(on_tmpfs, sessions, sizes)
+        sizes[_ALL] = tmpfs_bytes + _add_up(on_volume, sessions, sizes)
+        sessions[_ALL] = sum(sessions)
         zeros = memoryview(bytes(8 * (OWNERS + 1))).cast("q")
         with self._lock:
             head = self._head
@@ -118,7 +110,7 @@ class Counts:
             head[_FREE], head[_FINISHED] = free_bytes, number
             _, before = self._since()
             self._sessions[:], self._bytes[:] = memoryview(sessions), memoryview(sizes)
-            self._tmpfs_bytes[0] = on_tmpfs
+            self._tmpfs_bytes[0] = tmpfs_bytes
             for cells in before:
                 cells[:] = zeros[: len(cells)]
 
@@ -131,6 +123,16 @@ class Counts:
         """Of the changes, those since the last look began, and those before."""
         turn = self._head[_LOOKS] % 2
         return self._changes[turn], self._changes[1 - turn]
+
+
+def _add_up(found: Iterable[Found], sessions: array[int], sizes: array[int]) -> int:
+    """All their bytes."""
+    total = 0
+    for owner, size in found:
+        sessions[owner] += 1
+        sizes[owner] += size
+        total += size
+    return total
 
 
 def _cells(count: int) -> memoryview[int]:

@@ -50,11 +50,18 @@ def uploads_in(folder: str) -> list[os.DirEntry[str]]:
     return []
 
 
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_size
-    except OSError:
-        return 0
+def _found_in(folder: str) -> Iterator[Found]:
+    """All uploads there, by the folder's descriptor, which is quickest. None when it cannot be read."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, descriptor)
+        for entry in opened.enter_context(os.scandir(descriptor)):
+            if entry.name.endswith(SUFFIX):
+                try:
+                    size = entry.stat(follow_symlinks=False).st_size
+                except OSError:  # it has just ended
+                    continue
+                yield owner_of(entry.name), size
 
 
 def modified(entry: os.DirEntry[str]) -> float:
@@ -168,15 +175,11 @@ class Usage:
         number = self.counts.begin_look(USAGE_FRESH_SECONDS)
         if number is None:
             return
-        tmpfs = self._tmpfs()
-        found = [
-            Found(owner_of(entry.name), _size(entry), folder == tmpfs) for folder in (tmpfs, self._incoming) if folder for entry in uploads_in(folder)
-        ]
-        free = 0
+        tmpfs, free = self._tmpfs(), 0
         with contextlib.suppress(OSError):
             volume = os.statvfs(self._incoming)
             free = volume.f_bavail * volume.f_frsize
-        self.counts.finish_look(number, found, free)
+        self.counts.finish_look(number, _found_in(tmpfs) if tmpfs else (), _found_in(self._incoming), free)
 
 
 class Share:

@@ -18,7 +18,7 @@ from noraflask.services import staging_usage as usage_module
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging import Staging
-from noraflask.services.staging_counts import Counts, Found
+from noraflask.services.staging_counts import Counts
 from noraflask.services.staging_usage import owner_number, owner_of
 
 SCOPE = "docker/app"
@@ -309,19 +309,19 @@ def test_what_is_counted_during_a_look_is_not_lost():
     number = counts.begin_look(1)
     assert counts.begin_look(1) is None, "somebody looks already"
     assert [counts.begin(7, 3, 10) for _ in range(2)] == [None, None]
-    counts.finish_look(number, [Found(7, 100, True), Found(8, 50, False)], 1)
+    counts.finish_look(number, [(7, 100)], [(8, 50)], 1)
     assert (counts.sessions(7), counts.sessions(8), counts.sessions()) == (3, 1, 4)
     assert counts.begin(7, 3, 10) == "owner"
     assert counts.begin(8, 3, 4) == "all"
     assert (counts.bytes(7), counts.bytes(), counts.tmpfs_bytes(), counts.most_sessions_of_one()) == (100, 150, 100, 1)
     number = counts.begin_look(-1)
-    counts.finish_look(number, [Found(7, 100, True)] * 3, 1)
+    counts.finish_look(number, [(7, 100)] * 3, [], 1)
     assert (counts.sessions(7), counts.sessions(8), counts.sessions()) == (3, 0, 3)
 
 
 def test_a_look_that_nobody_finished_loses_nothing():
     counts = Counts()
-    counts.finish_look(counts.begin_look(-1), [], 1)
+    counts.finish_look(counts.begin_look(-1), [], [], 1)
     counts.begin(7, 10, 10)
     counts.begin_look(-1)
     counts.begin(7, 10, 10)
@@ -330,9 +330,9 @@ def test_a_look_that_nobody_finished_loses_nothing():
     number = counts.begin_look(-1)
     assert counts.sessions(7) == 3
     counts.begin(7, 10, 10)
-    counts.finish_look(number - 1, [], 1)
+    counts.finish_look(number - 1, [], [], 1)
     assert counts.sessions(7) == 4, "an overtaken look is of no use"
-    counts.finish_look(number, [Found(7, 0, True)] * 3, 1)
+    counts.finish_look(number, [(7, 0)] * 3, [], 1)
     assert counts.sessions(7) == 4
 
 
@@ -341,7 +341,7 @@ def test_many_uploads_are_looked_at_less_often(monkeypatch):
     number = counts.begin_look(1)
     ticks = time.monotonic_ns
     monkeypatch.setattr(time, "monotonic_ns", lambda: ticks() + 500_000_000)  # a look took half a second
-    counts.finish_look(number, [], 1)
+    counts.finish_look(number, [], [], 1)
     monkeypatch.setattr(time, "monotonic_ns", lambda: ticks() + 9_000_000_000)
     assert counts.begin_look(1) is None
     monkeypatch.setattr(time, "monotonic_ns", lambda: ticks() + 11_000_000_000)
