@@ -190,7 +190,7 @@ class StagingConfig:
     principal_bytes: int = setting(
         0,
         WholeNumber(0, 1024 * TIB),
-        "Bytes that they may hold before one more body is taken. 0 = three quarters of what the data volume has left, with what uploads hold.",
+        "Bytes of the data volume that they may hold before one more body is taken. 0 = three quarters of what it has left, with what uploads hold.",
         env="NORA_STAGING_PRINCIPAL_BYTES",
     )
     session_ttl_seconds: int = setting(

@@ -32,7 +32,7 @@ class Counts:
         """Made in the master, before the workers are forked."""
         self._lock = SharedLock()
         self._head = _cells(5)
-        self._sessions, self._bytes, self._tmpfs_bytes = _cells(OWNERS + 1), _cells(OWNERS + 1), _cells(1)
+        self._sessions, self._volume_bytes, self._tmpfs_bytes = _cells(OWNERS + 1), _cells(OWNERS + 1), _cells(1)
         self._changes = [(_cells(OWNERS + 1), _cells(1)) for _ in range(2)]
         """Sessions and bytes on the tmpfs: since the last look began, and between the beginnings of the last two. The two take turns."""
 
@@ -58,9 +58,9 @@ class Counts:
     def sessions(self, owner: int = _ALL) -> int:
         return max(0, self._sessions[owner] + sum(sessions[owner] for sessions, _ in self._changes))
 
-    def bytes(self, owner: int = _ALL) -> int:
-        """As of the last look."""
-        return self._bytes[owner]
+    def volume_bytes(self, owner: int = _ALL) -> int:
+        """On the data volume, as of the last look."""
+        return self._volume_bytes[owner]
 
     def tmpfs_bytes(self) -> int:
         return max(0, self._tmpfs_bytes[0] + sum(tmpfs_bytes[0] for _, tmpfs_bytes in self._changes))
@@ -98,9 +98,14 @@ class Counts:
     def finish_look(self, number: int, on_tmpfs: Iterable[Found], on_volume: Iterable[Found], free_bytes: int) -> None:
         """Put in place what was found since begin_look() gave the number. A look that another one has overtaken is of no use."""
         sessions, sizes = array("q", bytes(8 * (OWNERS + 1))), array("q", bytes(8 * (OWNERS + 1)))
-        tmpfs_bytes = _add_up(on_tmpfs, sessions, sizes)
-        sizes[_ALL] = tmpfs_bytes + _add_up(on_volume, sessions, sizes)
-        sessions[_ALL] = sum(sessions)
+        tmpfs_bytes = 0
+        for owner, size in on_tmpfs:
+            sessions[owner] += 1
+            tmpfs_bytes += size
+        for owner, size in on_volume:
+            sessions[owner] += 1
+            sizes[owner] += size
+        sessions[_ALL], sizes[_ALL] = sum(sessions), sum(sizes)
         zeros = memoryview(bytes(8 * (OWNERS + 1))).cast("q")
         with self._lock:
             head = self._head
@@ -109,7 +114,7 @@ class Counts:
             head[_PAUSE] = REST * (time.monotonic_ns() - head[_LOOKED_AT])
             head[_FREE], head[_FINISHED] = free_bytes, number
             _, before = self._since()
-            self._sessions[:], self._bytes[:] = memoryview(sessions), memoryview(sizes)
+            self._sessions[:], self._volume_bytes[:] = memoryview(sessions), memoryview(sizes)
             self._tmpfs_bytes[0] = tmpfs_bytes
             for cells in before:
                 cells[:] = zeros[: len(cells)]
@@ -123,16 +128,6 @@ class Counts:
         """Of the changes, those since the last look began, and those before."""
         turn = self._head[_LOOKS] % 2
         return self._changes[turn], self._changes[1 - turn]
-
-
-def _add_up(found: Iterable[Found], sessions: array[int], sizes: array[int]) -> int:
-    """All their bytes."""
-    total = 0
-    for owner, size in found:
-        sessions[owner] += 1
-        sizes[owner] += size
-        total += size
-    return total
 
 
 def _cells(count: int) -> memoryview[int]:

@@ -68,7 +68,7 @@ class Room:
         """More bytes for an upload that is so long. Raises TooManyUploads when the owner's others take all that they may."""
         if owner == NOBODY:
             return
-        others = self._usage.bytes_of(owner) - offset
+        others = self._usage.volume_bytes_of(owner) - offset
         most = self._config.principal_bytes or self._usage.room_bytes() * (FREE_FOR_OTHERS - 1) // FREE_FOR_OTHERS
         if others <= 0 or others < most or not most:
             return

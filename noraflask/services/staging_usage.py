@@ -157,14 +157,14 @@ class Usage:
         self._look()
         return self.counts.most_sessions_of_one()
 
-    def bytes_of(self, owner: int) -> int:
-        """Wherever they are."""
+    def volume_bytes_of(self, owner: int) -> int:
+        """On the data volume. What lies on the tmpfs is bounded for all together, and beyond that it moves."""
         self._look()
-        return self.counts.bytes(owner)
+        return self.counts.volume_bytes(owner)
 
     def room_bytes(self) -> int:
         """Of the data volume: what is free and what uploads take."""
-        return self.counts.free_bytes() + self.counts.bytes()
+        return self.counts.free_bytes() + self.counts.volume_bytes()
 
     def begin(self, owner: int, most_of_owner: int, most: int) -> str | None:
         """As Counts.begin()."""

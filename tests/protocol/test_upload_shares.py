@@ -70,7 +70,7 @@ def test_files_of_the_raw_format_count_as_well(open_door):
 
 def test_bytes_that_one_holds_are_bounded_in_each_format(make_app, monkeypatch):
     monkeypatch.setattr("noraflask.services.staging_usage.USAGE_FRESH_SECONDS", -1)
-    door = Door(make_app(staging={"principal_bytes": 1000}))
+    door = Door(make_app(staging={"principal_bytes": 1000, "share_bytes": 0}))
     first, second = (door.post(BEGIN, client="192.0.2.1").headers["Location"] for _ in range(2))
     assert door.ask("PATCH", first, client="192.0.2.1", data=b"x" * 5000).status_code == 202
     refused = door.ask("PATCH", second, client="192.0.2.1", data=b"x")

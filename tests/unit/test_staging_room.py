@@ -264,7 +264,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fresh")
 def test_who_holds_all_bytes_that_one_may_hold_waits_and_others_go_on(make):
     metrics = Counted()
-    staging = make(principal_bytes=1000, metrics=metrics)
+    staging = make(principal_bytes=1000, share_bytes=0, metrics=metrics)
     first, second = begin(staging, "user mallory", 2)
     send(staging, first, 5000)  # alone, an upload may be of any size
     send(staging, first, 5000)
@@ -280,7 +280,7 @@ def test_who_holds_all_bytes_that_one_may_hold_waits_and_others_go_on(make):
 
 @pytest.mark.usefixtures("fresh")
 def test_bytes_that_lie_idle_make_room(make, clock, monkeypatch):
-    staging = make(principal_bytes=1000)
+    staging = make(principal_bytes=1000, share_bytes=0)
     left, fresh = begin(staging, "user robot", 2)
     send(staging, left, 5000)
     later(clock, 601, monkeypatch)
@@ -290,7 +290,7 @@ def test_bytes_that_lie_idle_make_room(make, clock, monkeypatch):
 
 @pytest.mark.usefixtures("fresh")
 def test_by_default_one_principal_leaves_a_quarter_of_the_volume(make, monkeypatch):
-    staging = make()
+    staging = make(share_bytes=0)
     volume = os.statvfs_result((4096, 4096, 1000, 1000, 100, 1, 1, 1, 0, 255))  # 400 KiB are free
     monkeypatch.setattr(os, "statvfs", lambda path: volume)
     sessions = begin(staging, "user mallory", 3)
@@ -299,6 +299,14 @@ def test_by_default_one_principal_leaves_a_quarter_of_the_volume(make, monkeypat
     with pytest.raises(TooManyUploads):
         send(staging, sessions[2], 1)
     send(staging, begin(staging, "user alice")[0], 500_000)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_full_volume_says_that_it_is_full_and_not_that_somebody_has_too_much(make, monkeypatch):
+    staging = make()
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 1000, 0, 0, 1, 1, 1, 0, 255)))
+    for session in begin(staging, "user alice", 5):
+        send(staging, session, 5 * MIB)  # on the tmpfs, of which the volume has nothing
 
 
 # The counts.
@@ -313,7 +321,8 @@ def test_what_is_counted_during_a_look_is_not_lost():
     assert (counts.sessions(7), counts.sessions(8), counts.sessions()) == (3, 1, 4)
     assert counts.begin(7, 3, 10) == "owner"
     assert counts.begin(8, 3, 4) == "all"
-    assert (counts.bytes(7), counts.bytes(), counts.tmpfs_bytes(), counts.most_sessions_of_one()) == (100, 150, 100, 1)
+    assert (counts.volume_bytes(7), counts.volume_bytes(8), counts.volume_bytes()) == (0, 50, 50)
+    assert (counts.tmpfs_bytes(), counts.most_sessions_of_one()) == (100, 1)
     number = counts.begin_look(-1)
     counts.finish_look(number, [(7, 100)] * 3, [], 1)
     assert (counts.sessions(7), counts.sessions(8), counts.sessions()) == (3, 0, 3)
