@@ -20,6 +20,8 @@ MOST_LINKS = 40
 def who_else_may_write(file: Path) -> str | None:
     """Why somebody else could change a file, or put another in its place; None: nobody could. Quiet about what cannot be looked at."""
     steps = list(_steps(file))
+    if steps and stat.S_ISCHR(steps[-1][1].st_mode):
+        return None  # such as /dev/null
     for number, (path, found) in enumerate(steps):
         is_above = number < len(steps) - 2
         if stat.S_ISLNK(found.st_mode) or _is_read_only(path):

@@ -28,7 +28,9 @@ FREE_FOR_OTHERS = 4
 AT_ONCE = 10
 """The tenth part of what an owner may have is removed at once: to look for it takes a look at all uploads."""
 LEAST_WAIT, LONGEST_WAIT = 1, 60
-"""Seconds that a refused client is told to wait."""
+"""Seconds between two looks for what could go."""
+LONGEST_TOLD = 10
+"""Seconds that a refused client is told to wait: uploads end all the time."""
 REMEMBERED = 4096
 
 OWNER_FULL = "too many uploads of yours are unfinished; finish or cancel some, or try again later"
@@ -102,7 +104,7 @@ class Room:
             if len(self._not_before) >= REMEMBERED:
                 self._not_before.clear()
             self._not_before[owner, least_bytes] = now + wait
-        return max(LEAST_WAIT, round(wait + 0.5))
+        return min(max(LEAST_WAIT, round(wait + 0.5)), LONGEST_TOLD)
 
     def _ripe_in(self, upload: Idle) -> float:
         """Seconds."""

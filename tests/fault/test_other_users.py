@@ -431,6 +431,10 @@ def test_root_is_told_of_a_configuration_that_others_could_have_written(folder, 
     assert bool(who_else_may_write(place / "config.toml")) == (kind in OPEN)
 
 
+def test_a_device_is_nobodys_configuration():
+    assert "others" not in nora(Path("/"), "check-config", env={"NORA_CONFIG_PATH": "/dev/null"}).stderr
+
+
 @pytest.mark.parametrize("text", ['[logging]\nlevel = "error"\nformat = "json"\n', "not toml", "[server]\nprot = 1\n"])
 def test_nothing_in_the_file_keeps_that_quiet(folder, text):
     folder.chmod(0o755)
