@@ -25,7 +25,7 @@ RUN groupadd --gid 10001 nora \
     && install --directory --owner=nora --group=nora --mode=0750 /data
 COPY --from=build /bin/busybox /usr/local/bin/wget
 COPY --from=build /opt/nora /opt/nora
-# Bytecode was compiled by the build; counts for /metrics would otherwise lie in /dev/shm. Relative paths of the configuration, such as users.htpasswd, begin at /data.
+# Bytecode was compiled by the build; counts for /metrics lie in a folder that the server makes for itself alone; else they would be in /dev/shm. Relative paths of the configuration, such as users.htpasswd, begin at /data.
 ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -33,7 +33,7 @@ ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     NORA_STORAGE_PATH=/data/storage \
     NORA_STATE_PATH=/data/state \
     NORA_STAGING_PATH=/tmp \
-    PROMETHEUS_MULTIPROC_DIR=/tmp
+    PROMETHEUS_MULTIPROC_DIR=/tmp/nora-metrics
 WORKDIR /data
 USER 10001:10001
 VOLUME /data

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from noraflask.config.access import AccessRule
 from noraflask.config.curation import CurationConfig
 from noraflask.config.model import Config
+from noraflask.config.other_users import planted
 from noraflask.config.reading import Reading
 from noraflask.config.repositories import conflicts
 from noraflask.config.toml_file import label_of
@@ -148,6 +149,9 @@ def _warnings(config: Config, file: Path | None) -> Iterator[str]:
     for key, path in _paths(config):
         if file is not None and path is not None and not path.is_absolute():
             yield f"{key} = {path}: is relative to the working folder, not to the configuration file; use an absolute path"
+        stranger = planted(path) if path is not None and key != "staging.path" else None
+        if stranger:
+            yield f"{key} = {path}: {stranger}"
     yield from _access_warnings(config) if config.auth.enabled else _open_warnings(config)
     yield from _provider_warnings(config)
     yield from _curation_warnings(config)

@@ -187,6 +187,19 @@ class StagingConfig:
         "Bytes that one upload may use there; a larger one goes to the data volume. Not more than staging.budget_bytes.",
         env="NORA_STAGING_SHARE_BYTES",
     )
+    principal_sessions: int = setting(
+        5000,
+        WholeNumber(1, 10_000_000),
+        "Unfinished uploads that one principal, or one client without a login, may have: a robot account, an office behind one address. Never "
+        "more than two thirds of all that there may be.",
+        env="NORA_STAGING_PRINCIPAL_SESSIONS",
+    )
+    principal_bytes: int = setting(
+        0,
+        WholeNumber(0, 1024 * TIB),
+        "Bytes of the data volume that they may hold before one more body is taken. 0 = three quarters of what it has left, with what uploads hold.",
+        env="NORA_STAGING_PRINCIPAL_BYTES",
+    )
     session_ttl_seconds: int = setting(
         3600, WholeNumber(1, 365 * DAY), "An upload that is idle for this many seconds is removed.", env="NORA_STAGING_SESSION_TTL_SECONDS"
     )

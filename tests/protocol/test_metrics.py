@@ -123,7 +123,7 @@ def test_none_where_metrics_are_off(make_app):
 
 
 def test_a_server_that_finds_no_folder_for_them_serves_without(start, monkeypatch, caplog, tmp_path):
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "absent"))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "absent" / "folder"))
     client = start()
     assert client.get("/metrics").status_code == 404
     assert client.get("/v2/").status_code == 200

@@ -76,6 +76,8 @@ TAKEN_VARIABLES = [
     ("NORA_STAGING_PATH", "/dev/shm", "staging.path", Path("/dev/shm")),
     ("NORA_STAGING_BUDGET_BYTES", "1048576", "staging.share_bytes", 1048576),
     ("NORA_STAGING_SHARE_BYTES", "0", "staging.share_bytes", 0),
+    ("NORA_STAGING_PRINCIPAL_SESSIONS", "5000", "staging.principal_sessions", 5000),
+    ("NORA_STAGING_PRINCIPAL_BYTES", "1000", "staging.principal_bytes", 1000),
     ("NORA_STAGING_SESSION_TTL_SECONDS", "1", "staging.session_ttl_seconds", 1),
     ("NORA_LOG_LEVEL", "WARNING", "logging.level", "warn"),
     ("NORA_LOG_FORMAT", "text", "logging.format", "text"),

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
+from noraflask.config.other_users import planted
 from noraflask.services.atomic_file import replace_file
 
 CHECK_SECONDS = 0.5
@@ -258,8 +259,13 @@ class _File:
         return True
 
     def _read(self) -> bytes:
-        with open(self.path, "rb") as file:
+        with open(self.path, "rb", opener=_without_waiting) as file:
             return file.read(MAX_FILE_BYTES)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe that somebody put there has no bytes, rather than a reader that waits for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 # Editing, for `nora user`.
@@ -322,6 +328,9 @@ def _name_of(line: bytes) -> str | None:
 
 def _edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Change the file's lines, all or nothing, also beside another `nora user`."""
+    stranger = planted(path)
+    if stranger:
+        raise UserFileProblem(f"{path} is not changed: {stranger}")
     path = Path(os.path.realpath(path))
     with _locked(path):
         old = path.read_bytes() if path.exists() else b""
