@@ -13,7 +13,7 @@ from noraflask.config.curation import CurationConfig
 from noraflask.config.model import Config
 from noraflask.config.reading import Reading
 from noraflask.config.repositories import conflicts
-from noraflask.config.toml_file import label_of
+from noraflask.config.text_file import label_of
 from noraflask.settings.texts import placeholders
 
 SHORTEST_BEARER_SECONDS = 60

@@ -24,8 +24,9 @@ from noraflask.config.settings import (
     SETTINGS,
     is_not_yet,
 )
-from noraflask.config.tables import BadTables, places
-from noraflask.config.toml_file import FileProblem, Node, Table, dotted, label_of, place, read_nodes
+from noraflask.config.tables import MOST_PROBLEMS, BadTables, places
+from noraflask.config.text_file import FileProblem, label_of, place
+from noraflask.config.toml_file import Node, Table, dotted, read_nodes
 from noraflask.settings import Bad, Setting
 from noraflask.settings.setting_types import KEEP
 
@@ -57,18 +58,17 @@ class Reading:
         except FileProblem as problem:
             self.problems.append(f"{label}{problem}")
             return
+        before = len(self.problems)
         closed: set[str] = set()  # what has its problem already and is not looked into
-        kinds: dict[str, bool] = {}  # of every key so far: whether it is a table
         for node in nodes:
             parts = node.key.split(".")
             if closed & {".".join(parts[:n]) for n in range(1, len(parts) + 1)}:
                 continue
-            is_table = node.value is Table
-            if node.key in kinds and not (is_table and kinds[node.key]):
-                self.problems.append(f"{place(label, node.line)}: {node.key}: is set twice")
-            elif not self._take_node(label, node):
+            if not self._take_node(label, node):
                 closed.add(node.key)
-            kinds[node.key] = is_table
+            if len(self.problems) - before >= MOST_PROBLEMS:
+                self.problems.append(f"{place(label, node.line)}: and perhaps more; the rest of the file was not looked at")
+                return
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
         mine = sorted(name for name in environ if name.startswith("NORA_"))
