@@ -129,7 +129,9 @@ def test_patterns_and_ranges(tmp_path, format, text):
     file = tmp_path / "blocklist.json"
     rules = [{"registry": format, "name": text}, {"registry": format, "name": "x", "versions": [text]}]
     file.write_text(json.dumps(rules))
+    problems: list[str] = []
     try:
         read_rules(CurationConfig(mode="enforce", blocklist_path=file), 0)
     except ConfigError as error:
-        assert all(problem.startswith(f"{file}:1: ") for problem in error.problems)
+        problems = error.problems
+    assert all(problem.startswith(f"{file}:1: ") for problem in problems)
