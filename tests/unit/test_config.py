@@ -71,6 +71,7 @@ TAKEN_VARIABLES = [
     ("NORA_IDLE_TIMEOUT", "86400", "server.idle_timeout", 86400),
     ("NORA_MIN_TRANSFER_RATE", "0", "server.min_transfer_rate", 0),
     ("NORA_SHUTDOWN_TIMEOUT", "15", "server.shutdown_timeout", 15),
+    ("NORA_RELOAD_TIMEOUT_SECS", "1", "server.reload_timeout_secs", 1),
     ("NORA_MAINTENANCE_STALL_SECS", "90", "server.maintenance_stall_secs", 90),
     ("NORA_STORAGE_MODE", "Filesystem", "storage.mode", "local"),
     ("NORA_STORAGE_PATH", "/srv/naïve", "storage.path", Path("/srv/naïve")),
@@ -293,6 +294,7 @@ REFUSED_VARIABLES = [
     ("NORA_SHUTDOWN_TIMEOUT", "0", "expected a whole number from 1 to"),
     ("NORA_MIN_TRANSFER_RATE", "-1", "expected a whole number from 0 to"),
     ("NORA_MAX_CONNECTIONS", "0", "expected a whole number from 1 to"),
+    ("NORA_RELOAD_TIMEOUT_SECS", "0", "expected a whole number from 1 to 3600"),
     ("NORA_MAINTENANCE_STALL_SECS", "89", "expected a whole number from 90 to"),
     ("NORA_BODY_LIMIT_MB", "0", "expected a whole number from 1 to"),
     ("NORA_STAGING_BUDGET_BYTES", "1048575", "expected a whole number from 1048576 to"),
@@ -338,26 +340,7 @@ REFUSED_VARIABLES = [
             *("redis://[::g]", "redis://r/0?x=1", "redis://r\n", "unix://", "unix://run", "unix:///a b", "redis://a@b@c/", "redis://r/0#x"),
         )
     ),
-    *(
-        (name, "1", "belongs to a feature of NORA that is not supported by this version; remove it")
-        for name in (
-            "NORA_TLS_CA_CERT",
-            *(
-                "NORA_STORAGE_S3_URL",
-                "NORA_STORAGE_BUCKET",
-                "NORA_STORAGE_GCS_BASE_URL",
-            ),
-            *(
-                "NORA_GC_INTERVAL",
-                "NORA_GC_GRACE",
-                "NORA_RETENTION_INTERVAL",
-                "NORA_CB_THRESHOLD",
-                "NORA_SIGNING_KEY_PATH",
-            ),
-            *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_DOCKER_PROXY_TIMEOUT"),
-            *("NORA_DOCKER_SERVE_STALE", "NORA_SECRETS_PROVIDER", "NORA_IMPORT_AUTH", "NORA_MAVEN_PROXIES", "NORA_RPM_PROXIES"),
-        )
-    ),
+    ("NORA_TLS_CA_CERT", "/etc/ca.pem", "belongs to a feature of NORA that is not supported by this version; remove it"),
 ]
 
 
@@ -591,8 +574,82 @@ def test_warnings(environ, text, begins):
     assert all(line.startswith(begin) for line, begin in zip(found, begins, strict=True))
 
 
-def test_port_of_a_service_link_is_refused_outside_kubernetes():
-    assert len(problems({"NORA_PORT": "tcp://10.0.0.1:4000"})) == 1
+LINKS = {
+    "NORA_SERVICE_HOST": "10.0.0.1",
+    "NORA_SERVICE_PORT": "4000",
+    "NORA_SERVICE_PORT_HTTP": "4000",
+    "NORA_PORT": "tcp://10.0.0.1:4000",
+    "NORA_PORT_4000_TCP": "tcp://10.0.0.1:4000",
+    "NORA_PORT_4000_TCP_PROTO": "tcp",
+    "NORA_PORT_4000_TCP_PORT": "4000",
+    "NORA_PORT_4000_TCP_ADDR": "10.0.0.1",
+    "NORA_PORT_53_UDP_ADDR": "10.0.0.1",
+    "NORA_REGISTRY_SERVICE_HOST": "10.0.0.1",
+    "NORA_REGISTRY_PORT": "tcp://10.0.0.1:80",
+    "NORA_REGISTRY_PORT_80_TCP_ADDR": "10.0.0.1",
+    "NORA_TLS_SERVICE_PORT": "443",
+    "NORA_TLS_PORT": "tcp://[fd00::1]:443",
+    "NORA_STORAGE_S3_SERVICE_HOST": "10.0.0.1",
+    "NORA_1_PORT": "tcp://172.17.0.2:4000",
+    "NORA_1_NAME": "/web/nora_1",
+    "NORA_NAME": "/web/nora",
+    "NORA_ENV_PATH": "/usr/bin:/bin",
+    "NORA_ENV_NORA_PORT": "4001",
+    "NORA_REGISTRY_ENV_GPG_KEY": "E3FF",
+    "NORA_PORT_8000_TCP_START": "tcp://172.17.0.2:8000",
+    "NORA_PORT_8000_TCP_PORT_END": "8010",
+}
+"""What Kubernetes and Docker set for services and links whose names begin with nora."""
+
+
+@pytest.mark.parametrize(("name", "value"), LINKS.items())
+def test_a_link_to_a_service_is_ignored(name, value):
+    config = load(environ={name: value})
+    assert config == Config()
+    (warning,) = config.warnings
+    assert warning.startswith(f"ignored {name}: Kubernetes")
+
+
+def test_links_are_one_warning_that_stays_short():
+    (warning,) = load(environ=LINKS | {f"NORA_{n}_SERVICE_HOST": "10.0.0.1" for n in range(1000)}).warnings
+    assert " and 1013 more: Kubernetes" in warning
+    assert len(warning) < 600
+
+
+@pytest.mark.parametrize("name", ["NORA_HOME", "NORA_NAME", "NORA_VERSION", "NORA_ENV", "NORA_IMAGE"])
+@pytest.mark.parametrize("value", ["", "/opt/nora", "production"])
+def test_what_images_and_units_call_their_own_is_ignored(name, value):
+    config = load(environ={name: value})
+    assert config == Config()
+    assert len(config.warnings) == 1
+    assert config.warnings[0].startswith(f"ignored {name}: ")
+
+
+def test_a_port_that_is_no_link_and_no_port_is_refused():
+    assert len(problems({"NORA_PORT": "http://10.0.0.1:4000"})) == 1
+    assert load(environ={"NORA_PORT": "4001", "NORA_SERVICE_HOST": "10.0.0.1"}).server.port == 4001
+
+
+WITHOUT_EFFECT = (
+    *("NORA_STORAGE_S3_URL", "NORA_STORAGE_S3_SECRET_KEY", "NORA_STORAGE_BUCKET", "NORA_STORAGE_GCS_BASE_URL"),
+    *("NORA_GC_INTERVAL", "NORA_GC_GRACE", "NORA_RETENTION_INTERVAL", "NORA_CB_THRESHOLD", "NORA_SIGNING_KEY_PATH"),
+    *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_DOCKER_PROXY_TIMEOUT", "NORA_MAVEN_PROXIES"),
+    *("NORA_DOCKER_SERVE_STALE", "NORA_SECRETS_PROVIDER", "NORA_IMPORT_AUTH", "NORA_RPM_PROXIES"),
+)
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_variable_that_switches_nothing_on_is_ignored(name):
+    config = load(environ={name: "hunter2"})
+    assert config == Config()
+    (warning,) = config.warnings
+    assert warning.startswith(f"ignored {name}: of a feature of NORA that this version lacks")
+    assert "hunter2" not in warning
+
+
+@pytest.mark.parametrize("value", ["", "false", "0", "no", "off", "None"])
+def test_a_switch_of_a_missing_feature_that_is_not_switched_on_is_taken(value):
+    assert load(environ={"NORA_GC_ENABLED": value, "NORA_NPM_ENABLED": value, "NORA_TLS_CA_CERT": ""}) == Config()
 
 
 # ---- features that are not there yet
