@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
 from noraflask.ecosystems import Ecosystem, ecosystem_of
-from noraflask.services.auth.name_patterns import glob, holds_all_below, leads_below, matches_name
+from noraflask.services.auth.name_patterns import holds_all_below, leads_below, matches_name
 from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
 from noraflask.services.repositories import Repository
+from noraflask.settings.texts import glob
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class Grant:
     scope: Scope
     by: str
     deny: bool = False
+    own: frozenset[str] = frozenset()
+    """Names of the scope that hold the principal's own name: where the format takes that for another's, they are nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,8 @@ def _grants(policy: Policy, principal: Principal) -> Iterator[Grant]:
             title = f', "{rule.title}"' if rule.title else ""
             scope = Scope(frozenset(Action(word) for word in rule.actions), rule.repositories, names)
             place = rule.place.rpartition("/")[2]  # clients read it too, and the server's folders are no business of theirs
-            yield Grant(scope, f"rule {number} ({place}{title})", rule.effect == "deny")
+            own = frozenset(name for pattern in rule.names if "{user}" in pattern for name in _filled(pattern, principal))
+            yield Grant(scope, f"rule {number} ({place}{title})", rule.effect == "deny", own)
 
 
 def concerns(rule: AccessRule, principal: Principal) -> bool:
@@ -208,8 +212,14 @@ def _limits(principal: Principal) -> Iterator[Limit]:
 
 def in_ecosystem(rights: Rights, ecosystem: Ecosystem) -> Rights:
     """The same rights for canonical names: a pattern matches what it would match in any spelling of a name."""
-    grants = tuple(replace(grant, scope=_scope_in(grant.scope, ecosystem)) for grant in rights.grants)
+    grants = tuple(replace(grant, scope=_scope_in(_own_scope(grant, ecosystem), ecosystem)) for grant in rights.grants)
     return Rights(grants, tuple(replace(limit, scopes=tuple(_scope_in(scope, ecosystem) for scope in limit.scopes)) for limit in rights.limits))
+
+
+def _own_scope(grant: Grant, ecosystem: Ecosystem) -> Scope:
+    """Where letter case does not count, home/Alice is alice's: Alice has none."""
+    others = {name for name in grant.own if ecosystem.same_name(name).lower() == name.lower() != name and ecosystem.same_name(name) != name}
+    return replace(grant.scope, names=tuple(name for name in grant.scope.names if name not in others)) if others else grant.scope
 
 
 def _scope_in(scope: Scope, ecosystem: Ecosystem) -> Scope:
