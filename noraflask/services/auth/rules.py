@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 EVERYTHING = ("**",)
 WRITES = frozenset((Action.PUSH, Action.DELETE))
+MOST_FILLED = 1000
+"""Names that one pattern with placeholders may stand for."""
 LOCAL = (Source.PASSWORD, Source.TOKEN)
 """Users of this server. The `sub` of another issuer may look like one of their names and is none."""
 
@@ -163,12 +166,12 @@ def _grants(policy: Policy, principal: Principal) -> Iterator[Grant]:
     for number, rule in enumerate(policy.rules, 1):
         if not concerns(rule, principal):
             continue
-        names = tuple(filled for pattern in rule.names for filled in _filled(pattern, principal))
+        names = _names_of(rule, principal)
         if names:
             title = f', "{rule.title}"' if rule.title else ""
             scope = Scope(frozenset(Action(word) for word in rule.actions), rule.repositories, names)
             place = rule.place.rpartition("/")[2]  # clients read it too, and the server's folders are no business of theirs
-            own = frozenset(name for pattern in rule.names if "{user}" in pattern for name in _filled(pattern, principal))
+            own = frozenset(names) - frozenset(rule.names) if principal.source in LOCAL else frozenset[str]()
             yield Grant(scope, f"rule {number} ({place}{title})", rule.effect == "deny", own)
 
 
@@ -231,18 +234,39 @@ def _scope_in(scope: Scope, ecosystem: Ecosystem) -> Scope:
 
 
 def _filled(pattern: str, principal: Principal) -> list[str]:
-    """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself."""
+    """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself.
+
+    Raises _TooMany.
+    """
     if "{" not in pattern:
         return [pattern]
-    before, _, rest = pattern.partition("{")
-    word, _, after = rest.partition("}")
+    filled = [""]
+    for piece in re.split(r"(\{[^{}]*\})", pattern):
+        values = [value for value in _words(piece, principal) if _is_plain(value)] if piece.startswith("{") else [piece]
+        if len(filled) * len(values) > MOST_FILLED:
+            raise _TooMany
+        filled = [before + value for before in filled for value in values]
+    return filled
+
+
+class _TooMany(Exception):
+    """A pattern would stand for more names than anybody could mean: a token has many values for a claim that is there several times."""
+
+
+def _words(placeholder: str, principal: Principal) -> list[str]:
+    word = placeholder[1:-1]
     if word == "user":
-        values = [principal.name] if principal.source in LOCAL else []
-    else:
-        claim = word.removeprefix("claim:")
-        values = [value.lower() for name, value in principal.claims if name == claim]
-    fit = [value for value in values if _is_plain(value)]
-    return [before + value + tail for value in fit for tail in _filled(after, principal)]
+        return [principal.name] if principal.source in LOCAL else []
+    claim = word.removeprefix("claim:")
+    return [value.lower() for name, value in principal.claims if name == claim]
+
+
+def _names_of(rule: AccessRule, principal: Principal) -> tuple[str, ...]:
+    """The rule's names in the principal's words. Of too many a rule that allows has none, and one that denies has all."""
+    try:
+        return tuple(filled for pattern in rule.names for filled in _filled(pattern, principal))
+    except _TooMany:
+        return EVERYTHING if rule.effect == "deny" else ()
 
 
 def _is_plain(value: str) -> bool:
