@@ -109,9 +109,7 @@ class Arbiter(BaseArbiter):
         self.reads_again = False
         self.service_manager.reloading()
         application = application_of(self.app.wsgi())
-        self.reading = Reading(
-            application.read_again, application.reload_seconds, lambda: close_sockets(getattr(self, "LISTENERS", []), unlink=False)
-        )
+        self.reading = Reading(application.read_again, application.reload_seconds, self._become_reader)
 
     def _become_reader(self) -> None:
         """In the child."""
