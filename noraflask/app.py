@@ -141,6 +141,10 @@ class ServedRegistry:
             metrics.files.forget(place)
             metrics.count(catalogue.WORKER_EXITS)
 
+    @property
+    def reload_seconds(self) -> float:
+        return self.services.live.state.config.server.reload_timeout_secs
+
     def read_again(self) -> tuple[Snapshot, bytes]:
         return reload.read_again(self.services)
 
@@ -151,11 +155,15 @@ class ServedRegistry:
             reload.start(self.services, before)
         else:
             self._adopted_over = before
+            reload.warn(snapshot)
 
     def reload_succeeded(self) -> None:
         before, self._adopted_over = self._adopted_over, None
         if before is not None:
             reload.succeeded(self.services, before)
+
+    def reload_refused(self, problem: str) -> None:
+        reload.refused(self.services, problem)
 
     def reload_broke(self) -> None:
         self.services.metrics.count(catalogue.TASK_PANICS, "sighup")

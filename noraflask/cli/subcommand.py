@@ -201,7 +201,7 @@ def add_password_stdin(parser: Any) -> None:
 def password_from_stdin() -> str:
     data = sys.stdin.buffer.read(65536)
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Failed("the password on standard input is not UTF-8") from None
     return _checked(text.removesuffix("\n").removesuffix("\r"))

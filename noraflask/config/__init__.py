@@ -32,7 +32,7 @@ from noraflask.config.sections import (
     StorageConfig,
 )
 from noraflask.config.settings import SECTIONS_OF_CONFIG, is_live
-from noraflask.config.toml_file import label_of
+from noraflask.config.text_file import label_of
 
 __all__ = [
     "AccessConfig",

@@ -9,7 +9,7 @@ from typing import Any
 
 from noraflask.config.sections import FOLDER, PATH
 from noraflask.config.tables import TableArray
-from noraflask.config.toml_file import shown
+from noraflask.config.text_file import shown
 from noraflask.settings import DAY, Bad, Choice, Listed, Switch, Text, WholeNumber, live_setting, setting
 from noraflask.settings.texts import (
     read_algorithm,

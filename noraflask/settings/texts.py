@@ -194,3 +194,19 @@ def read_authority(text: str) -> str:
     if match["address"]:
         ipaddress.IPv6Address(match["address"])
     return text
+
+
+def glob(pattern: str, text: str) -> bool:
+    """`*` stands for any run of characters, none and slashes included; all else for itself."""
+    if "*" not in pattern:
+        return pattern == text
+    first, *middle, last = pattern.split("*")
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    position, end = len(first), len(text) - len(last)
+    for part in middle:
+        found = text.find(part, position, end)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True

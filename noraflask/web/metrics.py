@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
+from noraflask.config.text_file import FileProblem, read_bytes, without_mark
 from noraflask.errors import Denied, Unauthenticated
 from noraflask.services.auth.principal import Source
 from noraflask.web.access import PUBLIC, access
@@ -93,7 +94,7 @@ def _has_token(path: Path) -> bool:
     if scheme.lower() != "bearer":
         return False
     try:
-        wanted = path.read_bytes().strip()
-    except OSError:
+        wanted = without_mark(read_bytes(path)).strip()
+    except FileProblem:
         return False
     return bool(wanted) and hmac.compare_digest(wanted, given.strip().encode("latin-1", "replace"))
