@@ -29,6 +29,7 @@ CODES = {
     "TooManyLogins": "TOOMANYREQUESTS",
     "RateLimited": "TOOMANYREQUESTS",
     "Unavailable": "TOOMANYREQUESTS",
+    "StorageFull": "STORAGE_FULL",  # the list has none; clients show it, and nobody is told to look for a limit of requests
     "NoraError": "UNSUPPORTED",
 }
 
