@@ -137,6 +137,7 @@ TAKEN_VARIABLES = [
     ("NORA_AUTH_ADMIN_USERS", "", "auth.admin_users", ()),
     ("NORA_AUTH_ADMIN_USERS", "ann,, b b ,", "auth.admin_users", ("ann", "b b")),
     ("NORA_AUTH_BEARER_TTL_SECS", "1", "auth.bearer_ttl_secs", 1),
+    ("NORA_AUTH_REFRESH_TOKENS", "off", "auth.refresh_tokens", False),
     ("NORA_AUTH_REFRESH_TTL_DAYS", "3650", "auth.refresh_ttl_days", 3650),
     ("NORA_AUTH_OIDC_ENABLED", "true", "auth.oidc_enabled", True),
     ("NORA_ACCESS_DEFAULT_ROLE", "Read", "access.default_role", "read"),
