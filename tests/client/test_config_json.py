@@ -1,4 +1,4 @@
-"""What `docker login` leaves in its config.json, and who else can use it: other programs, and Kubernetes as a secret of that file or of its values."""
+"""What `docker login` leaves in config.json, and who else can use it: other programs, and Kubernetes as a secret of that file or of its values."""
 
 from __future__ import annotations
 

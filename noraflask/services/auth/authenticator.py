@@ -4,8 +4,10 @@ Accepted are `Basic` and `Bearer` in any letter case, a bare token, and the head
 A secret is a password, an API token (`nra_…`),
 a token that this registry signed, or a JWT of an OIDC issuer; all but the password may also stand where a Basic password stands, for clients that
 know nothing else. A refresh token is taken where tokens are asked for, and nowhere else: as itself, or as a password, for readers of a client's
-credentials that know no other field. What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds. Each state has an
-authenticator of its own, so that nobody is known by the rules of another one.
+credentials that know no other field.
+
+What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds. Each state has an authenticator of its
+own, so that nobody is known by the rules of another one.
 """
 
 from __future__ import annotations
