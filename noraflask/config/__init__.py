@@ -20,6 +20,7 @@ from noraflask.config.reading import Reading
 from noraflask.config.repositories import RepositoryConfig
 from noraflask.config.sections import (
     AuditConfig,
+    CorsConfig,
     LoggingConfig,
     MetricsConfig,
     RateLimitConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "AuthConfig",
     "Config",
     "ConfigError",
+    "CorsConfig",
     "CurationConfig",
     "FormatCuration",
     "LoggingConfig",

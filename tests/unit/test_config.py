@@ -58,6 +58,19 @@ TAKEN_VARIABLES = [
     ("NORA_AUTH_TRUSTED_PROXIES", " 10.0.0.0/8 , ::1", "server.trusted_proxies", ("10.0.0.0/8", "::1")),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1/8", "server.trusted_proxies", ("10.0.0.1/8",)),
     ("NORA_AUTH_TRUSTED_PROXIES", "", "server.trusted_proxies", ()),
+    ("NORA_ALLOWED_HOSTS", "Build.example.com, [::2]:4000,*", "server.allowed_hosts", ("build.example.com", "[::2]:4000", "*")),
+    ("NORA_CORS_ALLOWED_ORIGINS", "", "cors.allowed_origins", ()),
+    *(
+        ("NORA_CORS_ALLOWED_ORIGINS", text, "cors.allowed_origins", (origin,))
+        for text, origin in (
+            ("https://UI.example.com", "https://ui.example.com"),
+            ("https://ui.example.com:443/", "https://ui.example.com"),
+            ("http://ui.example.com:443", "http://ui.example.com:443"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("http://localhost:8080, http://localhost:8080", "http://localhost:8080"),
+            ("*", "*"),
+        )
+    ),
     ("NORA_AUTH_TRUSTED_PROXIES", ",10.0.0.1, ,::1,", "server.trusted_proxies", ("10.0.0.1", "::1")),
     ("NORA_BODY_LIMIT_MB", "1", "server.body_limit_mb", 1),
     ("NORA_WORKERS", "64", "server.workers", 64),
@@ -274,6 +287,20 @@ REFUSED_VARIABLES = [
         for text in ("/", "_nora/", "/_nora", "//", "/a//b/", "/../", "/a/./", "/.a/", "/a b/", "/a%20b/", "/ä/", "http://h/", "/_nora/;", "/$a/")
     ),
     ("NORA_ACCEL_REDIRECT", f"/{'a' * 254}/", "expected a path such as /_nora/"),
+    *(
+        ("NORA_CORS_ALLOWED_ORIGINS", text, "entry 1: expected origins such as https://ui.example.com, or *")
+        for text in (
+            "null",
+            "ui.example.com",
+            "https://ui.example.com/app",
+            "https://*.example.com",
+            "ftp://a",
+            "https://u@a",
+            "https://a:0",
+            "https://",
+        )
+    ),
+    ("NORA_ALLOWED_HOSTS", "http://a", "entry 1: expected host names such as build.example.com or build.example.com:4000, or *"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1,nonsense", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 2 is neither"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.0/33", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1 is neither"),
     *(("NORA_STORAGE_PATH", text, "expected a path of printable characters, not empty, got ") for text in ("", " ", "a\0b", "a\nb", "\udcff")),
@@ -377,7 +404,7 @@ REFUSED_LINES = [
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
         "[[provinces]]\nname = 1",
-        "config.toml:1: provinces: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, raw, "
+        "config.toml:1: provinces: unknown key, valid are access, audit, auth, cors, curation, docker, logging, metrics, rate_limit, raw, "
         "registries, repositories, server, staging, state, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
