@@ -109,8 +109,10 @@ class RateLimitConfig:
     auth_burst: int = _burst(5, "auth")
     upload_rps: int = _rps(200, "upload", "to the formats, of any method")
     upload_burst: int = _burst(500, "upload")
-    general_rps: int = _rps(100, "general", "to everything else; /health, /ready and /metrics are free")
+    general_rps: int = _rps(100, "general", "to everything else; /health and /ready are free")
     general_burst: int = _burst(200, "general")
+    metrics_rps: int = _rps(50, "metrics", "to /metrics; each server counts these by itself")
+    metrics_burst: int = _burst(100, "metrics")
     storage_url: str | None = setting(
         None,
         Text(REDIS_URLS, read_redis_url, optional=True),

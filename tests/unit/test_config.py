@@ -95,6 +95,8 @@ TAKEN_VARIABLES = [
     ("NORA_RATE_LIMIT_WAIT_MS", "0", "rate_limit.wait_ms", 0),
     ("NORA_RATE_LIMIT_AUTH_RPS", "1000000", "rate_limit.auth_rps", 1_000_000),
     ("NORA_RATE_LIMIT_AUTH_BURST", "1", "rate_limit.auth_burst", 1),
+    ("NORA_RATE_LIMIT_METRICS_RPS", "1", "rate_limit.metrics_rps", 1),
+    ("NORA_RATE_LIMIT_METRICS_BURST", "2", "rate_limit.metrics_burst", 2),
     ("NORA_RATE_LIMIT_UPLOAD_RPS", "1", "rate_limit.upload_rps", 1),
     ("NORA_RATE_LIMIT_UPLOAD_BURST", "1000000", "rate_limit.upload_burst", 1_000_000),
     ("NORA_RATE_LIMIT_GENERAL_RPS", "300", "rate_limit.general_rps", 300),
