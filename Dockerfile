@@ -3,7 +3,7 @@
 ARG BASE=docker.io/library/python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-# busybox becomes the wget of the health check: under the name of one of its programs it is that program.
+# busybox becomes a wget, for health checks of your own: under the name of one of its programs it is that program.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends busybox \
     && rm -rf /var/lib/apt/lists/*
@@ -40,7 +40,8 @@ VOLUME /data
 EXPOSE 4000
 # The master is process 1: it forwards signals and collects children, so no init is needed. SIGHUP reloads, SIGTERM lets running requests finish.
 STOPSIGNAL SIGTERM
+# It reads what the server reads, so it follows host and port of the variables and of the file that NORA_CONFIG_PATH names.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 \
-    CMD wget -q --spider "http://127.0.0.1:${NORA_PORT:-4000}/health"
+    CMD ["nora", "healthcheck", "--timeout-secs", "4"]
 ENTRYPOINT ["nora"]
 CMD ["serve"]

@@ -21,8 +21,8 @@ from noraflask.services.metrics.scrape_metrics import ScrapeMetrics
 from noraflask.services.state import State
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
+from noraflask.web import browsers, errors, limits, ops, setup
 from noraflask.web import curation as curation_routes
-from noraflask.web import errors, limits, ops, setup
 from noraflask.web import repositories as repository_routes
 from noraflask.web.context import EXTENSION
 from noraflask.web.context import FORMATS as SERVED
@@ -49,6 +49,7 @@ def create_app(config: Config, storage: Storage | None = None, formats: Sequence
     for format in served:
         app.register_blueprint(format.routes, url_prefix=f"{INNER}{format.id}")
     limits.install(app, config.server.trusted_proxies)
+    browsers.install(app)
     errors.install(app)
     install_metrics(app, config)
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")

@@ -23,6 +23,7 @@ from noraflask.config.reading import Reading
 from noraflask.config.repositories import RepositoryConfig
 from noraflask.config.sections import (
     AuditConfig,
+    CorsConfig,
     LoggingConfig,
     MetricsConfig,
     RateLimitConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "AuthConfig",
     "Config",
     "ConfigError",
+    "CorsConfig",
     "CurationConfig",
     "FormatCuration",
     "LoggingConfig",

@@ -60,6 +60,19 @@ TAKEN_VARIABLES = [
     ("NORA_AUTH_TRUSTED_PROXIES", " 10.0.0.0/8 , ::1", "server.trusted_proxies", ("10.0.0.0/8", "::1")),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1/8", "server.trusted_proxies", ("10.0.0.1/8",)),
     ("NORA_AUTH_TRUSTED_PROXIES", "", "server.trusted_proxies", ()),
+    ("NORA_ALLOWED_HOSTS", "Build.example.com, [::2]:4000,*", "server.allowed_hosts", ("build.example.com", "[::2]:4000", "*")),
+    ("NORA_CORS_ALLOWED_ORIGINS", "", "cors.allowed_origins", ()),
+    *(
+        ("NORA_CORS_ALLOWED_ORIGINS", text, "cors.allowed_origins", (origin,))
+        for text, origin in (
+            ("https://UI.example.com", "https://ui.example.com"),
+            ("https://ui.example.com:443/", "https://ui.example.com"),
+            ("http://ui.example.com:443", "http://ui.example.com:443"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("http://localhost:8080, http://localhost:8080", "http://localhost:8080"),
+            ("*", "*"),
+        )
+    ),
     ("NORA_AUTH_TRUSTED_PROXIES", ",10.0.0.1, ,::1,", "server.trusted_proxies", ("10.0.0.1", "::1")),
     ("NORA_BODY_LIMIT_MB", "1", "server.body_limit_mb", 1),
     ("NORA_WORKERS", "64", "server.workers", 64),
@@ -88,6 +101,8 @@ TAKEN_VARIABLES = [
     ("NORA_RATE_LIMIT_WAIT_MS", "0", "rate_limit.wait_ms", 0),
     ("NORA_RATE_LIMIT_AUTH_RPS", "1000000", "rate_limit.auth_rps", 1_000_000),
     ("NORA_RATE_LIMIT_AUTH_BURST", "1", "rate_limit.auth_burst", 1),
+    ("NORA_RATE_LIMIT_METRICS_RPS", "1", "rate_limit.metrics_rps", 1),
+    ("NORA_RATE_LIMIT_METRICS_BURST", "2", "rate_limit.metrics_burst", 2),
     ("NORA_RATE_LIMIT_UPLOAD_RPS", "1", "rate_limit.upload_rps", 1),
     ("NORA_RATE_LIMIT_UPLOAD_BURST", "1000000", "rate_limit.upload_burst", 1_000_000),
     ("NORA_RATE_LIMIT_GENERAL_RPS", "300", "rate_limit.general_rps", 300),
@@ -143,6 +158,7 @@ TAKEN_VARIABLES = [
     ("NORA_AUTH_ADMIN_USERS", "", "auth.admin_users", ()),
     ("NORA_AUTH_ADMIN_USERS", "ann,, b b ,", "auth.admin_users", ("ann", "b b")),
     ("NORA_AUTH_BEARER_TTL_SECS", "1", "auth.bearer_ttl_secs", 1),
+    ("NORA_AUTH_REFRESH_TOKENS", "off", "auth.refresh_tokens", False),
     ("NORA_AUTH_REFRESH_TTL_DAYS", "3650", "auth.refresh_ttl_days", 3650),
     ("NORA_AUTH_OIDC_ENABLED", "true", "auth.oidc_enabled", True),
     ("NORA_ACCESS_DEFAULT_ROLE", "Read", "access.default_role", "read"),
@@ -279,6 +295,20 @@ REFUSED_VARIABLES = [
         for text in ("/", "_nora/", "/_nora", "//", "/a//b/", "/../", "/a/./", "/.a/", "/a b/", "/a%20b/", "/ä/", "http://h/", "/_nora/;", "/$a/")
     ),
     ("NORA_ACCEL_REDIRECT", f"/{'a' * 254}/", "expected a path such as /_nora/"),
+    *(
+        ("NORA_CORS_ALLOWED_ORIGINS", text, "entry 1: expected origins such as https://ui.example.com, or *")
+        for text in (
+            "null",
+            "ui.example.com",
+            "https://ui.example.com/app",
+            "https://*.example.com",
+            "ftp://a",
+            "https://u@a",
+            "https://a:0",
+            "https://",
+        )
+    ),
+    ("NORA_ALLOWED_HOSTS", "http://a", "entry 1: expected host names such as build.example.com or build.example.com:4000, or *"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1,nonsense", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 2 is neither"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.0/33", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1 is neither"),
     *(("NORA_STORAGE_PATH", text, "expected a path of printable characters, not empty, got ") for text in ("", " ", "a\0b", "a\nb", "\udcff")),
@@ -365,7 +395,7 @@ REFUSED_LINES = [
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
         "[[provinces]]\nname = 1",
-        "config.toml:1: provinces: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, raw, "
+        "config.toml:1: provinces: unknown key, valid are access, audit, auth, cors, curation, docker, logging, metrics, rate_limit, raw, "
         "registries, repositories, server, staging, state, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),

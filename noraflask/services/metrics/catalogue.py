@@ -138,10 +138,10 @@ RATE_LIMITED = Family(
     COUNTER,
     "Requests that rate limits were asked about.",
     ("tier", "outcome"),
-    (("auth", "upload", "general"), ("allowed", "refused")),
+    (("auth", "upload", "general", "metrics"), ("allowed", "refused")),
 )
 RATE_DELAYED = Family(
-    "nora_rate_limit_delayed_total", COUNTER, "Requests that waited a moment for their turn.", ("tier",), (("auth", "upload", "general"),)
+    "nora_rate_limit_delayed_total", COUNTER, "Requests that waited a moment for their turn.", ("tier",), (("auth", "upload", "general", "metrics"),)
 )
 RATE_LIMIT_FAILURES = Family("nora_rate_limit_store_failures_total", COUNTER, "Requests that could not be counted where they should.")
 
