@@ -27,6 +27,7 @@ from noraflask.formats.docker.protocol.media_types import (
     OCI_INDEX,
     OCI_MANIFEST,
     accepts,
+    takes_images_alone,
 )
 from noraflask.pointer import Pointer
 
@@ -120,8 +121,38 @@ def test_what_an_image_may_lack(members):
     assert parse(members).media_type == OCI_MANIFEST
 
 
-def test_an_index_may_be_empty():
-    assert parse(index(manifests=[])).children == ()
+@pytest.mark.parametrize("value", [[], None])
+@pytest.mark.parametrize("content_type", ["", OCI_INDEX])
+def test_an_index_may_be_empty(value, content_type):
+    found = parse(index(manifests=value), content_type)
+    assert (found.media_type, found.children, found.blobs) == (OCI_INDEX, (), ())
+
+
+@pytest.mark.parametrize(
+    ("members", "media_type"),
+    [
+        (image(manifests=None), OCI_MANIFEST),
+        (image(manifests=None, blobs=None, layers=None), OCI_MANIFEST),
+        (index(config=None, layers=None, blobs=None), OCI_INDEX),
+        (index(manifests=None, config=None), OCI_INDEX),
+    ],
+)
+def test_members_that_are_null_say_nothing_of_what_it_is(members, media_type):
+    assert parse(members).media_type == media_type
+
+
+def test_an_index_may_list_blobs():
+    """As BuildKit's older caches do; the gate finds them among its blobs."""
+    entries = [
+        descriptor(LAYER),
+        descriptor(CONFIG, "application/vnd.buildkit.cacheconfig.v0"),
+        descriptor(OTHER, f"{OCI_MANIFEST};a=b".upper()),
+        descriptor(LAYER),
+        descriptor(Digest.of(b"far"), "application/vnd.oci.image.layer.nondistributable.v1.tar"),
+    ]
+    found = parse(index(manifests=entries))
+    assert (found.blobs, found.images) == ((LAYER, CONFIG), (OTHER,))
+    assert found.children == (LAYER, CONFIG, OTHER, LAYER, Digest.of(b"far"))
 
 
 @pytest.mark.parametrize(
@@ -202,11 +233,10 @@ def test_schema_version(make, version):
     [
         (image(manifests=[]), OCI_MANIFEST),
         (image(manifests=[descriptor()]), ""),
-        (image(manifests=None), OCI_MANIFEST),
         (index(layers=[]), OCI_INDEX),
         (index(layers=[descriptor()]), ""),
         (index(config=descriptor()), OCI_INDEX),
-        (index(config=None), DOCKER_LIST),
+        (index(config={}), DOCKER_LIST),
         (index(blobs=[]), OCI_INDEX),
         (artifact(manifests=[]), OCI_ARTIFACT),
     ],
@@ -284,7 +314,7 @@ def test_layers_of_a_wrong_type(value):
     assert "layers" in refused(image(layers=value))
 
 
-@pytest.mark.parametrize("value", [*NO_LIST, None, ABSENT])
+@pytest.mark.parametrize("value", [*NO_LIST, ABSENT])
 def test_manifests_of_a_wrong_type(value):
     assert "manifests" in refused(index(manifests=value), OCI_INDEX)
 
@@ -452,6 +482,28 @@ def test_bytes_or_the_right_error_and_nothing_else(data):
 )
 def test_accepts(header, is_admitted):
     assert accepts(header, OCI_INDEX) == is_admitted
+
+
+@pytest.mark.parametrize(
+    ("header", "alone"),
+    [
+        (None, False),
+        ("", False),
+        ("*/*", False),
+        (OCI_MANIFEST, True),
+        (f"{DOCKER_MANIFEST} ; q=0.5,text/html", True),
+        (f"{OCI_MANIFEST}, {OCI_INDEX};q=0, {DOCKER_LIST}; q=0.00, */*;q=0", True),
+        (f"{OCI_MANIFEST}, {OCI_INDEX}", False),
+        (f"{OCI_MANIFEST}, {DOCKER_LIST};q=0.1", False),
+        (f"{OCI_MANIFEST}, *", False),
+        (f"{OCI_MANIFEST}, application/*", False),
+        (f"{OCI_MANIFEST};q=0", False),
+        (OCI_ARTIFACT, False),
+        ("application/json", False),
+    ],
+)
+def test_takes_images_alone(header, alone):
+    assert takes_images_alone(header) is alone
 
 
 @given(st.text())

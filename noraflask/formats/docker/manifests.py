@@ -30,7 +30,7 @@ def get_manifest(name: str, reference: str) -> Response:
     stored = find_manifest(name, wanted)
     granted = permit_manifest(name, wanted, stored.digest)
     accept = request.environ.get("HTTP_ACCEPT")
-    if isinstance(wanted, str) and not media_types.accepts(accept, stored.media_type):
+    if isinstance(wanted, str) and stored.media_type in media_types.INDEXES and media_types.takes_images_alone(accept):
         stored = acceptable_child(name, stored, accept)
         granted = permit_manifest(name, stored.digest, stored.digest)
     served(granted, stored.digest)
@@ -121,22 +121,28 @@ def read_manifest(stored: Pointer) -> bytes:
 
 
 def acceptable_child(name: str, stored: Pointer, accept: str | None) -> Pointer:
-    """For a client that does not take the type a tag leads to: the index's default image. Raises ManifestUnknown, as other registries do."""
-    if stored.media_type in media_types.INDEXES:
-        child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
-        if child:
-            return find_manifest(name, child)
-    raise ManifestUnknown(f"the manifest is of type {stored.media_type}, which the request's Accept header does not admit", detail={"name": name})
+    """For a client that takes images and no index: the index's default image. Where it has none, or none that is here, the index as it is."""
+    child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
+    found = services().content.pointer(keys.manifest_pointer(repository().name, name, child)) if child else None
+    return found or stored
 
 
 def check_references(name: str, manifest: Manifest) -> None:
-    """Raises ManifestBlobUnknown unless config, layers and children are in this name."""
+    """Raises ManifestBlobUnknown unless config, layers and children are in this name. Children may be missing where the repository allows it."""
     content, repository_name = services().content, repository().name
+    if manifest.children and repository().settings.sparse_indexes == "allow":
+        return
+
+    def is_manifest(digest: Digest) -> bool:
+        return content.exists(keys.manifest_pointer(repository_name, name, digest))
+
     for digest in manifest.blobs:
-        if not content.exists(keys.blob_pointer(repository_name, name, digest)) or content.stat(digest) is None:
+        if content.exists(keys.blob_pointer(repository_name, name, digest)) and content.stat(digest) is not None:
+            continue
+        if not manifest.children or not is_manifest(digest):  # an index may call a manifest by a type of its own
             raise ManifestBlobUnknown(f"the blob {digest} is not in {name}; push it before the manifest", detail={"digest": str(digest)})
-    for digest in manifest.children:
-        if not content.exists(keys.manifest_pointer(repository_name, name, digest)):
+    for digest in manifest.images:
+        if not is_manifest(digest):
             raise ManifestBlobUnknown(f"the manifest {digest} is not in {name}; push it before the index", detail={"digest": str(digest)})
 
 

@@ -19,8 +19,8 @@ class Page:
 
 
 def page_size(text: str | None) -> int | None:
-    """The query parameter n; None when absent. Raises InvalidPage."""
-    if text is None:
+    """The query parameter n; None when absent or empty. Raises InvalidPage."""
+    if not text:
         return None
     if not re.fullmatch(r"[0-9]{1,30}", text):
         raise InvalidPage(detail={"n": text[:80]})

@@ -10,7 +10,16 @@ from typing import Any
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, ManifestInvalid
-from noraflask.formats.docker.protocol.media_types import GENERIC_TYPES, INDEXES, MANIFEST_TYPES, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST, accepts
+from noraflask.formats.docker.protocol.media_types import (
+    GENERIC_TYPES,
+    IMAGES,
+    INDEXES,
+    MANIFEST_TYPES,
+    OCI_ARTIFACT,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    accepts,
+)
 from noraflask.pointer import Pointer
 
 MANIFEST_BYTES = 4 * 1024 * 1024
@@ -22,13 +31,19 @@ _FOREIGN = re.compile(r"application/vnd\.(?:oci\.image\.layer\.nondistributable\
 class Manifest:
     media_type: str
     blobs: tuple[Digest, ...] = ()
-    """Config and layers that must be in the repository; non-distributable layers are not among them."""
+    """Config and layers that must be in the repository; non-distributable layers are not among them. Of an index: entries of no manifest's type."""
     children: tuple[Digest, ...] = ()
+    """All entries of an index, of whatever type."""
     platforms: tuple[tuple[str, str, str], ...] = ()
     """Of each child in turn: media type, operating system, architecture."""
     subject: Digest | None = None
     artifact_type: str | None = None
     annotations: Mapping[str, str] | None = None
+
+    @property
+    def images(self) -> tuple[Digest, ...]:
+        """Children that only a manifest can be. BuildKit's older caches are indexes whose entries are layers and a cache configuration: blobs."""
+        return tuple(digest for digest, (media_type, *_) in zip(self.children, self.platforms, strict=True) if media_type in MANIFEST_TYPES)
 
 
 def parse_manifest(data: bytes, content_type: str) -> Manifest:
@@ -116,7 +131,8 @@ def _media_type(members: Mapping[str, Any], content_type: str) -> str:
     header = content_type.partition(";")[0].strip().lower()
     body = _text(members, "mediaType")
     if header in GENERIC_TYPES:
-        header = body or (OCI_INDEX if "manifests" in members else OCI_MANIFEST)
+        is_index = _has(members, "manifests") or ("manifests" in members and not _has(members, "config"))
+        header = body or (OCI_INDEX if is_index else OCI_MANIFEST)
     if body and body != header:
         raise ManifestInvalid(f"Content-Type says {header[:120]!r}, the manifest's mediaType says {body[:120]!r}; they must be the same")
     if header not in MANIFEST_TYPES:
@@ -126,14 +142,18 @@ def _media_type(members: Mapping[str, Any], content_type: str) -> str:
 
 def _parse_index(members: Mapping[str, Any], media_type: str) -> Manifest:
     _refuse_members(members, ("config", "layers", "blobs"), media_type)
-    children, platforms = [], []
+    blobs, children, platforms = [], [], []
     for descriptor in _descriptors(members, "manifests"):
-        children.append(_digest(descriptor))
+        kind, digest = descriptor["mediaType"].partition(";")[0].strip().lower(), _digest(descriptor)
+        children.append(digest)
         platform = descriptor.get("platform")
         platform = platform if isinstance(platform, dict) else {}
-        platforms.append((str(descriptor.get("mediaType")), str(platform.get("os")), str(platform.get("architecture"))))
+        platforms.append((kind, str(platform.get("os")), str(platform.get("architecture"))))
+        if kind not in MANIFEST_TYPES and not _FOREIGN.match(kind):
+            blobs.append(digest)
     return Manifest(
         media_type,
+        blobs=tuple(dict.fromkeys(blobs)),
         children=tuple(children),
         platforms=tuple(platforms),
         subject=_subject(members),
@@ -164,14 +184,19 @@ def _parse_image(members: Mapping[str, Any], media_type: str) -> Manifest:
 def _refuse_members(members: Mapping[str, Any], names: Iterable[str], media_type: str) -> None:
     """image-spec security advisory on ambiguous documents: one that could be read as another type is refused."""
     for name in names:
-        if name in members:
+        if _has(members, name):
             raise ManifestInvalid(f"a document of type {media_type} must not have the member {name!r}")
+
+
+def _has(members: Mapping[str, Any], name: str) -> bool:
+    """What is null is not there: programs in Go write an empty list so."""
+    return members.get(name) is not None
 
 
 def _descriptors(members: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     values = members.get(name)
-    if values is None and name != "manifests":
-        values = []  # an artifact may have none
+    if values is None and (name in members or name != "manifests"):
+        values = []  # an artifact may have none; an index must say so
     if not isinstance(values, list):
         raise ManifestInvalid(f"{name} must be a list of descriptors")
     return [_descriptor(value, f"{name}[{index}]") for index, value in enumerate(values)]
@@ -221,7 +246,8 @@ def _annotations(members: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 def default_child(index: Manifest, accept: str | None) -> Digest | None:
     """What a client that knows no index gets for a tag that leads to one: the linux/amd64 image, if the client takes its type."""
+    taken = {media_type for media_type in IMAGES if accepts(accept, media_type)}
     for digest, (media_type, system, architecture) in zip(index.children, index.platforms, strict=True):
-        if (system, architecture) == ("linux", "amd64") and accepts(accept, media_type):
+        if (system, architecture) == ("linux", "amd64") and media_type in taken:
             return digest
     return None
