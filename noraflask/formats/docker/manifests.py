@@ -6,17 +6,19 @@ from dataclasses import replace
 
 from flask import Response, request
 
+from noraflask import json_document
 from noraflask.digest import Digest
-from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, NotFound
+from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown
 from noraflask.formats.docker.blueprint import IMMUTABLE, address, bp, content_headers
-from noraflask.formats.docker.protocol import keys, media_types, names
+from noraflask.formats.docker.protocol import kept, keys, media_types, names
 from noraflask.formats.docker.protocol import manifests as protocol
 from noraflask.formats.docker.protocol.manifests import Manifest
 from noraflask.formats.docker.verdicts import permit_manifest
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
-from noraflask.services.upload import read_body
+from noraflask.suspension import Steps
 from noraflask.web.access import DELETE, PULL, PUSH, access
+from noraflask.web.bodies import read_body
 from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
@@ -39,7 +41,7 @@ def get_manifest(name: str, reference: str) -> Response:
 
 @bp.put("/<path:name>/manifests/<reference>")
 @access(PUSH)
-def put_manifest(name: str, reference: str) -> Response:
+def put_manifest(name: str, reference: str) -> Steps[Response]:
     target = names.parse_reference(reference)
     tags = [names.parse_tag(tag) for tag in request.args.getlist("tag")]
     wanted = Digest.parse(request.args["digest"]) if "digest" in request.args else None
@@ -48,14 +50,15 @@ def put_manifest(name: str, reference: str) -> Response:
     else:
         wanted = target
     limit = min(protocol.MANIFEST_BYTES, state().config.server.body_limit_mb << 20)
-    data = read_body(request.stream, limit, request.content_length)
+    data = yield from read_body(limit)
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:
         raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})
-    manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
-    check_references(name, manifest)
-    with services().content.changing(keys.name_folder(repository().name, name)):
-        keep_manifest(name, manifest, Pointer(digest, len(data), manifest.media_type, services().content.now()), data, tags)
+    with json_document.take_turn(len(data)):
+        manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
+        check_references(name, manifest)
+        with services().content.changing(keys.name_folder(repository().name, name)):
+            keep_manifest(name, manifest, Pointer(digest, len(data), manifest.media_type, services().content.now()), data, tags)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     services().metrics.count(catalogue.UPLOADS, repository().name)
@@ -91,13 +94,11 @@ def forget_manifest(name: str, stored: Pointer) -> None:
     for tag, leads_to in content.pointers(keys.tags_folder(repository_name, name)):
         if leads_to.digest == digest:
             content.remove(keys.tag_pointer(repository_name, name, tag))
-    try:
-        subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
-    except ManifestUnknown:  # its bytes are lost; what is left must be deletable all the same
-        subject = None
+    subject = kept.subject_of(stored)
     if subject:
         content.remove(keys.referrer_pointer(repository_name, name, subject, digest))
     content.remove(keys.manifest_pointer(repository_name, name, digest))
+    content.remove(keys.parts_pointer(repository_name, name, digest))
 
 
 def find_manifest(name: str, reference: Digest | str) -> Pointer:
@@ -112,16 +113,9 @@ def find_manifest(name: str, reference: Digest | str) -> Pointer:
     return stored
 
 
-def read_manifest(stored: Pointer) -> bytes:
-    try:
-        return services().content.read(stored.digest)
-    except NotFound:
-        raise ManifestUnknown(detail={"digest": str(stored.digest)}) from None
-
-
 def acceptable_child(name: str, stored: Pointer, accept: str | None) -> Pointer:
     """For a client that takes images and no index: the index's default image. Where it has none, or none that is here, the index as it is."""
-    child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
+    child = kept.default_child(stored, accept)
     found = services().content.pointer(keys.manifest_pointer(repository().name, name, child)) if child else None
     return found or stored
 
@@ -140,23 +134,28 @@ def check_references(name: str, manifest: Manifest) -> None:
             continue
         if not manifest.children or not is_manifest(digest):  # an index may call a manifest by a type of its own
             raise ManifestBlobUnknown(f"the blob {digest} is not in {name}; push it before the manifest", detail={"digest": str(digest)})
-    for digest in manifest.images:
+    for digest in dict.fromkeys(manifest.images):
         if not is_manifest(digest):
             raise ManifestBlobUnknown(f"the manifest {digest} is not in {name}; push it before the index", detail={"digest": str(digest)})
 
 
 def keep_manifest(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: list[str]) -> None:
-    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it."""
+    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it. What readers need of the manifest is in the pointers."""
     content, repository_name = services().content, repository().name
-    key = keys.manifest_pointer(repository_name, name, stored.digest)
+    sha256 = stored.digest if stored.digest.algorithm == "sha256" else Digest.of(data)
+    pointers = {keys.manifest_pointer(repository_name, name, stored.digest): kept.manifest_members(manifest, stored.digest, sha256)}
+    if kept.has_many_parts(manifest):  # first, since who finds the manifest looks for them
+        pointers = {keys.parts_pointer(repository_name, name, stored.digest): kept.Parts.of(manifest).members()} | pointers
     with content.together(stored.digest):
         content.keep_bytes(data, stored.digest)
-        there = content.point(key, stored)
+        there = {key: content.point(key, replace(stored, own=own)) for key, own in pointers.items()}
         content.mark(keys.name_pointer(repository_name, name))
-    if not there.leads_to_the_same(stored):  # the same bytes under another media type
-        content.repoint(key, replace(stored, created=there.created))
+    for key, own in pointers.items():
+        wanted = replace(stored, own=own, created=there[key].created)
+        if wanted != there[key]:  # the same bytes under another media type
+            content.repoint(key, wanted)
     if manifest.subject:
         entry = keys.referrer_pointer(repository_name, name, manifest.subject, stored.digest)
-        content.repoint(entry, replace(stored, own=protocol.referrer_members(manifest)))
+        content.repoint(entry, replace(stored, own=kept.referrer_members(manifest)))
     for tag in tags:
-        content.repoint(keys.tag_pointer(repository_name, name, tag), stored)
+        content.repoint(keys.tag_pointer(repository_name, name, tag), replace(stored, own=kept.tag_members(manifest)))

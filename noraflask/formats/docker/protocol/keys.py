@@ -2,6 +2,7 @@
 
     docker/team/app/_blobs/sha256:<hex>                     pointer: the blob may be read under this name
     docker/team/app/_manifests/sha256:<hex>                 pointer
+    docker/team/app/_parts/sha256:<hex>                     pointer to a manifest of many parts, with what it is made of (kept.py)
     docker/team/app/_tags/1.0                               pointer
     docker/team/app/_referrers/sha256:<subject>/sha256:<x>  pointer, with what the referrers API lists besides
     docker/.names/team.app                                  empty: the image name exists; a flat folder, so that the catalog need not walk a tree
@@ -24,6 +25,10 @@ def blob_pointer(repository: str, name: str, digest: Digest) -> Key:
 
 def manifest_pointer(repository: str, name: str, digest: Digest) -> Key:
     return Key.trusted(f"{repository}/{name}/_manifests/{digest.algorithm}:{digest.hex}")
+
+
+def parts_pointer(repository: str, name: str, digest: Digest | str) -> Key:
+    return Key.trusted(f"{repository}/{name}/_parts/{digest}")
 
 
 def tag_pointer(repository: str, name: str, tag: str) -> Key:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from noraflask import json_document
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, ManifestInvalid
-from noraflask.formats.docker.protocol.media_types import (
-    GENERIC_TYPES,
-    IMAGES,
-    INDEXES,
-    MANIFEST_TYPES,
-    OCI_ARTIFACT,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    accepts,
-)
-from noraflask.pointer import Pointer
+from noraflask.formats.docker.protocol.media_types import GENERIC_TYPES, INDEXES, MANIFEST_TYPES, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST
 
 MANIFEST_BYTES = 4 * 1024 * 1024
 """Pushing Manifests: "registries SHOULD enforce some limit … at least 4 megabytes"."""
@@ -58,34 +48,11 @@ def parse_manifest(data: bytes, content_type: str) -> Manifest:
     return _parse_image(members, media_type)
 
 
-def referrer_members(manifest: Manifest) -> dict[str, Any]:
-    """What the pointer to a manifest with a subject says besides, for the list of referrers."""
-    members: dict[str, Any] = {}
-    if manifest.artifact_type:
-        members["artifactType"] = manifest.artifact_type
-    if manifest.annotations:
-        members["annotations"] = dict(manifest.annotations)
-    return members
-
-
-def descriptor_of(referrer: Pointer) -> dict[str, Any]:
-    """The descriptor that "Listing Referrers" returns."""
-    return {"mediaType": referrer.media_type, "digest": str(referrer.digest), "size": referrer.size, **referrer.own}
-
-
-def render_referrers(descriptors: Iterable[Mapping[str, Any]]) -> bytes:
-    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(descriptors)}).encode()
-
-
 def _parse_json(data: bytes) -> dict[str, Any]:
     try:
-        members = json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ManifestInvalid("the manifest is nested too deeply") from None
+        members = json_document.parse_object(data)
     except ValueError as problem:
-        raise ManifestInvalid(f"the manifest is not valid JSON in UTF-8: {str(problem)[:200]}") from None
-    if not isinstance(members, dict):
-        raise ManifestInvalid("the manifest must be a JSON object")
+        raise ManifestInvalid(f"the manifest cannot be read as a JSON object in UTF-8: {str(problem)[:200]}") from None
     return _plainly_spelt(members, "the manifest")
 
 
@@ -107,24 +74,12 @@ _MEMBERS = {
 }
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without a member that appears twice: some clients would read the first one, some the last."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member appears twice in one object")
-    return members
-
-
 def _plainly_spelt(members: dict[str, Any], where: str) -> dict[str, Any]:
     """Clients written in Go take members in any letter case, the last one wins; they would see another manifest than the one checked here."""
     for name in members:
         if _MEMBERS.get(name.casefold(), name) != name:
             raise ManifestInvalid(f"{where}: the member {name[:80]!r} must be spelt {_MEMBERS[name.casefold()]!r}")
     return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _media_type(members: Mapping[str, Any], content_type: str) -> str:
@@ -242,12 +197,3 @@ def _annotations(members: Mapping[str, Any]) -> Mapping[str, str] | None:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ManifestInvalid("annotations must be an object of strings")
     return value
-
-
-def default_child(index: Manifest, accept: str | None) -> Digest | None:
-    """What a client that knows no index gets for a tag that leads to one: the linux/amd64 image, if the client takes its type."""
-    taken = {media_type for media_type in IMAGES if accepts(accept, media_type)}
-    for digest, (media_type, system, architecture) in zip(index.children, index.platforms, strict=True):
-        if (system, architecture) == ("linux", "amd64") and media_type in taken:
-            return digest
-    return None
