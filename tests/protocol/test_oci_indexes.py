@@ -188,3 +188,65 @@ def test_a_sparse_index(make_app, media_type):
     answer = registry.ask("GET", "app/manifests/1", headers={"Accept": OCI_MANIFEST})
     assert (answer.status_code, answer.data) == (200, body)
     assert registry.status(f"app/manifests/{Digest.of(b'absent')}") == 404
+
+
+# What other tools push.
+
+EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": str(Digest.of(b"{}")), "size": 2, "data": "e30="}
+SUBJECT = descriptor(image(), OCI_MANIFEST)
+
+
+def artifact(config: dict[str, Any], layer_type: str, **more: Any) -> dict[str, Any]:
+    layer = descriptor(b"layer", layer_type, annotations={"org.opencontainers.image.title": "hello.txt"})
+    return {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer], **more}
+
+
+TOOLS = {
+    "notation": artifact(
+        {**EMPTY, "mediaType": "application/vnd.cncf.notary.signature"},
+        "application/jose+json",
+        subject=SUBJECT,
+        annotations={"io.cncf.notary.x509chain.thumbprint#S256": '["ab"]'},
+    ),
+    "cosign, tag": artifact(
+        descriptor(b"{}", "application/vnd.oci.image.config.v1+json"),
+        "application/vnd.dev.cosign.simplesigning.v1+json",
+        layers=[descriptor(b"layer", "application/vnd.dev.cosign.simplesigning.v1+json", annotations={"dev.cosignproject.cosign/signature": "MEU="})],
+    ),
+    "cosign, bundle": artifact(
+        EMPTY, "application/vnd.dev.sigstore.bundle.v0.3+json", artifactType="application/vnd.dev.sigstore.bundle.v0.3+json", subject=SUBJECT
+    ),
+    "oras": artifact(EMPTY, "text/plain", artifactType="application/vnd.unknown.artifact.v1"),
+    "oras, no layers": artifact(EMPTY, "", artifactType="application/vnd.example", layers=[EMPTY]),
+    "wasm": artifact(descriptor(b"{}", "application/vnd.wasm.config.v0+json"), "application/wasm"),
+    "helm": artifact(descriptor(b"{}", "application/vnd.cncf.helm.config.v1+json"), "application/vnd.cncf.helm.chart.content.v1.tar+gzip"),
+    "attestation of buildkit": artifact(
+        descriptor(b"{}", "application/vnd.oci.image.config.v1+json"),
+        "application/vnd.in-toto+json",
+        layers=[descriptor(b"layer", "application/vnd.in-toto+json", annotations={"in-toto.io/predicate-type": "https://spdx.dev/Document"})],
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_other_tools_push(registry, tool):
+    body = json.dumps(TOOLS[tool], separators=(",", ":")).encode()
+    answer = registry.push("app", Digest.of(body), body)
+    assert (answer.status_code, answer.headers.get("OCI-Subject")) == (201, SUBJECT["digest"] if "subject" in TOOLS[tool] else None)
+    answer = registry.ask("GET", f"app/manifests/{Digest.of(body)}")
+    assert (answer.status_code, answer.content_type, answer.data) == (200, OCI_MANIFEST, body)
+    listed = registry.referrers("app", Digest.of(image()))
+    assert [entry["digest"] for entry in listed] == [str(Digest.of(body))] * ("subject" in TOOLS[tool])
+
+
+def test_an_index_with_attestations(registry):
+    """As `docker buildx build --provenance` pushes: an attestation is a child of no platform, and no client is sent there."""
+    attestation = json.dumps(TOOLS["attestation of buildkit"]).encode()
+    for body in (image(), attestation):
+        registry.push("app", Digest.of(body), body)
+    reference = {"vnd.docker.reference.digest": str(Digest.of(image())), "vnd.docker.reference.type": "attestation-manifest"}
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    body = index(descriptor(attestation, OCI_MANIFEST, annotations=reference, platform=unknown), descriptor(image(), OCI_MANIFEST, **CHILD))
+    assert registry.push("app", "1", body).status_code == 201
+    assert registry.ask("GET", "app/manifests/1").data == body
+    assert registry.ask("GET", "app/manifests/1", headers={"Accept": OCI_MANIFEST}).data == image()

@@ -8,12 +8,13 @@ from flask import Response, request
 
 from noraflask import json_document
 from noraflask.digest import Digest
-from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown
+from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, Unavailable
 from noraflask.formats.docker.blueprint import IMMUTABLE, address, bp, content_headers
 from noraflask.formats.docker.protocol import kept, keys, media_types, names
 from noraflask.formats.docker.protocol import manifests as protocol
 from noraflask.formats.docker.protocol.manifests import Manifest
 from noraflask.formats.docker.verdicts import permit_manifest
+from noraflask.keys import Key
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.suspension import Steps
@@ -22,6 +23,9 @@ from noraflask.web.bodies import read_body
 from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
+
+PUSH_ATTEMPTS = 10
+"""How often a manifest is put there anew that others delete while it is pushed."""
 
 
 @bp.get("/<path:name>/manifests/<reference>")
@@ -90,15 +94,36 @@ def delete_manifest(name: str, reference: str) -> Response:
 
 
 def forget_manifest(name: str, stored: Pointer) -> None:
+    """And the name, with its last manifest. A push of the same manifest at this moment finds that it is gone, and puts it there anew."""
     content, repository_name, digest = services().content, repository().name, stored.digest
-    for tag, leads_to in content.pointers(keys.tags_folder(repository_name, name)):
-        if leads_to.digest == digest:
-            content.remove(keys.tag_pointer(repository_name, name, tag))
-    subject = kept.subject_of(stored)
-    if subject:
-        content.remove(keys.referrer_pointer(repository_name, name, subject, digest))
-    content.remove(keys.manifest_pointer(repository_name, name, digest))
+    key, subject, seen = keys.manifest_pointer(repository_name, name, digest), kept.subject_of(stored), dict[str, str]()
+    for tag, version in tags_of(name, digest, seen):
+        content.remove(tag, version)
+    entry = keys.referrer_pointer(repository_name, name, subject, digest) if subject else None
+    if entry:
+        content.remove(entry)
     content.remove(keys.parts_pointer(repository_name, name, digest))
+    content.remove(key)
+    left = tags_of(name, digest, seen)  # by a push that was done in between
+    if entry and (version_left := content.version(entry)):
+        left.append((entry, version_left))
+    for pointer, version in left:
+        if not content.exists(key):
+            content.remove(pointer, version)
+    content.unmark(keys.name_pointer(repository_name, name), lambda: any(content.list(keys.manifests_folder(repository_name, name), limit=1)))
+
+
+def tags_of(name: str, digest: Digest, seen: dict[str, str]) -> list[tuple[Key, str]]:
+    """Tags that lead to a manifest, with their versions. `seen`: the versions of those that were looked at before; they are not read again."""
+    content, found = services().content, []
+    for entry in content.list(keys.tags_folder(repository().name, name)):
+        if entry.info is None or seen.get(entry.key) == entry.info.version:
+            continue
+        seen[entry.key] = entry.info.version
+        tag = content.pointer(Key.trusted(entry.key))
+        if tag is not None and tag.digest == digest:
+            found.append((Key.trusted(entry.key), entry.info.version))
+    return found
 
 
 def find_manifest(name: str, reference: Digest | str) -> Pointer:
@@ -140,7 +165,19 @@ def check_references(name: str, manifest: Manifest) -> None:
 
 
 def keep_manifest(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: list[str]) -> None:
-    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it. What readers need of the manifest is in the pointers."""
+    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it. What readers need of the manifest is in the pointers.
+
+    Raises Unavailable when others go on deleting it.
+    """
+    for _ in range(PUSH_ATTEMPTS):
+        pointers = point_to(name, manifest, stored, data, tags)
+        if all(map(services().content.exists, pointers)):
+            return
+    raise Unavailable("the manifest was deleted while it was pushed; push it again")
+
+
+def point_to(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: list[str]) -> list[Key]:
+    """The keys of what must be there afterwards, unless somebody deletes the same manifest at this moment."""
     content, repository_name = services().content, repository().name
     sha256 = stored.digest if stored.digest.algorithm == "sha256" else Digest.of(data)
     pointers = {keys.manifest_pointer(repository_name, name, stored.digest): kept.manifest_members(manifest, stored.digest, sha256)}
@@ -154,8 +191,12 @@ def keep_manifest(name: str, manifest: Manifest, stored: Pointer, data: bytes, t
         wanted = replace(stored, own=own, created=there[key].created)
         if wanted != there[key]:  # the same bytes under another media type
             content.repoint(key, wanted)
+    last: list[Key] = []
     if manifest.subject:
         entry = keys.referrer_pointer(repository_name, name, manifest.subject, stored.digest)
+        last.append(entry)
         content.repoint(entry, replace(stored, own=kept.referrer_members(manifest)))
     for tag in tags:
-        content.repoint(keys.tag_pointer(repository_name, name, tag), replace(stored, own=kept.tag_members(manifest)))
+        last.append(keys.tag_pointer(repository_name, name, tag))
+        content.repoint(last[-1], replace(stored, own=kept.tag_members(manifest)))
+    return [*pointers, *last]

@@ -24,7 +24,7 @@ from noraflask.web.responses import Answer
 @access(PUSH)
 def start_upload(name: str) -> Steps[Response]:
     """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
-    mounted = mount(name, request.args["mount"], request.args.get("from")) if request.args.get("mount") else None
+    mounted = mount(name, request.args["mount"], request.args.get("from", "")) if request.args.get("mount") else None
     if mounted is not None:
         return blob_created(name, mounted)
     expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
@@ -91,7 +91,7 @@ def finish(name: str, upload: Upload, expected: Digest) -> Response:
     return blob_created(name, expected)
 
 
-def mount(name: str, wanted: str, source: str | None) -> Digest | None:
+def mount(name: str, wanted: str, source: str) -> Digest | None:
     """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob").
 
     None: it cannot be done, for whatever reason, and the client uploads the blob instead. Raises Unauthenticated for a bearer token that does not

@@ -5,7 +5,7 @@
     docker/team/app/_parts/sha256:<hex>                     pointer to a manifest of many parts, with what it is made of (kept.py)
     docker/team/app/_tags/1.0                               pointer
     docker/team/app/_referrers/sha256:<subject>/sha256:<x>  pointer, with what the referrers API lists besides
-    docker/.names/team.app                                  empty: the image name exists; a flat folder, so that the catalog need not walk a tree
+    docker/.names/team.app                                  the image name exists; a flat folder, so that the catalog need not walk a tree
 
 An image name's parts begin with a letter or digit, so a part that begins with `_` or `.` is never one of them. The bytes are in services/content.py.
 """
