@@ -10,12 +10,14 @@ to nothing else. The graphs of other names may be driven out of memory, and are 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from noraflask.digest import Digest
 from noraflask.errors import ManifestInvalid, NotFound
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.protocol import keys, manifests
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
@@ -39,7 +41,7 @@ DIGEST_BYTES = 130
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All manifests of a name: their tags, what they are made of, and who is made of them."""
+    """All manifests of a name: their tags, what they are made of, and who is made of them. Twins are one, called by their sha256 (twins.py)."""
 
     tags: dict[str, list[str]] = field(default_factory=dict)
     """By digest."""
@@ -49,11 +51,17 @@ class Graph:
     """Manifests, by the digest of a blob."""
     digests: frozenset[str] = frozenset()
     aliases: dict[str, str] = field(default_factory=dict)
-    """Of manifests that were pushed under another algorithm: what rules are likely to call the same bytes."""
+    """Of manifests and blobs that were pushed by another algorithm: their sha256."""
+    gone: dict[str, list[str]] = field(default_factory=dict)
+    """Manifests that were deleted while a rule blocked them, and manifests of which such a tag was: with these tags (deletions.py)."""
     created: dict[str, float] = field(default_factory=dict)
     """When each manifest was pushed first, seconds since the epoch."""
     is_too_large: bool = False
     """The name holds more than is kept of one; nothing of it is known then."""
+
+    def same(self, digest: str) -> str:
+        """What the digest's bytes are called here."""
+        return self.aliases.get(digest, digest)
 
 
 TOO_LARGE = Graph(is_too_large=True)
@@ -104,21 +112,24 @@ class Graphs:
         aliases: dict[str, str] = {}
         created: dict[str, float] = {}
         digests: set[str] = set()
+        gone: dict[str, list[str]] = {}
         edges = known_tags = 0
 
         def estimate() -> int:
-            return (known_tags + len(digests) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES
+            return (known_tags + len(digests) + len(gone) + len(aliases) + len(parents) + len(holders)) * NODE_BYTES + edges * EDGE_BYTES
 
         for tag, pointer in content.pointers(keys.tags_folder(repository, name)):
             tags.setdefault(str(pointer.digest), []).append(tag)
             known_tags += 1
             if estimate() > self._limit_bytes:
                 return TOO_LARGE, 0
-        folder = keys.manifests_folder(repository, name)
-        for digest in content.names(folder):
-            digests.add(digest)
-            manifest = content.pointer(Key.trusted(f"{folder}/{digest}"))
-            parts = self._parts_of(content, manifest) if manifest else None
+        for digest, manifest, is_gone in manifests_of(content, repository, name):
+            if is_gone:
+                gone[digest] = deleted_tags(manifest)
+                known_tags += len(gone[digest])
+            else:
+                digests.add(digest)
+            parts = self._parts_of(content, manifest) if manifest and digest not in created else None
             if manifest is None or parts is None:
                 continue
             created[digest] = manifest.created
@@ -128,10 +139,11 @@ class Graphs:
                 parents.setdefault(child, []).append(digest)
             for blob in parts.blobs:
                 holders.setdefault(blob, []).append(digest)
+            aliases |= blob_twins(content, repository, name, [blob for blob in parts.blobs if blob not in aliases])
             edges += len(parts.children) + len(parts.blobs)
             if estimate() > self._limit_bytes:
                 return TOO_LARGE, 0
-        return Graph(tags, parents, holders, frozenset(digests), aliases, created), estimate()
+        return _twins_as_one(Graph(tags, parents, holders, frozenset(digests), aliases, gone, created)), estimate()
 
     def _parts_of(self, content: Content, pointer: Pointer) -> Parts | None:
         """None: its bytes are lost."""
@@ -147,6 +159,51 @@ class Graphs:
             parts = Parts(tuple(map(str, manifest.children)), tuple(map(str, manifest.blobs)), str(alias))
             self._parts.put(key, parts, DIGEST_BYTES * (len(parts.children) + len(parts.blobs)))
         return parts
+
+
+def manifests_of(content: Content, repository: str, name: str) -> Iterator[tuple[str, Pointer | None, bool]]:
+    """Digest and pointer of each, first those that are there, then (True) those that deletions.py remembers; they may be there as well."""
+    folders = (keys.manifests_folder(repository, name), keys.gone_folder(repository, name))
+    for folder, is_gone in zip(folders, (False, True), strict=True):
+        for digest in content.names(folder):
+            yield digest, content.pointer(Key.trusted(f"{folder}/{digest}")), is_gone
+
+
+def blob_twins(content: Content, repository: str, name: str, blobs: Iterable[str]) -> dict[str, str]:
+    """The sha256 of those that were pushed by another algorithm."""
+    others = (Digest.parse(blob) for blob in blobs if not blob.startswith(twins.CANONICAL))
+    return {str(other): str(twin) for other in others if (twin := twins.noted(content, repository, name, other))}
+
+
+def deleted_tags(pointer: Pointer | None) -> list[str]:
+    """Of what deletions.py keeps."""
+    tags = pointer.own.get("tags") if pointer else None
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+
+
+def _twins_as_one(graph: Graph) -> Graph:
+    if not graph.aliases:
+        return graph
+    same = graph.same
+    created: dict[str, float] = {}
+    for digest, moment in graph.created.items():
+        created[same(digest)] = min(moment, created.get(same(digest), moment))
+    return replace(
+        graph,
+        tags=_joined(graph.tags, same, str),
+        parents=_joined(graph.parents, same, same),
+        holders=_joined(graph.holders, same, same),
+        digests=frozenset(map(same, graph.digests)),
+        gone=_joined(graph.gone, same, str),
+        created=created,
+    )
+
+
+def _joined(lists: dict[str, list[str]], key: Callable[[str], str], value: Callable[[str], str]) -> dict[str, list[str]]:
+    joined: dict[str, list[str]] = {}
+    for name, values in lists.items():
+        joined.setdefault(key(name), []).extend(map(value, values))
+    return joined
 
 
 def revision_of(content: Content, repository: str, name: str) -> object | None:

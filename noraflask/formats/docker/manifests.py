@@ -9,9 +9,11 @@ from flask import Response, request
 from noraflask.digest import Digest
 from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, NotFound
 from noraflask.formats.docker.blueprint import IMMUTABLE, address, bp, content_headers
+from noraflask.formats.docker.deletions import remember_manifest, remember_tag
 from noraflask.formats.docker.protocol import keys, media_types, names
 from noraflask.formats.docker.protocol import manifests as protocol
 from noraflask.formats.docker.protocol.manifests import Manifest
+from noraflask.formats.docker.readback import note_push
 from noraflask.formats.docker.verdicts import permit_manifest
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
@@ -55,7 +57,9 @@ def put_manifest(name: str, reference: str) -> Response:
     manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
     check_references(name, manifest)
     with services().content.changing(keys.name_folder(repository().name, name)):
-        keep_manifest(name, manifest, Pointer(digest, len(data), manifest.media_type, services().content.now()), data, tags)
+        stored = Pointer(digest, len(data), manifest.media_type, services().content.now())
+        keep_manifest(name, manifest, stored, data, tags)
+    note_push(name, stored)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     services().metrics.count(catalogue.UPLOADS, repository().name)
@@ -78,6 +82,7 @@ def delete_manifest(name: str, reference: str) -> Response:
         if isinstance(wanted, Digest):
             forget_manifest(name, stored)
         else:
+            remember_tag(name, wanted, stored)
             content.remove(keys.tag_pointer(repository_name, name, wanted))
     if isinstance(wanted, Digest):
         note("delete", f"{name}@{wanted}", "manifest")
@@ -88,9 +93,10 @@ def delete_manifest(name: str, reference: str) -> Response:
 
 def forget_manifest(name: str, stored: Pointer) -> None:
     content, repository_name, digest = services().content, repository().name, stored.digest
-    for tag, leads_to in content.pointers(keys.tags_folder(repository_name, name)):
-        if leads_to.digest == digest:
-            content.remove(keys.tag_pointer(repository_name, name, tag))
+    tags = [tag for tag, leads_to in content.pointers(keys.tags_folder(repository_name, name)) if leads_to.digest == digest]
+    remember_manifest(name, stored, tags)
+    for tag in tags:
+        content.remove(keys.tag_pointer(repository_name, name, tag))
     try:
         subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
     except ManifestUnknown:  # its bytes are lost; what is left must be deletable all the same
@@ -98,6 +104,7 @@ def forget_manifest(name: str, stored: Pointer) -> None:
     if subject:
         content.remove(keys.referrer_pointer(repository_name, name, subject, digest))
     content.remove(keys.manifest_pointer(repository_name, name, digest))
+    content.remove(keys.pushed_pointer(repository_name, name, digest))
 
 
 def find_manifest(name: str, reference: Digest | str) -> Pointer:

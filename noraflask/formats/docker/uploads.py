@@ -6,6 +6,7 @@ from flask import Response, request
 
 from noraflask.digest import Digest
 from noraflask.errors import NoraError, RangeInvalid, Unauthenticated
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import address, bp, named
 from noraflask.formats.docker.protocol import keys, ranges
 from noraflask.formats.docker.tokens import challenge
@@ -80,12 +81,15 @@ def receive(name: str, upload: Upload) -> None:
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
-    content = services().content
+    content, repository_name = services().content, repository().name
+    twin = upload.digest(twins.CANONICAL) if expected.algorithm != twins.CANONICAL else None
     with content.together(expected):
         content.keep(upload, expected)
-        content.point(keys.blob_pointer(repository().name, name, expected), pointer_to(expected, upload.offset))
+        if twin:
+            twins.note(content, repository_name, name, expected, twin, upload.offset)
+        content.point(keys.blob_pointer(repository_name, name, expected), pointer_to(expected, upload.offset))
     note("push", f"{name}@{expected}", "blob")
-    services().metrics.count(catalogue.UPLOADS, repository().name)
+    services().metrics.count(catalogue.UPLOADS, repository_name)
     return blob_created(name, expected)
 
 
