@@ -89,7 +89,8 @@ class Images:
         own, block = self._own_of(digest), self._block_of(digest, strict)
         if block:
             return block
-        above = self._counting(((holder, self._manifest(holder, strict)) for holder in self._graph.holders.get(digest, ())), strict)
+        holders = (holder for one in self._digests_of(digest) for holder in self._graph.holders.get(one, ()))
+        above = self._counting(((holder, self._manifest(holder, strict)) for holder in holders), strict)
         if digest in self._graph.digests:  # a manifest whose bytes were pushed as a blob too
             above.append(self._manifest(digest, strict))
         if not above:

@@ -1,8 +1,12 @@
-"""What a push reads back: the manifest that this very client has just pushed, while nobody may have it yet (docs/decisions/0010-read-back.md).
+"""What a push reads back: the manifest that this very client has just pushed (docs/decisions/0010-read-back.md).
 
-helm, oras, crane and regctl give a manifest another tag by reading it and pushing it again. Under an allowlist or a minimum age that read would be
-refused, and the push with it. So who may push a name gets a manifest of it that is only not allowed *yet*, when a push is under way: with a bearer
-token that was issued for pushing, or within READ_BACK_SECONDS after the same client has pushed these bytes. Never what a rule blocks, and no layer.
+helm, oras, crane and regctl give a manifest another tag by reading it and pushing it again. Where pullers are refused, that read would be too, and the
+push would end with it. So who may push a name gets a manifest that the gate keeps from pullers
+
+- within READ_BACK_SECONDS after the same client has pushed these very bytes there: nothing leaves that it does not have;
+- with a bearer token that was issued for pushing there, while the manifest is only not allowed yet. What a rule blocks does not leave so.
+
+No config and no layer is ever read back, and the permit is not remembered.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import re
 from flask import request
 
 from noraflask.digest import Digest
+from noraflask.formats.docker import images
 from noraflask.formats.docker.protocol import keys
 from noraflask.pointer import Pointer
 from noraflask.services.auth.principal import Source
@@ -30,23 +35,29 @@ READERS = re.compile(r"(?:helm|oras|crane|go-containerregistry|regclient|regctl)
 
 
 def note_push(name: str, stored: Pointer) -> None:
-    """After a manifest was pushed. Only where a policy could refuse it to its pusher."""
+    """After a manifest was pushed. Only where the policy could refuse it."""
     mark = _mark()
-    if mark and not gate.is_open():
-        services().content.repoint(
-            keys.pushed_pointer(repository().name, name, stored.digest), Pointer(stored.digest, stored.size, stored.media_type, _now(), {"by": mark})
-        )
+    if not mark or gate.is_open() or not _is_concerned(name):
+        return
+    content = services().content
+    note = Pointer(stored.digest, stored.size, stored.media_type, content.now(), {"by": mark})
+    content.repoint(keys.pushed_pointer(repository().name, name, stored.digest), note)
+
+
+def _is_concerned(name: str) -> bool:
+    package = images.package(repository().name, name)
+    return gate.versions_matter(package) or not gate.decide(package).allowed
 
 
 def is_read_back(name: str, digest: Digest, decision: Decision) -> bool:
     """Of a manifest that the gate refuses to pullers."""
-    if decision.allowed or decision.filter not in NOT_YET or not may_by_right(PUSH, name):
+    if decision.allowed or not may_by_right(PUSH, name):
         return False
-    if principal().bearer is not None and may(PUSH, name):
+    if decision.filter in NOT_YET and principal().bearer is not None and may(PUSH, name):
         return True
-    mark = _mark()
-    pushed = services().content.pointer(keys.pushed_pointer(repository().name, name, digest)) if mark else None
-    return pushed is not None and pushed.own.get("by") == mark and 0 <= _now() - pushed.created < READ_BACK_SECONDS
+    mark, content = _mark(), services().content
+    pushed = content.pointer(keys.pushed_pointer(repository().name, name, digest)) if mark else None
+    return pushed is not None and pushed.own.get("by") == mark and 0 <= content.now() - pushed.created < READ_BACK_SECONDS
 
 
 def _mark() -> str:
@@ -57,8 +68,4 @@ def _mark() -> str:
     who, here = principal(), state()
     address = client_address(request.environ, here.config.server.trusted_proxies) if who.source is Source.ANONYMOUS else ""
     facts = (who.source.value, who.provider, who.name, address, agent, here.policy.fingerprint)
-    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
-
-
-def _now() -> float:
-    return services().content.now()
+    return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogatepass")).hexdigest()

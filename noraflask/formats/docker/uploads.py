@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 
 from noraflask.digest import Digest
-from noraflask.errors import NoraError, RangeInvalid, Unauthenticated
+from noraflask.errors import NoraError, RangeInvalid, Unauthenticated, Unavailable
 from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import address, bp, named
 from noraflask.formats.docker.protocol import keys, ranges
@@ -115,11 +115,24 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
         return False
     with content.lease(digest):
         found = content.stat(digest)
-        if found is None:
+        if found is None or not has_twin(name, digest, found.size):
             return False
         content.point(keys.blob_pointer(repository().name, name, digest), pointer_to(digest, found.size))
     note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
     return True
+
+
+def has_twin(name: str, digest: Digest, size: int) -> bool:
+    """Note what the gate must know of a blob that comes by a mount. False: it cannot be found out now, and the client sends the blob instead."""
+    if digest.algorithm == twins.CANONICAL:
+        return True
+    content, repository_name = services().content, repository().name
+    try:
+        twin = twins.canonical(content, repository_name, name, digest)
+    except Unavailable:
+        return False
+    twins.note(content, repository_name, name, digest, twin, size)
+    return twin != digest
 
 
 def pointer_to(digest: Digest, size: int) -> Pointer:

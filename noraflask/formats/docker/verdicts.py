@@ -29,9 +29,8 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
 
     def work() -> gate.Asked:
         asked = judged(package(), name, lambda found: found.tag(version, str(digest)) if isinstance(reference, str) else found.manifest(version))
-        if isinstance(asked, tuple) and is_read_back(name, digest, asked[1]):
-            return asked[0], replace(asked[1], allowed=True, read_back=True)
-        return asked
+        about, decision = asked if isinstance(asked, tuple) else (asked, gate.decide(asked))
+        return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(name, digest, decision) else asked
 
     if request.method == "HEAD" and not gate.is_open() and may_by_right(PUSH, name):
         return gate.once(None, None, lambda: (package(), images.ALLOWED))
@@ -40,7 +39,6 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
 
 def permit_blob(name: str, digest: Digest, is_read: bool, may_push: bool = False) -> Permit:
     """Raises CurationDenied. Who may push is told whether a blob is there: a push asks before it sends and after, and no bytes leave."""
-
     text = str(digest)
 
     def package() -> Package:

@@ -276,11 +276,11 @@ def parse(line: bytes) -> Entry | None:
         return None
     if len(fields) < 12:
         fields += (1, None, None)[len(fields) - 9 :]
-    return Entry(*fields[:9], *_facts(*fields[9:12]), fields[12:13] == [1])
+    return Entry(*fields[:9], *_facts(*fields[9:13]))
 
 
-def _facts(hosted: object, published: object, seen: object) -> tuple[Any, ...]:
-    return hosted != 0, _moment(published), _moment(seen)
+def _facts(hosted: object, published: object, seen: object, part: object = 0) -> tuple[Any, ...]:
+    return hosted != 0, _moment(published), _moment(seen), part == 1
 
 
 def _moment(field: object) -> float | None:
