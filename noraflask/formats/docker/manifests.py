@@ -59,7 +59,7 @@ def put_manifest(name: str, reference: str) -> Response:
     with services().content.changing(keys.name_folder(repository().name, name)):
         stored = Pointer(digest, len(data), manifest.media_type, services().content.now())
         keep_manifest(name, manifest, stored, data, tags)
-    note_push(name, stored)
+    note_push(name, stored, tags)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     services().metrics.count(catalogue.UPLOADS, repository().name)
