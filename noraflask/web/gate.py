@@ -26,7 +26,7 @@ from noraflask.services.curation.gate import Permit, Refusal, refusal
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import STATE, note, principal, repository_name, services, state, surroundings
+from noraflask.web.context import STATE, note, recognise, repository_name, services, state, surroundings
 
 PERMIT = "nora.permit"
 """In a request's environ, once the gate was asked."""
@@ -148,10 +148,12 @@ def bypass_token() -> str | None:
 
 def served(granted: Permit, digest: Digest) -> None:
     """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD."""
-    if not granted.package.format or request.method != "GET" or not state().keeps_ledger:
+    if not granted.package.format:
         return
-    who = principal()
-    services().curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
+    services, environ, _ = surroundings()
+    if environ["REQUEST_METHOD"] == "GET" and environ[STATE].keeps_ledger:
+        who = recognise(environ)
+        services.curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
 
 
 def ci_of(who: Principal) -> str:

@@ -33,7 +33,7 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
         return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(name, digest, decision) else asked
 
     if request.method == "HEAD" and not gate.is_open() and may_by_right(PUSH, name):
-        return gate.once(None, None, lambda: (package(), images.ALLOWED))
+        return gate.once((name, version, digest, "told"), None, lambda: (images.package(repository().name, name, version, str(digest)), images.ALLOWED))
     return gate.once((name, reference, digest), lambda: revision_of(name), work)
 
 
@@ -45,7 +45,7 @@ def permit_blob(name: str, digest: Digest, is_read: bool, may_push: bool = False
         return replace(images.package(repository().name, name, text, text, pushed_at(name)(text)), is_part=True)
 
     if not is_read and may_push:
-        return gate.once(None, None, lambda: (package(), images.ALLOWED))
+        return gate.once(None, None, lambda: (images.package(repository().name, name, text, text), images.ALLOWED))
 
     def work() -> gate.Asked:
         return judged(package(), name, lambda found: found.blob(text, is_read, str(canonical(name, digest))))
