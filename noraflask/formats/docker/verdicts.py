@@ -33,7 +33,8 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
         return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(name, digest, decision) else asked
 
     if request.method == "HEAD" and not gate.is_open() and may_by_right(PUSH, name):
-        return gate.once((name, version, digest, "told"), None, lambda: (images.package(repository().name, name, version, str(digest)), images.ALLOWED))
+        told = images.package(repository().name, name, version, str(digest))
+        return gate.once((name, version, digest, "told"), None, lambda: (told, images.ALLOWED))
     return gate.once((name, reference, digest), lambda: revision_of(name), work)
 
 
