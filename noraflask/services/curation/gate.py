@@ -20,7 +20,7 @@ from typing import Any
 from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied
 from noraflask.services.bounded_memory import BoundedMemory, bytes_of
-from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, next_change, visible
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, names_digests, next_change, visible
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.curation.ledger import LAST_SECOND, Ledger
 from noraflask.services.curation.model import Decision, Package
@@ -92,7 +92,8 @@ class Curation:
     def remember(self, permits: Permits, key: Hashable, permit: Permit, revision: object | None) -> None:
         """For a hot read. Only plain permits: what is logged is worked out, and logged, each time; and a freeze may begin at any moment."""
         decision, package = permit.decision, permit.package
-        if not decision.allowed or decision.would_block or decision.bypassed_by or not (package.hosted or package.seen is not None):
+        is_plain = decision.allowed and not (decision.would_block or decision.bypassed_by or decision.read_back)
+        if not is_plain or not (package.hosted or package.seen is not None):
             return
         ends = [end for end in (decision.until, next_change(permits.policy, self._clock())) if end is not None]
         size = PERMIT_BYTES + bytes_of(package.name, package.version, *package.digests)
@@ -118,6 +119,9 @@ class Curation:
 
     def concerns_versions(self, policy: Policy, package: Package) -> bool:
         return concerns_versions(policy, package.format, package.name, package.repository)
+
+    def names_digests(self, policy: Policy, package: Package, algorithm: str) -> bool:
+        return names_digests(policy, package.format, package.name, package.repository, algorithm)
 
     def visible(self, policy: Policy, packages: Sequence[Package]) -> tuple[list[bool], float | None]:
         """Which versions an index may show, and until when that holds: to be rendered once for (index revision, fingerprint, that moment)."""

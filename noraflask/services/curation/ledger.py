@@ -2,9 +2,10 @@
 
 `<folder>/<YYYY-MM-DD>/<host>-<pid>-<start>.jsonl`: a folder for each day (UTC), in it a file for each worker, which alone writes it. A line is
 
-    [unix seconds, format, repository, name, version, digest, principal, source, ci, hosted, published, seen]
+    [unix seconds, format, repository, name, version, digest, principal, source, ci, hosted, published, seen, part]
 
-where the version is "" when it is not known, `hosted` is 0 or 1, and the last two are seconds or null. Lines that end after `ci` are good as well.
+where the version is "" when it is not known, `hosted` is 0 or 1, and the two after it are seconds or null. `part` is 1 for bytes that artifacts are
+made of, such as an image's layer, and is left out for an artifact. Lines that end after `ci` are good as well.
 The same artifact to the same principal is recorded once in ten minutes. A crash loses the last second, and no other line.
 """
 
@@ -70,6 +71,8 @@ class Entry:
     hosted: bool = True
     published: float | None = None
     seen: float | None = None
+    part: bool = False
+    """Bytes that artifacts are made of: judged with those, so that it has no coordinate of its own."""
 
 
 class Ledger:
@@ -121,7 +124,7 @@ class Ledger:
             if len(self._waiting) >= MOST_WAITING:
                 raise BufferError("the disk does not keep up")
             self._recent.put(key, now, bytes_of(*key))
-            self._waiting.append((int(now), key, source, package.hosted, package.published, package.seen))
+            self._waiting.append((int(now), key, source, package))
             full = len(self._waiting) % FLUSH_LINES == 0
         if full and self._thread is not None:
             self._wake.set()
@@ -272,24 +275,24 @@ def parse(line: bytes) -> Entry | None:
         return None
     if len(fields) < 12:
         fields += (1, None, None)[len(fields) - 9 :]
-    return Entry(*fields[:9], *_facts(*fields[9:12]))
+    return Entry(*fields[:9], *_facts(*fields[9:13]))
 
 
-def _facts(hosted: object, published: object, seen: object) -> tuple[Any, ...]:
-    return hosted != 0, _moment(published), _moment(seen)
+def _facts(hosted: object, published: object, seen: object, part: object = 0) -> tuple[Any, ...]:
+    return hosted != 0, _moment(published), _moment(seen), part == 1
 
 
 def _moment(field: object) -> float | None:
     return field if isinstance(field, int | float) and -LAST_SECOND <= field <= LAST_SECOND else None
 
 
-def _line(moment: int, key: tuple[str | None, ...], source: str, hosted: bool, published: float | None, seen: float | None) -> bytes:
+def _line(moment: int, key: tuple[str | None, ...], source: str, package: Package) -> bytes:
     """ASCII alone, so no character can end it. Empty when there is no way to write it."""
     format, repository, name, version, digest, principal, ci = key
     fields: list[Any] = [moment, format, repository, name, version or "", digest, principal, source, ci]
     try:
-        fields += [int(hosted), None if published is None else int(published), None if seen is None else int(seen)]
-        return _encode(fields).encode() + b"\n"
+        fields += [int(package.hosted), *(None if moment_of is None else int(moment_of) for moment_of in (package.published, package.seen))]
+        return _encode([*fields, 1] if package.is_part else fields).encode() + b"\n"
     except (TypeError, ValueError, OverflowError):
         return b""
 
