@@ -17,6 +17,8 @@ from noraflask.errors import InvalidPage
 
 PAGE = 1000
 """Entries of a page, where the client does not ask for fewer."""
+SCANNED = 20_000
+"""Entries that are looked through for one page, with those that the caller may not see."""
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 
 _QUALITY = re.compile(r"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
@@ -47,11 +49,13 @@ class Page:
     size: int
     """How many entries it may have."""
     is_last: bool = True
+    last: str = ""
+    """Behind which entry the page that follows begins, if not behind the last one of this page."""
 
     @property
     def next_query(self) -> str:
         """Of the page that follows."""
-        return f"n={self.size}&last={quote(self.entries[-1].name, safe='')}"
+        return f"n={self.size}&last={quote(self.last or self.entries[-1].name, safe='')}"
 
 
 def parse_page_size(text: str | None) -> int:
