@@ -170,7 +170,7 @@ def test_a_long_folder_is_looked_through_in_steps(files, monkeypatch, size):
     found, path, pages = [], f"tools/{size}", 0
     while path:
         answer = files.get(path)
-        found += [entry["name"] for entry in (*answer.json["files"], *({"name": name} for name in answer.json["folders"]))]
+        found += [*answer.json["folders"], *(entry["name"] for entry in answer.json["files"])]
         path = f"tools/{answer.json['next']}" if answer.json["next"] else ""
         assert ("Link" in answer.headers) == bool(path)
         pages += 1
