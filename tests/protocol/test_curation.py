@@ -21,7 +21,7 @@ from tests.conftest import config_of
 from tests.live import enforce
 from tests.protocol.access import basic
 from tests.protocol.curated import NOW, Curated, block, table, when, with_logins
-from tests.protocol.oci import code, descriptor, image
+from tests.protocol.oci import code, descriptor, image, index
 
 TOKEN, NAMED = "the-token", "ann's token"
 INDEX, SOLO = {":1", "@1", "@amd", "@arm", "amd", "arm"}, {":2", "@2", "two"}
@@ -66,6 +66,19 @@ def test_a_rule_by_the_digest_of_a_layer_blocks_it_for_every_image(curated):
     curated.rules(block(str(Digest.of(b"base")), name="*"))
     assert curated.readable() == ALL - {"base"}
     assert curated.status(f"other/blobs/{Digest.of(b'base')}", "GET") == 403
+
+
+def test_a_rule_by_tag_reaches_the_blobs_of_an_index(curated):
+    """BuildKit's older caches are indexes of layers."""
+    layer, config, base = (curated.push_blob("app", blob) for blob in (b"cached", b"cache", b"base"))
+    entries = [descriptor(blob, "application/vnd.oci.image.layer.v1.tar+gzip") for blob in (b"cached", b"base")]
+    body = index(*entries, descriptor(b"cache", "application/vnd.buildkit.cacheconfig.v0"))
+    assert curated.push("app", "cache", body).status_code == 201
+    curated.rules(block("cache"))
+    for path in ("manifests/cache", f"manifests/{Digest.of(body)}", f"blobs/{layer}", f"blobs/{config}"):
+        assert curated.status(f"app/{path}", "GET") == 403
+    assert curated.status(f"app/blobs/{base}", "GET") == 200  # of other images too
+    assert curated.tags("app") == ["1", "2"]
 
 
 def test_a_range_reaches_the_tags_in_it_and_the_digests_they_lead_to(curated):

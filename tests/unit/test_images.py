@@ -9,13 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import Unavailable
 from noraflask.formats.docker import graphs, twins
-from noraflask.formats.docker.graphs import Graph, Graphs, graph_of
+from noraflask.formats.docker.graphs import Graph, Graphs, Holders, graph_of
 from noraflask.formats.docker.images import ALLOWED, TOO_LARGE, Images, combined, is_block, package
 from noraflask.formats.docker.protocol import keys
+from noraflask.formats.docker.protocol.kept import FEW_PARTS, Parts, has_many_parts, manifest_members
+from noraflask.formats.docker.protocol.manifests import parse_manifest
 from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
 from noraflask.pointer import Pointer
 from noraflask.services.content import Content
@@ -321,13 +325,18 @@ def test_packages():
 # Graphs, as storage has them.
 
 
-def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256") -> str:
+def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256", is_told: bool = True) -> str:
+    """`is_told`: the pointers say what the manifest is made of."""
     data = json.dumps(body).encode()
     found = Digest.of(data, algorithm)
     pointer = Pointer(found, len(data), body["mediaType"], content.now())
+    manifest = parse_manifest(data, body["mediaType"])
+    own = manifest_members(manifest, found, Digest.of(data), Parts.of(manifest)) if is_told else {}
     with content.changing("docker/app"):
         content.keep_bytes(data, found)
-        content.point(keys.manifest_pointer("docker", "app", found), pointer)
+        if is_told and has_many_parts(manifest):
+            content.repoint(keys.parts_pointer("docker", "app", found), replace(pointer, own=Parts.of(manifest).members()))
+        content.repoint(keys.manifest_pointer("docker", "app", found), replace(pointer, own=own))
         for tag in tags:
             content.repoint(keys.tag_pointer("docker", "app", tag), pointer)
     return str(found)
@@ -395,7 +404,7 @@ def test_no_more_bytes_of_graphs_are_kept_than_said(content):
 def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(content):
     """And read once for each state, like any other: its pusher shall not make each request read all of it."""
     keep(content, solo(BASE, TOP), "1")
-    graph = Graphs(limit_bytes=1000).of(content, "docker", "app")
+    graph = Graphs(limit_bytes=500).of(content, "docker", "app")
     assert graph.is_too_large
     found = images(graph=graph)
     assert [found.tag("1", SOLO), found.manifest(SOLO), found.blob(TOP, is_read=True)] == [TOO_LARGE] * 3
@@ -405,14 +414,94 @@ def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(conten
     assert Graphs(limit_bytes=5000).of(content, "docker", "tags").is_too_large
 
 
-def test_parsed_manifests_are_kept_within_their_share(content, monkeypatch):
-    monkeypatch.setattr(graphs, "PARTS_SHARE_BYTES", 1000)
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("layers", [0, 1, FEW_PARTS + 1])
+def test_a_graph_is_the_same_where_pointers_do_not_say_what_manifests_are_made_of(content, layers, algorithm):
+    """As after a restore of some documents, or a power cut."""
+    names = [digest(f"layer {number}") for number in range(layers)]
+    graphs_of_both = []
+    for is_told in (True, False):
+        one = keep(content, solo(*names), "1", algorithm=algorithm, is_told=is_told)
+        keep(content, index(one), "2", is_told=is_told)
+        if not is_told:
+            with content.changing("docker/app"):
+                content.remove(keys.parts_pointer("docker", "app", one))
+        graphs_of_both.append(Graphs().of(content, "docker", "app"))
+    assert graphs_of_both[0] == graphs_of_both[1]
+    assert graphs_of_both[0].holders == {blob: [graphs_of_both[0].same(one)] for blob in (CONFIG, *names)}
+
+
+def test_manifests_are_not_parsed_for_a_graph(content, monkeypatch):
+    keep(content, solo(BASE), "1")
+    keep(content, solo(*(digest(f"layer {number}") for number in range(FEW_PARTS + 1))), "2")
+    monkeypatch.setattr(content, "read", lambda _: pytest.fail("a manifest was read"))
+    assert len(Graphs().of(content, "docker", "app").digests) == 2
+
+
+def test_after_a_push_what_is_new_is_read_alone(content, monkeypatch):
+    known, asked = Graphs(), []
+    for number in range(20):
+        keep(content, solo(digest(f"{number}")), f"{number}")
+    first = known.of(content, "docker", "app")
+    pointer = content.pointer
+    monkeypatch.setattr(content, "pointer", lambda key: asked.append(key) or pointer(key))
+    new = keep(content, solo(BASE), "7")
+    asked.clear()
+    second = known.of(content, "docker", "app")
+    assert asked == [keys.manifest_pointer("docker", "app", Digest.parse(new)), keys.tag_pointer("docker", "app", "7")]
+    anew = Graphs().of(content, "docker", "app")
+    assert replace(second, holders={}) == replace(anew, holders={})
+    assert {blob: set(found) for blob, found in second.holders.items()} == {blob: set(found) for blob, found in anew.holders.items()}
+    assert new not in first.digests
+    assert not first.holders.get(BASE)
+
+
+def test_what_was_deleted_or_written_anew_leaves_the_graph(content):
     known = Graphs()
-    small, large = solo(BASE), solo(*(digest(f"layer {number}") for number in range(10)))
-    keep(content, large, "large")
-    kept = keep(content, small, "small")
-    known.of(content, "docker", "app")
-    assert list(known._parts._values) == [(kept, OCI_MANIFEST)]
+    one, two = keep(content, solo(BASE), "1"), keep(content, solo(TOP), "2")
+    both = keep(content, index(one, two), "3")
+    assert known.of(content, "docker", "app").parents == {one: [both], two: [both]}
+    with content.changing("docker/app"):
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(both)))
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(two)))
+        content.remove(keys.tag_pointer("docker", "app", "3"))
+    assert known.of(content, "docker", "app") == Graphs().of(content, "docker", "app")
+    assert known.of(content, "docker", "app").holders == {CONFIG: [one], BASE: [one]}
+    content.now = lambda: NOW + 5
+    keep(content, solo(TOP), "2")
+    keep(content, solo(BASE), "1")
+    assert known.of(content, "docker", "app").created == {one: NOW + 5, two: NOW + 5}
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=6), max_size=12), st.sampled_from(["sha256", "sha512"]))
+def test_who_holds_a_blob_is_found_as_in_a_dict(made_of, algorithm):
+    """Digests here have bytes in common, so that one may seem to begin within another."""
+    rows = [bytes([number % 3] * 30 + [number] * (2 if algorithm == "sha256" else 34)) for number in range(13)]
+    texts = [f"{algorithm}:{row.hex()}" for row in rows]
+    holders, expected = Holders(), {}
+    for place, blobs in enumerate(made_of):
+        blobs = list(dict.fromkeys(blobs))
+        holders.add(f"{place}", {algorithm: b"".join(rows[number] for number in blobs)})
+        for number in blobs:
+            expected.setdefault(texts[number], set()).add(f"{place}")
+    assert {blob: set(found) for blob, found in holders.items()} == expected
+    for number in range(13):
+        assert set(holders.get(texts[number], ())) == expected.get(texts[number], set())
+        assert len(holders.get(texts[number], ())) == len(expected.get(texts[number], set()))
+
+
+def test_names_that_take_long_are_read_one_at_a_time_and_others_do_not_wait(content, monkeypatch):
+    monkeypatch.setattr(graphs, "SHORT_READS", 3)
+    monkeypatch.setattr(graphs, "LONG_SECONDS", 0.01)
+    known = Graphs()
+    keep(content, solo(BASE), "1")
+    with known._long:
+        assert known.of(content, "docker", "app").digests
+        keep(content, solo(TOP), "2", "3", "4")
+        with pytest.raises(Unavailable):
+            known.of(content, "docker", "app")
+    assert len(known.of(content, "docker", "app").digests) == 2
+    assert not known._long.locked()
 
 
 def test_a_name_that_is_being_read_holds_up_no_other(content, monkeypatch):
@@ -443,7 +532,7 @@ def test_requests_and_explanations_share_one_memory(content):
 
 def test_lost_bytes_cost_a_manifest_its_part_in_the_graph_alone(content):
     kept = keep(content, solo(BASE), "1")
-    lost = keep(content, solo(TOP), "2")
+    lost = keep(content, solo(TOP), "2", is_told=False)
     known = Graphs()
     content._storage.delete(f"blobs/sha256/{lost[7:9]}/{lost[7:]}")
     content._remembered.clear()

@@ -66,7 +66,8 @@ def _keep(name: str, stored: Pointer, tags: list[str]) -> None:
     def with_tags(before: Pointer | None) -> Pointer:
         known = deleted_tags(before) if before else []
         every = [*known, *(tag for tag in tags if tag not in known)]
-        return replace(before or stored, own={**(before or stored).own, "tags": every[:MOST_TAGS]})
+        own = {**(before.own if before else {}), **stored.own}  # a tag's pointer says less than the manifest's
+        return replace(before or stored, own={**own, "tags": every[:MOST_TAGS]})
 
     content.change(keys.gone_pointer(repository().name, name, stored.digest), with_tags)
 
@@ -77,3 +78,5 @@ def _forget(name: str, is_blocked: Callable[[Digest], bool], besides: Digest) ->
         digest = Digest.parse(text)
         if digest != besides and not is_blocked(digest):
             content.remove(keys.gone_pointer(repository_name, name, digest))
+            if not content.exists(keys.manifest_pointer(repository_name, name, digest)):
+                content.remove(keys.parts_pointer(repository_name, name, digest))

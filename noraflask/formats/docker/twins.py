@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
 
 from noraflask.digest import Digest, new_hash
@@ -56,6 +56,12 @@ def noted(content: Content, repository: str, name: str, digest: Digest) -> Diges
         if twin is not None:
             memory.put(str(digest), twin, TWIN_BYTES)
     return twin
+
+
+def noted_of(content: Content, repository: str, name: str, digests: Iterable[Digest]) -> dict[str, str]:
+    """Of digests by another algorithm those whose sha256 is noted, with it."""
+    others = (digest for digest in digests if digest.algorithm != CANONICAL)
+    return {str(digest): str(twin) for digest in others if (twin := noted(content, repository, name, digest))}
 
 
 def other(content: Content, repository: str, name: str, digest: Digest) -> Digest | None:

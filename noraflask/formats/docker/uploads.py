@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 
 from noraflask.digest import Digest
-from noraflask.errors import NoraError, RangeInvalid, Unauthenticated, Unavailable
+from noraflask.errors import InvalidDigest, InvalidName, NoraError, RangeInvalid, RepositoryUnknown, Unauthenticated, Unavailable
 from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import address, bp, named
 from noraflask.formats.docker.protocol import keys, ranges
@@ -14,6 +14,7 @@ from noraflask.formats.docker.verdicts import is_free
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.upload import Upload
+from noraflask.suspension import Steps
 from noraflask.web.access import PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.context import note, principal, repository, services
 from noraflask.web.gate import is_open
@@ -22,17 +23,18 @@ from noraflask.web.responses import Answer
 
 @bp.post("/<path:name>/blobs/uploads/", strict_slashes=False)
 @access(PUSH)
-def start_upload(name: str) -> Response:
+def start_upload(name: str) -> Steps[Response]:
     """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
-    if "mount" in request.args and mount(name, Digest.parse(request.args["mount"]), request.args.get("from")):
-        return blob_created(name, Digest.parse(request.args["mount"]))
+    mounted = mount(name, request.args["mount"], request.args.get("from", "")) if request.args.get("mount") else None
+    if mounted is not None:
+        return blob_created(name, mounted)
     expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
     staging, scope = services().staging, scope_of(name)
     if expected is None:
         return upload_state(202, name, staging.begin(scope), 0)
     with staging.upload(scope) as upload:
         try:
-            receive(name, upload)
+            yield from receive(name, upload)
             return finish(name, upload, expected)
         except NoraError:
             upload.discard()  # nobody knows this session, so nobody can go on with it
@@ -47,19 +49,19 @@ def get_upload(name: str, session: str) -> Response:
 
 @bp.patch("/<path:name>/blobs/uploads/<session>")
 @access(PUSH)
-def patch_upload(name: str, session: str) -> Response:
-    with services().staging.resume(scope_of(name), session) as upload:
-        receive(name, upload)
+def patch_upload(name: str, session: str) -> Steps[Response]:
+    with (yield from services().staging.claim(scope_of(name), session)) as upload:
+        yield from receive(name, upload)
         return upload_state(202, name, session, upload.offset)
 
 
 @bp.put("/<path:name>/blobs/uploads/<session>")
 @access(PUSH)
-def put_upload(name: str, session: str) -> Response:
+def put_upload(name: str, session: str) -> Steps[Response]:
     """The last bytes, if any, and the digest of all."""
     expected = Digest.parse(request.args.get("digest"))
-    with services().staging.resume(scope_of(name), session) as upload:
-        receive(name, upload)
+    with (yield from services().staging.claim(scope_of(name), session)) as upload:
+        yield from receive(name, upload)
         return finish(name, upload, expected)
 
 
@@ -70,14 +72,14 @@ def cancel_upload(name: str, session: str) -> Response:
     return Answer(status=204)
 
 
-def receive(name: str, upload: Upload) -> None:
+def receive(name: str, upload: Upload) -> Steps[None]:
     """Append the request's body to an upload. Raises RangeInvalid, with what the client needs to go on, for a chunk that is not the next one."""
     try:
         expected_bytes = ranges.check_chunk(request.headers.get("Content-Range"), request.content_length, upload.offset)
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, repository().settings.max_upload_session_size_mb << 20, expected_bytes)
+    yield from upload.receive(repository().settings.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
@@ -93,16 +95,21 @@ def finish(name: str, upload: Upload, expected: Digest) -> Response:
     return blob_created(name, expected)
 
 
-def mount(name: str, digest: Digest, source: str | None) -> bool:
+def mount(name: str, wanted: str, source: str) -> Digest | None:
     """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob").
 
-    Raises Unauthenticated for a bearer token that does not cover the source while its owner may read it: the client asks for one that does.
+    None: it cannot be done, for whatever reason, and the client uploads the blob instead. Raises Unauthenticated for a bearer token that does not
+    cover the source while its owner may read it: the client asks for one that does.
     """
     content = services().content
-    if source is None:
+    try:
+        digest, found_source = Digest.parse(wanted), named(source) if source else None
+    except (InvalidDigest, InvalidName, RepositoryUnknown):
+        return None
+    if found_source is None:
         allowed = may_everywhere(PULL) and is_open()
     else:
-        other, its_name = named(source)
+        other, its_name = found_source
         is_here = other.name == repository().name
         if principal().bearer is not None and not may(PULL, its_name, other.name) and may_by_right(PULL, its_name, other.name):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
@@ -112,14 +119,14 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
             and (is_free(its_name, digest) if is_here else is_open())  # the verdicts of another repository are not worked out here
         )
     if not allowed:
-        return False
+        return None
     with content.lease(digest):
         found = content.stat(digest)
         if found is None or not has_twin(name, digest, found.size):
-            return False
+            return None
         content.point(keys.blob_pointer(repository().name, name, digest), pointer_to(digest, found.size))
     note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
-    return True
+    return digest
 
 
 def has_twin(name: str, digest: Digest, size: int) -> bool:

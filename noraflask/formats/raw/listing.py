@@ -55,8 +55,8 @@ class Page:
 
 
 def parse_page_size(text: str | None) -> int:
-    """`n` of a listing; at most PAGE. Raises InvalidPage."""
-    if text is None:
+    """`n` of a listing, as if absent when it is empty; at most PAGE. Raises InvalidPage."""
+    if not text:
         return PAGE
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
         raise InvalidPage("n must be a whole number, 1 or more")

@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from noraflask.services.append_file import AppendFile
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.curation.model import Package
 
 AGAIN_SECONDS = 600
 """The same is recorded once in this time."""
-RECENT_KEYS = 8192
+RECENT_BYTES = 4 * 1024 * 1024
 FLUSH_SECONDS = 1.0
 FLUSH_LINES = 256
-MOST_WAITING = 65536
+MOST_WAITING = 16384
 """Lines that wait while the disk is slow; what comes after them is lost."""
 REPORT_SECONDS = 60.0
 LONGEST_TEXT = 512
@@ -88,7 +89,7 @@ class Ledger:
         self._file = AppendFile()
         self._file_name, self._named_by = "", 0  # process id
         self._pid = os.getpid()
-        self._recent: dict[tuple[str | None, ...], float] = {}
+        self._recent: BoundedMemory[tuple[str | None, ...], float] = BoundedMemory(RECENT_BYTES)
         self._waiting: list[tuple[Any, ...]] = []
         self._lock = threading.Lock()  # of the lines that wait; never held while something is written
         self._writing = threading.Lock()
@@ -122,9 +123,7 @@ class Ledger:
                 return  # another thread was quicker
             if len(self._waiting) >= MOST_WAITING:
                 raise BufferError("the disk does not keep up")
-            if len(self._recent) >= RECENT_KEYS:
-                self._recent.clear()
-            self._recent[key] = now
+            self._recent.put(key, now, bytes_of(*key))
             self._waiting.append((int(now), key, source, package))
             full = len(self._waiting) % FLUSH_LINES == 0
         if full and self._thread is not None:
@@ -136,7 +135,7 @@ class Ledger:
         """Under the lock. What a parent process recorded is the parent's to write; a fork does not copy its thread."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._recent, self._waiting, self._thread = {}, [], None
+            self._recent, self._waiting, self._thread = BoundedMemory(RECENT_BYTES), [], None
 
     def flush(self) -> None:
         """Write what waits. Never raises: lines that cannot be written are counted, and logged once a minute."""
@@ -158,7 +157,7 @@ class Ledger:
             lost = len(good)
             self._file.append(self._path(day), b"".join(good), self._clock())
         except Exception as error:
-            self._recent = {}  # what was lost is recorded when it is served again
+            self._recent.clear()  # what was lost is recorded when it is served again
             self._failed(lost - self._file.whole_lines, error)
         else:
             if self._unreported and good:
