@@ -644,6 +644,13 @@ def test_a_deleted_index_blocks_its_platforms_and_allows_none():
         assert images(rule("allow", version), graph=GRAPH).manifest(AMD).allowed
 
 
+def test_a_deleted_platform_cannot_be_read_as_a_blob():
+    graph = replace(GRAPH, digests=frozenset({INDEX, ARM, SOLO}), gone={AMD: []})
+    assert not images(rule("block", "1"), graph=graph).blob(AMD, is_read=True).allowed
+    assert images(graph=graph).blob(AMD, is_read=True).allowed
+    assert not images(rule("allow", "1"), graph=graph).blob(AMD, is_read=True).allowed
+
+
 def test_a_deleted_tag_allows_nothing():
     gone = replace(GRAPH, gone={SOLO: ["3"]})
     assert not images(rule("allow", "3"), graph=gone).manifest(SOLO).allowed
@@ -662,7 +669,7 @@ def test_a_graph_of_what_was_deleted(content):
         content.repoint(keys.gone_pointer("docker", "app", Digest.parse(first)), replace(pointer, own={"tags": ["0", 5]}))
     known = Graphs()
     here = known.of(content, "docker", "app")
-    assert (here.gone, here.digests, here.holders[BASE]) == ({first: ["0"]}, {first}, [first])
+    assert (here.gone, here.digests, {*here.holders[BASE]}) == ({first: ["0"]}, {first}, {first})
     with content.changing("docker/app"):
         content.remove(keys.manifest_pointer("docker", "app", Digest.parse(first)))
     gone = known.of(content, "docker", "app")
