@@ -39,8 +39,8 @@ def when(seconds: float) -> str:
 
 
 def with_logins() -> dict[str, Any]:
-    """root and ann may push and delete, joe may pull; their passwords are their names."""
-    rules = (rule(("pull",), users=("joe",)), rule(("pull", "push", "delete"), users=("root", "ann")))
+    """root and ann may push and delete, root may administer, joe may pull; their passwords are their names."""
+    rules = (rule(("pull",), users=("joe",)), rule(("pull", "push", "delete"), users=("root", "ann")), rule(("admin",), users=("root",)))
     return {"auth": {"users": {name: name for name in ("root", "ann", "joe")}}, "access": {"default_role": "none", "rules": rules}}
 
 

@@ -144,6 +144,32 @@ def test_clients_without_a_name_are_told_apart_by_their_address(curated):
     assert curated.ask("GET", path, headers={"User-Agent": "another"}).status_code == 403
 
 
+RESOLVED = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json, */*"
+PUSHED = "application/vnd.oci.image.index.v1+json, */*"
+
+
+@pytest.mark.parametrize(
+    ("agent", "accept", "status"),
+    [
+        (DOCKER, RESOLVED, 403),
+        ("containerd/1.6.20~ds1", RESOLVED, 403),
+        ("containerd/1.6.20~ds1", PUSHED, 200),
+        (f"{DOCKER} containerd-client/1.7.25", RESOLVED, 403),
+        (f"{DOCKER} containerd-client/1.7.25", PUSHED, 200),
+        ("buildkit/v0.20", RESOLVED, 403),
+        ("buildkit/v0.20", PUSHED, 200),
+        (CRANE, RESOLVED, 200),
+        (PLAIN, RESOLVED, 200),
+    ],
+)
+def test_a_head_with_which_a_pull_begins_is_refused_as_the_pull(curated, agent, accept, status):
+    """An engine that has the image already would call it up to date."""
+    curated.as_program(agent).rules(block("1"))
+    assert curated.ask("HEAD", "app/manifests/1", headers={"Accept": accept}).status_code == status
+    curated.rules(block("none"))
+    assert curated.ask("HEAD", "app/manifests/1", headers={"Accept": f"{accept}, application/vnd.oci.image.index.v1+json"}).status_code == 200
+
+
 def token(curated: Curated, user: str, actions: str) -> dict[str, str]:
     answer = curated.client.get(f"/v2/token?scope=repository:app:{actions}", headers={"Authorization": basic(user, user)})
     return {"Authorization": f"Bearer {answer.json['token']}"}
@@ -223,3 +249,25 @@ def test_a_blob_that_is_read_is_in_the_ledger(team):
     (entry,) = team.ledger()
     assert (entry.principal, entry.name, entry.version, entry.digest, entry.part) == ("joe", "app", layer, layer, True)
     assert entry.published is not None
+
+
+@pytest.mark.parametrize("version", ["2", "{two}", "{layer}", "*"])
+def test_impact_names_who_read_a_layer_directly(tmp_path, app_with, version):
+    """And for a tag only those who read what that image alone is made of."""
+    curated = Curated(tmp_path, app_with, **with_logins()).as_user("root").fill()
+    curated.rules()
+    layer = Digest.of(b"two")
+    assert curated.as_user("joe").status(f"app/blobs/{layer}", "GET") == 200
+    assert curated.as_user("ann").status(f"app/blobs/{Digest.of(b'base')}", "GET") == 200
+    version = version.format(two=curated.two, layer=layer)
+    answer = curated.as_user("root").client.get(f"/api/v1/admin/curation/impact?format=docker&name=app&version={version}")
+    assert {receipt["principal"] for receipt in answer.json["receipts"]} == ({"joe", "ann"} if version == "*" else {"joe"})
+
+
+def test_impact_names_who_pulled_the_same_image_by_another_tag(tmp_path, app_with):
+    curated = Curated(tmp_path, app_with, **with_logins()).as_user("root").fill()
+    curated.rules()
+    curated.push("app", "2.0", image(layers=(b"base", b"two")))
+    curated.as_user("joe").status("app/manifests/2.0", "GET")
+    answer = curated.as_user("root").client.get("/api/v1/admin/curation/impact?coordinate=docker:app@2")
+    assert [(receipt["principal"], receipt["version"]) for receipt in answer.json["receipts"]] == [("joe", "2.0")]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import Unavailable
-from noraflask.formats.docker import graphs
+from noraflask.formats.docker import graphs, twins
 from noraflask.formats.docker.graphs import Graph, Graphs, Holders, graph_of
 from noraflask.formats.docker.images import ALLOWED, TOO_LARGE, Images, combined, is_block, package
 from noraflask.formats.docker.protocol import keys
@@ -552,3 +552,125 @@ def test_a_rule_by_sha256_reaches_a_manifest_that_was_pushed_by_sha512(content):
         assert not found.manifest(long).allowed
         assert not found.blob(TOP, is_read=True).allowed
     assert images(rule("pin", "1", integrity=(short,)), graph=graph).tag("1", long).allowed
+
+
+# Twins.
+
+
+LONG, TWIN = str(Digest.of(b"long", "sha512")), str(Digest.of(b"solo", "sha512"))
+TWINS = replace(GRAPH, aliases={TWIN: SOLO})
+
+
+@pytest.mark.parametrize("version", [SOLO, TWIN, "2"])
+def test_a_rule_on_one_twin_reaches_the_other(version):
+    found = images(rule("block", version), graph=TWINS)
+    assert [found.manifest(one).allowed for one in (SOLO, TWIN)] == [False, False]
+    assert not found.tag("2", TWIN).allowed
+    assert not found.blob(LONE, is_read=True).allowed
+    assert images(rule("allow", version), graph=TWINS).manifest(TWIN).allowed
+
+
+def test_the_age_of_twins_is_that_of_the_first():
+    moments = {SOLO: NOW - 8 * DAY, TWIN: NOW}
+    found = policy(settings=Settings(mode="enforce", min_release_age=7 * DAY, hosted=True))
+    assert Images("docker", "app", TWINS, lambda asked: decide(found, asked, NOW), moments.get).manifest(TWIN).allowed
+
+
+def test_a_stray_blob_is_judged_as_its_twin():
+    stray = str(Digest.of(b"lone again", "sha512"))
+    for version in ("2", LONE, stray):
+        found = images(rule("block", version))
+        assert found.blob(stray, True, LONE).allowed is False
+        assert found.blob(BASE, True).allowed
+    assert images(rule("block", "1")).blob(stray, True, LONE).allowed
+
+
+def test_the_other_digest_is_found_only_where_it_is_wanted():
+    asked: list[str] = []
+
+    def other(digest: str) -> str:
+        asked.append(digest)
+        return LONG if digest == TOP else digest.replace("sha256", "sha512") + digest[7:]
+
+    found = policy(rule("block", LONG))
+    assert not Images("docker", "app", GRAPH, lambda one: decide(found, one, NOW), lambda _: None, other).blob(TOP, True).allowed
+    assert asked.count(TOP) == 1
+
+
+def test_twins_in_a_graph(content):
+    body = solo(BASE, LONG)
+    long, short = keep(content, body, "long", algorithm="sha512"), keep(content, body, "short")
+    inside = Digest.parse(LONG)
+    with content.changing("docker/app"):
+        twins.note(content, "docker", "app", inside, Digest.of(b"long"), 4)
+    both = keep(content, index(long), "all")
+    found = Graphs().of(content, "docker", "app")
+    assert found.aliases == {long: short, LONG: digest("long")}
+    assert {one: sorted(tags) for one, tags in found.tags.items()} == {short: ["long", "short"], both: ["all"]}
+    assert found.parents == {short: [both]}
+    assert set(found.holders[digest("long")]) == {short}
+    assert found.digests == {short, both}
+
+
+# What was deleted.
+
+
+@pytest.mark.parametrize(
+    ("gone", "rules", "blocked"),
+    [
+        ({SOLO: ["3"]}, [("block", "3")], SECOND),
+        ({SOLO: ["3"]}, [("block", "4")], set()),
+        ({SOLO: ["3"]}, [("block", "3"), ("except", "3")], set()),
+        ({INDEX: ["0"]}, [("block", "0")], FIRST | {"top"}),
+        ({INDEX: []}, [("block", "0")], set()),
+    ],
+)
+def test_a_deleted_tag_blocks_what_it_led_to(gone, rules, blocked):
+    everything = FIRST | SECOND | {"top", "base"}
+    assert free(images(*(rule(*one) for one in rules), graph=replace(GRAPH, gone=gone))) == everything - blocked
+
+
+GONE = Graph({SOLO: ["2"]}, {AMD: [INDEX], ARM: [INDEX]}, GRAPH.holders, frozenset({AMD, ARM, SOLO}), gone={INDEX: ["1"]})
+"""As GRAPH, where the index was deleted."""
+
+
+def test_a_deleted_index_blocks_its_platforms_and_allows_none():
+    assert not images(rule("block", "1"), graph=GONE).manifest(AMD).allowed
+    assert not images(rule("block", INDEX), graph=GONE).blob(TOP, is_read=True).allowed
+    assert images(rule("block", "1"), graph=GONE).blob(BASE, is_read=True).allowed, "an allowed image has it too"
+    assert images(graph=GONE).manifest(AMD).allowed
+    for version in ("1", INDEX):
+        assert not images(rule("allow", version), graph=GONE).manifest(AMD).allowed
+        assert images(rule("allow", version), graph=GRAPH).manifest(AMD).allowed
+
+
+def test_a_deleted_platform_cannot_be_read_as_a_blob():
+    graph = replace(GRAPH, digests=frozenset({INDEX, ARM, SOLO}), gone={AMD: []})
+    assert not images(rule("block", "1"), graph=graph).blob(AMD, is_read=True).allowed
+    assert images(graph=graph).blob(AMD, is_read=True).allowed
+    assert not images(rule("allow", "1"), graph=graph).blob(AMD, is_read=True).allowed
+
+
+def test_a_deleted_tag_allows_nothing():
+    gone = replace(GRAPH, gone={SOLO: ["3"]})
+    assert not images(rule("allow", "3"), graph=gone).manifest(SOLO).allowed
+    assert not images(rule("allow", "3"), rule("block", "3", audit_only=True), graph=gone).manifest(SOLO).allowed
+
+
+def test_audit_tells_of_deleted_ones_too():
+    told = images(rule("block", "1"), graph=GONE, settings=AUDIT).manifest(AMD)
+    assert (told.allowed, told.would_block) == (True, True)
+
+
+def test_a_graph_of_what_was_deleted(content):
+    first = keep(content, solo(BASE), "1")
+    pointer = content.pointer(keys.manifest_pointer("docker", "app", Digest.parse(first)))
+    with content.changing("docker/app"):
+        content.repoint(keys.gone_pointer("docker", "app", Digest.parse(first)), replace(pointer, own={"tags": ["0", 5]}))
+    known = Graphs()
+    here = known.of(content, "docker", "app")
+    assert (here.gone, here.digests, {*here.holders[BASE]}) == ({first: ["0"]}, {first}, {first})
+    with content.changing("docker/app"):
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(first)))
+    gone = known.of(content, "docker", "app")
+    assert (gone.gone, gone.digests, gone.holders[BASE]) == ({first: ["0"]}, frozenset(), [first])

@@ -91,8 +91,8 @@ class Images:
             return block
         holders = (holder for one in self._digests_of(digest) for holder in self._graph.holders.get(one, ()))
         above = self._counting(((holder, self._manifest(holder, strict)) for holder in holders), strict)
-        if digest in self._graph.digests:  # a manifest whose bytes were pushed as a blob too
-            above.append(self._manifest(digest, strict))
+        if digest in self._graph.digests or digest in self._graph.gone:  # a manifest whose bytes were pushed as a blob too
+            above += self._counting([(digest, self._manifest(digest, strict))], strict)
         if not above:
             return own[0] if is_read else ALLOWED
         return combined(own, above, False, strict)

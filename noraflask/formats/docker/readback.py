@@ -37,6 +37,22 @@ READERS = re.compile(r"(?:helm|oras|crane|go-containerregistry|regclient|regctl)
 """User agents of programs that push what they read."""
 
 
+def is_told(name: str) -> bool:
+    """Of a HEAD: is what storage has said to whoever asks? To those who may push, but for a HEAD with which a pull begins.
+
+    That is answered as the pull would be, so that an engine which has the image already does not call it up to date, and says what is in the way.
+    """
+    return request.method == "HEAD" and may_by_right(PUSH, name) and not _begins_pull()
+
+
+def _begins_pull() -> bool:
+    """The Docker engine asks HEAD of manifests in no push; containerd, alone or within other engines, then names the one type that it pushes."""
+    agent = _agent()
+    if "containerd" in agent or agent.startswith("buildkit/"):
+        return request.headers.get("Accept", "").count("application/") > 1
+    return agent.startswith("docker/")
+
+
 def note_push(name: str, stored: Pointer, tags: Sequence[str]) -> None:
     """After a manifest was pushed. Only where the policy could refuse it."""
     if gate.is_open() or not _is_concerned(name):

@@ -10,6 +10,7 @@ from noraflask.formats.docker import twins
 from noraflask.formats.docker.graphs import Graph, graph_of
 from noraflask.formats.docker.images import TOO_LARGE, Images, package
 from noraflask.formats.docker.protocol import keys
+from noraflask.formats.docker.protocol.names import is_name
 from noraflask.services.content import Content
 from noraflask.services.curation.explaining import Stored
 from noraflask.services.curation.model import Decision, Package
@@ -43,7 +44,7 @@ class ImageStock:
 
     def look(self, content: Content, asked: Package, judge: Judge) -> Stored | None:
         names = (asked.name, f"library/{asked.name}") if "/" not in asked.name else (asked.name,)
-        for name in names:
+        for name in filter(is_name, names):
             graph = graph_of(content, asked.repository, name)
             if graph.is_too_large:
                 return Stored(name, package(asked.repository, name, asked.version), TOO_LARGE, ())
@@ -69,7 +70,18 @@ def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Ju
         decision = images.tag(version, digest)
     elif version and graph.same(version) in graph.digests:
         digest, decision = version, images.manifest(version)
-    return Stored(name, package(repository, name, version, digest, pushed(graph.same(digest)) if digest else None), decision, allowed)
+    described = package(repository, name, version, digest, pushed(graph.same(digest)) if digest else None)
+    return Stored(name, described, decision, allowed, _own(graph, digest) if digest else frozenset())
+
+
+def _own(graph: Graph, digest: str) -> frozenset[str]:
+    """What no other image of the name is made of; by all digests that are known of it."""
+    inside, found = {graph.same(digest)}, 0
+    while found < len(inside):
+        found = len(inside)
+        inside |= {child for child, parents in graph.parents.items() if child not in graph.tags and inside.issuperset(parents)}
+    inside |= {blob for blob, holders in graph.holders.items() if inside.issuperset(holders)}
+    return frozenset(inside | {twin for twin, same in graph.aliases.items() if same in inside})
 
 
 STOCK = ImageStock()

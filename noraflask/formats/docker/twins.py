@@ -25,7 +25,9 @@ AT_ONCE_BYTES = 4 * 1024 * 1024
 """Up to this size content is hashed by whoever asks: that takes no longer than a few requests."""
 NOTED_BYTES = 64 * 1024
 """What is smaller is hashed again rather than kept in storage."""
-MEMORY_BYTES = 1024 * 1024
+MEMORY_BYTES = 4 * 1024 * 1024
+"""Of one process."""
+TWIN_BYTES = 500
 COME_AGAIN_SECONDS = 5
 
 _large = threading.BoundedSemaphore(1)
@@ -45,8 +47,15 @@ def canonical(content: Content, repository: str, name: str, digest: Digest) -> D
 
 
 def noted(content: Content, repository: str, name: str, digest: Digest) -> Digest | None:
-    pointer = content.pointer(keys.twin_pointer(repository, name, digest))
-    return pointer.digest if pointer else None
+    """What was found out of it under this name, or by this process under any: equal bytes are equal everywhere."""
+    memory = _memory_of(content)
+    twin = memory.get(str(digest))
+    if twin is None:
+        pointer = content.pointer(keys.twin_pointer(repository, name, digest))
+        twin = pointer.digest if pointer else None
+        if twin is not None:
+            memory.put(str(digest), twin, TWIN_BYTES)
+    return twin
 
 
 def noted_of(content: Content, repository: str, name: str, digests: Iterable[Digest]) -> dict[str, str]:
@@ -57,13 +66,12 @@ def noted_of(content: Content, repository: str, name: str, digests: Iterable[Dig
 
 def other(content: Content, repository: str, name: str, digest: Digest) -> Digest | None:
     """The sha512 of content that is kept under its sha256; None where its bytes are not there. Raises Unavailable as canonical() does."""
-    memory = _found.setdefault(content, BoundedMemory(MEMORY_BYTES))
-    twin = memory.get(digest.hex)
-    if twin is None:
-        twin = noted(content, repository, name, digest) or _find(content, repository, name, digest, OTHER)
-        if twin is not None:
-            memory.put(digest.hex, twin, len(twin.hex))
-    return twin
+    return noted(content, repository, name, digest) or _find(content, repository, name, digest, OTHER)
+
+
+def _memory_of(content: Content) -> BoundedMemory[str, Digest]:
+    memory = _found.get(content)
+    return _found.setdefault(content, BoundedMemory(MEMORY_BYTES)) if memory is None else memory
 
 
 def _find(content: Content, repository: str, name: str, digest: Digest, algorithm: str) -> Digest | None:
@@ -75,6 +83,7 @@ def _find(content: Content, repository: str, name: str, digest: Digest, algorith
             twin = _hashed(content, digest, algorithm)
     except NotFound:
         return None
+    _memory_of(content).put(str(digest), twin, TWIN_BYTES)
     if found.size > NOTED_BYTES:
         with contextlib.suppress(NoraError):  # a storage that cannot be written to now does not keep the answer back
             note(content, repository, name, digest, twin, found.size)

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from flask import request
-
 from noraflask.digest import Digest
 from noraflask.errors import CurationDenied
 from noraflask.formats.docker import graphs, images, twins
 from noraflask.formats.docker.images import Images
 from noraflask.formats.docker.protocol import keys
-from noraflask.formats.docker.readback import is_read_back
+from noraflask.formats.docker.readback import is_read_back, is_told
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Decision, Package
 from noraflask.web import gate
-from noraflask.web.access import PUSH, may_by_right
 from noraflask.web.context import repository, services
 
 
@@ -32,7 +29,7 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
         about, decision = asked if isinstance(asked, tuple) else (asked, gate.decide(asked))
         return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(name, digest, decision) else asked
 
-    if request.method == "HEAD" and not gate.is_open() and may_by_right(PUSH, name):
+    if not gate.is_open() and is_told(name):
         told = images.package(repository().name, name, version, str(digest))
         return gate.once((name, version, digest, "told"), None, lambda: (told, images.ALLOWED))
     return gate.once((name, reference, digest), lambda: revision_of(name), work)

@@ -6,7 +6,7 @@ All three read the entries once, as they come, in memory that does not grow with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -176,8 +176,9 @@ def flip_share(entries: Iterable[Entry], old_decide: Decide, new_decide: Decide,
     return sum(blocked.values()) * every, len(blocked) * every
 
 
-def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*") -> list[Receipt]:
+def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*", digests: Container[str] = ()) -> list[Receipt]:
     """Who got it, the latest first; at the end those of whom it is not certain. Version: a pattern, a range of the format, or a digest of the bytes.
+    `digests`: of what the version is known to be made of, so that whoever read a part of it is named too.
 
     Names and versions may be spelled as the format allows. Raises ValueError for a format or a range that makes no sense.
     """
@@ -194,7 +195,7 @@ def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*")
             queries[entry.format] = _Query(entry.format, name, version)
         query = queries.get(entry.format)
         if query is not None and query.names.matches(entry.name):
-            means = query.means(entry)
+            means = entry.digest in digests or query.means(entry)
             if means is not False:
                 _receive(found, entry, bool(means))
     return sorted(found.values(), key=lambda receipt: (not receipt.certain, -receipt.last, *receipt.coordinate, receipt.principal, receipt.ci))
