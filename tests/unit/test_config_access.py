@@ -510,7 +510,7 @@ LIVE = {
     *("auth.oidc_enabled", "auth.oidc_leeway_secs", "auth.oidc_jwks_cache_secs", "auth.oidc_providers"),
     *("auth.bearer_ttl_secs", "auth.refresh_ttl_days", "rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms"),
     *(f"rate_limit.{tier}_{key}" for tier in ("auth", "upload", "general") for key in ("rps", "burst")),
-    *("docker.max_upload_session_size_mb", "docker.chunk_min_bytes"),
+    *("docker.max_upload_session_size_mb", "docker.chunk_min_bytes", "docker.sparse_indexes"),
     *("raw.max_file_size", "raw.cache_control", "raw.overwrite", "raw.listing"),
 }
 
