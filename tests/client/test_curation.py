@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from noraflask.services.auth.users import hash_password
 from tests.client.conftest import Engine, Registry
+from tests.client.guarded import BCRYPT_COST, password_of
 from tests.client.layout import Descriptor, Layout, multi_arch, tarball
 from tests.client.test_skopeo import assert_same_bytes, pull, push
 from tests.client.tools import Client, as_root
@@ -64,13 +66,25 @@ class Curated:
         return [record["artifact"] for record in map(json.loads, lines) if record["action"] == action]
 
 
+ONLY_PULLED = """
+[auth]
+enabled = true
+htpasswd_file = "{folder}/users"
+docker_anon_pull = true
+"""
+
+
 @pytest.fixture
 def curated(own_server: Callable[..., Server], tmp_path: Path) -> Curated:
-    folder = tmp_path / "curated"
+    return curated_server(own_server, tmp_path / "curated")
+
+
+def curated_server(own_server: Callable[..., Server], folder: Path, more: str = "") -> Curated:
     folder.mkdir()
     rules = folder / "rules.toml"
     rules.write_text(NOTHING)
-    return Curated(own_server(folder=folder, config_text=f'[curation]\nmode = "enforce"\nrules_path = "{rules}"\n'))
+    (folder / "users").write_bytes(b"writer:%s\n" % hash_password(password_of("writer"), BCRYPT_COST))
+    return Curated(own_server(folder=folder, config_text=f'[curation]\nmode = "enforce"\nrules_path = "{rules}"\n{more}'))
 
 
 @pytest.fixture
@@ -131,22 +145,39 @@ def test_skopeo_says_what_is_blocked_and_why(skopeo: Client, curated: Curated, i
 
 
 def test_crane_says_what_is_blocked_and_why(crane: Client, curated: Curated, images: Images) -> None:
-    """Also where it asks by HEAD, whose answer has no text."""
+    """Who may push is told by HEAD what is there, and gets nothing of it."""
     curated.enforce(BLOCK_ONE)
     assert_told(crane.refused("pull", f"{curated.address}/team/app:1", "image.tar"), "DENIED:")
-    assert_told(crane.refused("digest", f"{curated.address}/team/app:1"))
+    assert_told(crane.refused("manifest", f"{curated.address}/team/app:1"))
+    assert crane("digest", f"{curated.address}/team/app:1").strip() == images["1"]["digest"]
     assert crane("ls", f"{curated.address}/team/app").split() == ["2", "all", "arm64"]
 
 
-def test_containerd_says_forbidden_and_no_more(ctr: Client, curated: Curated, images: Images) -> None:
-    """It asks by HEAD. Kubernetes users see just this; the log and the audit log tell the operator."""
+def test_containerd_says_what_is_blocked_and_why(ctr: Client, curated: Curated, images: Images) -> None:
+    """To those who may push: they are told by HEAD what is there, and refused by GET, with the text."""
     curated.enforce(BLOCK_ONE)
     reference = f"{curated.address}/team/app:1"
+    assert_told(ctr.refused("images", "pull", "--plain-http", "--snapshotter", "native", reference))
+    assert curated.audited("curation_block") == [f"team/app@{images['1']['digest']}"]
+    curated.enforce(NOTHING)
+    ctr("images", "pull", "--plain-http", "--snapshotter", "native", reference)
+
+
+def test_containerd_says_forbidden_and_no_more(
+    ctr: Client, skopeo: Client, own_server: Callable[..., Server], layout: Layout, tmp_path: Path
+) -> None:
+    """It asks by HEAD. Nodes of Kubernetes may only pull, and their users see just this; the log and the audit log tell the operator."""
+    only_pulled = curated_server(own_server, tmp_path / "only-pulled", ONLY_PULLED.format(folder=tmp_path / "only-pulled"))
+    image = layout.tag(layout.image([layout.layer({"etc/own": b"1"})]), "1")
+    to = f"docker://{only_pulled.address}/team/app:1"
+    skopeo("copy", "--dest-tls-verify=false", "--dest-creds", f"writer:{password_of('writer')}", image, to)
+    only_pulled.enforce(BLOCK_ONE)
+    reference = f"{only_pulled.address}/team/app:1"
     message = ctr.refused("images", "pull", "--plain-http", "--snapshotter", "native", reference)
     assert "403 forbidden" in message.lower(), message
     assert "stolen" not in message, "containerd says more than it did: tell so in docs/curation.md"
-    assert curated.audited("curation_block") == ["team/app@1"]
-    curated.enforce(NOTHING)
+    assert only_pulled.audited("curation_block") == ["team/app@1"]
+    only_pulled.enforce(NOTHING)
     ctr("images", "pull", "--plain-http", "--snapshotter", "native", reference)
 
 

@@ -331,7 +331,7 @@ def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "s
     found = Digest.of(data, algorithm)
     pointer = Pointer(found, len(data), body["mediaType"], content.now())
     manifest = parse_manifest(data, body["mediaType"])
-    own = manifest_members(manifest, found, Digest.of(data)) if is_told else {}
+    own = manifest_members(manifest, found, Digest.of(data), Parts.of(manifest)) if is_told else {}
     with content.changing("docker/app"):
         content.keep_bytes(data, found)
         if is_told and has_many_parts(manifest):
@@ -428,7 +428,7 @@ def test_a_graph_is_the_same_where_pointers_do_not_say_what_manifests_are_made_o
                 content.remove(keys.parts_pointer("docker", "app", one))
         graphs_of_both.append(Graphs().of(content, "docker", "app"))
     assert graphs_of_both[0] == graphs_of_both[1]
-    assert graphs_of_both[0].holders == {blob: [one] for blob in (CONFIG, *names)}
+    assert graphs_of_both[0].holders == {blob: [graphs_of_both[0].same(one)] for blob in (CONFIG, *names)}
 
 
 def test_manifests_are_not_parsed_for_a_graph(content, monkeypatch):

@@ -144,11 +144,12 @@ def test_the_same_is_noted_once_in_ten_minutes(ledger, folder, clock, after, cha
 
 
 def test_what_it_remembers_is_bounded(ledger, folder):
-    for number in range(3 * module.RECENT_KEYS):
-        ledger.served(package(str(number)), "", "joe", "token")
-        assert len(ledger._recent) <= module.RECENT_KEYS
+    for number in range(10_000):
+        ledger.served(package(str(number)), "", "j" * 600 + f"{number}", "token")
+        assert ledger._recent.bytes <= module.RECENT_BYTES
+    assert 1000 < len(ledger._recent) < 5000
     ledger.flush()
-    assert len(entries(folder)) == 3 * module.RECENT_KEYS
+    assert len(entries(folder)) == 10_000
 
 
 def test_lines_are_written_when_256_wait(ledger, folder):

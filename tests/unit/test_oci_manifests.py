@@ -584,7 +584,7 @@ def test_render_referrers_is_an_index(descriptors):
 
 def test_the_parts_of_a_manifest_are_kept_once_each():
     manifest = parse(image(layers=[descriptor(), descriptor(OTHER), descriptor()]))
-    own = Pointer.parse(Pointer(LAYER, 1, OCI_MANIFEST, 0.0, manifest_members(manifest, LAYER, LAYER)).render()).own
+    own = Pointer.parse(Pointer(LAYER, 1, OCI_MANIFEST, 0.0, manifest_members(manifest, LAYER, LAYER, Parts.of(manifest))).render()).own
     found = Parts.read(own)
     assert [list(digests_in(rows)) for rows in found] == [[], [str(CONFIG), str(LAYER), str(OTHER)]]
     assert len(found.blobs["sha512"]) == 64
@@ -595,11 +595,11 @@ def test_the_parts_of_a_manifest_are_kept_once_each():
 def test_what_a_pointer_holds_of_a_manifest_is_small_whatever_the_manifest_is():
     entries = [platform(Digest.of(b"%d" % number), "linux", "amd64") for number in range(15_000)]
     manifest = parse(index(manifests=entries, **SUBJECT, annotations={"a": "x" * 1_000_000}))
-    own = manifest_members(manifest, OTHER, LAYER)
+    own = manifest_members(manifest, OTHER, LAYER, Parts.of(manifest))
     assert own == {"default": {OCI_MANIFEST: entries[0]["digest"]}, "subject": str(CONFIG), "sha256": str(LAYER)}
     assert subject_of(Pointer(OTHER, 1, OCI_INDEX, 0.0, own)) == CONFIG
     few = parse(index(manifests=entries[:FEW_PARTS]))
-    assert len(json.dumps(manifest_members(few, LAYER, LAYER))) < 100 * FEW_PARTS
+    assert len(json.dumps(manifest_members(few, LAYER, LAYER, Parts.of(few)))) < 100 * FEW_PARTS
 
 
 @pytest.mark.parametrize(

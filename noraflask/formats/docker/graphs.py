@@ -22,7 +22,8 @@ from weakref import WeakKeyDictionary
 from noraflask import json_document
 from noraflask.digest import Digest
 from noraflask.errors import ManifestInvalid, NotFound, Unavailable
-from noraflask.formats.docker.protocol import keys, manifests
+from noraflask.formats.docker import twins
+from noraflask.formats.docker.protocol import kept, keys, manifests
 from noraflask.formats.docker.protocol.kept import WIDTHS, Parts, digests_in
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
@@ -41,6 +42,8 @@ LONG_SECONDS = 2
 NODE_BYTES = 300
 """A digest or a tag as text, its place in a dict and in a list."""
 EDGE_BYTES = 12
+GONE = "/_gone/"
+"""In the path of what deletions.py remembers."""
 MANIFEST_BYTES = 600
 """A digest as text, its version, its time and its place among those that hold the same blobs."""
 
@@ -123,7 +126,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All manifests of a name: their tags, what they are made of, and who is made of them."""
+    """All manifests of a name: their tags, what they are made of, and who is made of them. Twins are one, called by their sha256 (twins.py)."""
 
     tags: dict[str, list[str]] = field(default_factory=dict)
     """By digest."""
@@ -133,11 +136,17 @@ class Graph:
     """Manifests, by the digest of a blob."""
     digests: frozenset[str] = frozenset()
     aliases: dict[str, str] = field(default_factory=dict)
-    """Of manifests that were pushed under another algorithm: what rules are likely to call the same bytes."""
+    """Of manifests and blobs that were pushed by another algorithm: their sha256."""
+    gone: dict[str, list[str]] = field(default_factory=dict)
+    """Manifests that were deleted while a rule blocked them, and manifests of which such a tag was: with these tags (deletions.py)."""
     created: dict[str, float] = field(default_factory=dict)
     """When each manifest was pushed first, seconds since the epoch."""
     is_too_large: bool = False
     """The name holds more than is kept of one; nothing of it is known then."""
+
+    def same(self, digest: str) -> str:
+        """What the digest's bytes are called here."""
+        return self.aliases.get(digest, digest)
 
 
 TOO_LARGE = Graph(is_too_large=True)
@@ -150,10 +159,12 @@ class Reading:
     tags: dict[str, tuple[int, str]] = field(default_factory=dict)
     """The version of each tag's pointer, hashed, and the digest that it leads to."""
     versions: dict[str, int] = field(default_factory=dict)
-    """Likewise, of each manifest's pointer."""
+    """Likewise, of the pointer of each manifest, by its path below the name."""
     parents: dict[str, list[str]] = field(default_factory=dict)
     holders: Holders = field(default_factory=Holders)
+    digests: set[str] = field(default_factory=set)
     aliases: dict[str, str] = field(default_factory=dict)
+    gone: dict[str, list[str]] = field(default_factory=dict)
     created: dict[str, float] = field(default_factory=dict)
     bytes: int = 0
     """An estimate, of what is of manifests."""
@@ -161,34 +172,37 @@ class Reading:
     def copy(self) -> Reading:
         """Of the manifests, to which others can be added."""
         parents = {child: list(indexes) for child, indexes in self.parents.items()}
-        return Reading({}, dict(self.versions), parents, self.holders.copy(), dict(self.aliases), dict(self.created), self.bytes)
+        rest = set(self.digests), dict(self.aliases), dict(self.gone), dict(self.created)
+        return Reading({}, dict(self.versions), parents, self.holders.copy(), *rest, self.bytes)
 
-    def add(self, digest: str, version: int, created: float, parts: Parts, sha256: str) -> None:
-        self.add_lost(digest, version)
-        self.created[digest] = created
-        if sha256 != digest:
-            self.aliases[digest] = sha256
-            self.bytes += NODE_BYTES
+    def add(self, digest: str, created: float, parts: Parts, aliases: dict[str, str]) -> None:
+        """What a manifest is made of. `aliases`: of itself and of its blobs, those that have another algorithm."""
+        self.aliases |= aliases
+        digest = aliases.get(digest, digest)
+        self.created[digest] = min(created, self.created.get(digest, created))
         for child in digests_in(parts.children):
             indexes = self.parents.setdefault(child, [])
             self.bytes += EDGE_BYTES if indexes else NODE_BYTES
             indexes.append(digest)
-        self.bytes += self.holders.add(digest, parts.blobs)
-
-    def add_lost(self, digest: str, version: int) -> None:
-        """A manifest whose bytes, or whose pointer, cannot be read."""
-        self.versions[digest] = version
-        self.bytes += MANIFEST_BYTES
+        self.bytes += self.holders.add(digest, kept.renamed(parts.blobs, aliases))
 
     @property
     def all_bytes(self) -> int:
         return self.bytes + NODE_BYTES * len(self.tags)
 
     def graph(self) -> Graph:
-        tags: dict[str, list[str]] = {}
+        same, tags, parents = self.aliases.get, dict[str, list[str]](), self.parents
         for tag, (_, digest) in self.tags.items():
-            tags.setdefault(digest, []).append(tag)
-        return Graph(tags, self.parents, self.holders, frozenset(self.versions), self.aliases, self.created)
+            tags.setdefault(same(digest, digest), []).append(tag)
+        if self.aliases:
+            parents = {}
+            for child, indexes in self.parents.items():
+                parents.setdefault(same(child, child), []).extend(indexes)
+        digests = frozenset(same(digest, digest) for digest in self.digests)
+        gone: dict[str, list[str]] = {}
+        for digest, deleted in self.gone.items():
+            gone.setdefault(same(digest, digest), []).extend(deleted)
+        return Graph(tags, parents, self.holders, digests, self.aliases, gone, self.created)
 
 
 class Known(NamedTuple):
@@ -234,21 +248,18 @@ class Graphs:
 
     def _read(self, content: Content, repository: str, name: str, before: Reading, turn: Turn) -> Reading | None:
         """None: it is too large."""
-        versions = dict(_versions(content, keys.manifests_folder(repository, name)))
+        base = keys.name_folder(repository, name)
+        folders = keys.manifests_folder(repository, name), keys.gone_folder(repository, name)
+        versions = {key.removeprefix(base): version for folder in folders for key, version in _versions(content, folder)}
         made = before.copy() if before.versions.items() <= versions.items() else Reading()
-        for digest, version in versions.items():
-            if digest in made.versions:
-                continue
+        for path in versions.keys() - made.versions.keys() if made.versions else list(versions):
             turn.step()
-            pointer = content.pointer(Key.trusted(f"{keys.manifests_folder(repository, name)}/{digest}"))
-            found = parts_of(content, repository, name, pointer) if pointer else None
-            if pointer and found:
-                made.add(digest, version, pointer.created, *found)
-            else:
-                made.add_lost(digest, version)
+            made.versions[path] = versions[path]
+            self._add(made, content, repository, name, path)
             if made.all_bytes > self._limit_bytes:
                 return None
-        for tag, version in _versions(content, keys.tags_folder(repository, name)):
+        for key, version in _versions(content, keys.tags_folder(repository, name)):
+            tag = key.rpartition("/")[2]
             known = before.tags.get(tag)
             if known is None or known[0] != version:
                 turn.step()
@@ -259,6 +270,23 @@ class Graphs:
             if made.all_bytes > self._limit_bytes:
                 return None
         return made
+
+    def _add(self, made: Reading, content: Content, repository: str, name: str, path: str) -> None:
+        """A manifest that is there, or one that deletions.py remembers; it may be there as well."""
+        digest, pointer = path.rpartition("/")[2], content.pointer(Key.trusted(keys.name_folder(repository, name) + path))
+        made.bytes += MANIFEST_BYTES
+        if path.startswith(GONE):
+            made.gone[digest] = deleted_tags(pointer)
+            made.bytes += NODE_BYTES * len(made.gone[digest])
+        else:
+            made.digests.add(digest)
+        found = parts_of(content, repository, name, pointer) if pointer else None
+        if pointer and found:
+            parts, sha256 = found
+            others = {algorithm: row for algorithm, row in parts.blobs.items() if algorithm != twins.CANONICAL}  # not known when it was pushed
+            made.bytes += NODE_BYTES * sum(len(row) // WIDTHS[algorithm] for algorithm, row in others.items())
+            aliases = twins.noted_of(content, repository, name, map(Digest.parse, digests_in(others)))
+            made.add(digest, pointer.created, parts, aliases if sha256 == digest else aliases | {digest: sha256})
 
 
 class Turn:
@@ -282,10 +310,10 @@ class Turn:
 
 
 def _versions(content: Content, folder: str) -> Iterator[tuple[str, int]]:
-    """Names in a folder of pointers, with their versions."""
+    """Keys in a folder of pointers, with their versions."""
     for entry in content.list(folder):
         if entry.info is not None:
-            yield entry.key[len(folder) + 1 :], hash(entry.info.version)
+            yield entry.key, hash(entry.info.version)
 
 
 def parts_of(content: Content, repository: str, name: str, pointer: Pointer) -> tuple[Parts, str] | None:
@@ -306,6 +334,12 @@ def _parsed(content: Content, pointer: Pointer) -> tuple[Parts, str] | None:
             return Parts.of(manifests.parse_manifest(data, pointer.media_type)), str(Digest.of(data))
     except (NotFound, ManifestInvalid):
         return None
+
+
+def deleted_tags(pointer: Pointer | None) -> list[str]:
+    """Of what deletions.py keeps."""
+    tags = pointer.own.get("tags") if pointer else None
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
 
 def revision_of(content: Content, repository: str, name: str) -> object | None:

@@ -9,10 +9,13 @@ from flask import Response, request
 from noraflask import json_document
 from noraflask.digest import Digest
 from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, Unavailable
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import IMMUTABLE, address, bp, content_headers
+from noraflask.formats.docker.deletions import remember_manifest, remember_tag
 from noraflask.formats.docker.protocol import kept, keys, media_types, names
 from noraflask.formats.docker.protocol import manifests as protocol
 from noraflask.formats.docker.protocol.manifests import Manifest
+from noraflask.formats.docker.readback import note_push
 from noraflask.formats.docker.verdicts import permit_manifest
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
@@ -61,8 +64,10 @@ def put_manifest(name: str, reference: str) -> Steps[Response]:
     with json_document.take_turn(len(data)):
         manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
         check_references(name, manifest)
+        stored = Pointer(digest, len(data), manifest.media_type, services().content.now())
         with services().content.changing(keys.name_folder(repository().name, name)):
-            keep_manifest(name, manifest, Pointer(digest, len(data), manifest.media_type, services().content.now()), data, tags)
+            keep_manifest(name, manifest, stored, data, tags)
+    note_push(name, stored, tags)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     services().metrics.count(catalogue.UPLOADS, repository().name)
@@ -85,6 +90,7 @@ def delete_manifest(name: str, reference: str) -> Response:
         if isinstance(wanted, Digest):
             forget_manifest(name, stored)
         else:
+            remember_tag(name, wanted, stored)
             content.remove(keys.tag_pointer(repository_name, name, wanted))
     if isinstance(wanted, Digest):
         note("delete", f"{name}@{wanted}", "manifest")
@@ -97,13 +103,17 @@ def forget_manifest(name: str, stored: Pointer) -> None:
     """And the name, with its last manifest. A push of the same manifest at this moment finds that it is gone, and puts it there anew."""
     content, repository_name, digest = services().content, repository().name, stored.digest
     key, subject, seen = keys.manifest_pointer(repository_name, name, digest), kept.subject_of(stored), dict[str, str]()
-    for tag, version in tags_of(name, digest, seen):
+    tags = tags_of(name, digest, seen)
+    remember_manifest(name, stored, [tag.rpartition("/")[2] for tag, _ in tags])
+    for tag, version in tags:
         content.remove(tag, version)
     entry = keys.referrer_pointer(repository_name, name, subject, digest) if subject else None
     if entry:
         content.remove(entry)
-    content.remove(keys.parts_pointer(repository_name, name, digest))
+    if not content.exists(keys.gone_pointer(repository_name, name, digest)):
+        content.remove(keys.parts_pointer(repository_name, name, digest))
     content.remove(key)
+    content.remove(keys.pushed_pointer(repository_name, name, digest))
     left = tags_of(name, digest, seen)  # by a push that was done in between
     if entry and (version_left := content.version(entry)):
         left.append((entry, version_left))
@@ -180,9 +190,10 @@ def point_to(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: 
     """The keys of what must be there afterwards, unless somebody deletes the same manifest at this moment."""
     content, repository_name = services().content, repository().name
     sha256 = stored.digest if stored.digest.algorithm == "sha256" else Digest.of(data)
-    pointers = {keys.manifest_pointer(repository_name, name, stored.digest): kept.manifest_members(manifest, stored.digest, sha256)}
+    parts = kept.Parts.of(manifest, twins.noted_of(content, repository_name, name, manifest.blobs))
+    pointers = {keys.manifest_pointer(repository_name, name, stored.digest): kept.manifest_members(manifest, stored.digest, sha256, parts)}
     if kept.has_many_parts(manifest):  # first, since who finds the manifest looks for them
-        pointers = {keys.parts_pointer(repository_name, name, stored.digest): kept.Parts.of(manifest).members()} | pointers
+        pointers = {keys.parts_pointer(repository_name, name, stored.digest): parts.members()} | pointers
     with content.together(stored.digest):
         content.keep_bytes(data, stored.digest)
         there = {key: content.point(key, replace(stored, own=own)) for key, own in pointers.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.graphs import Graph, graph_of
 from noraflask.formats.docker.images import TOO_LARGE, Images, package
 from noraflask.formats.docker.protocol import keys
@@ -34,7 +35,7 @@ class ImageStock:
         """Told by the keys alone: all that can be pulled under a name has a pointer there, a blob also before the first manifest comes."""
         for pointer in content.names(repository):
             folder, _, last = pointer.rpartition("/")
-            if folder.endswith(("/_blobs", "/_manifests")):
+            if folder.endswith(("/_blobs", "/_manifests", "/_gone")):
                 try:
                     yield Digest.parse(last)
                 except InvalidDigest:
@@ -47,13 +48,18 @@ class ImageStock:
             if graph.is_too_large:
                 return Stored(name, package(asked.repository, name, asked.version), TOO_LARGE, ())
             if graph.digests:
-                return _stored(asked, name, graph, judge)
+                return _stored(content, asked, name, graph, judge)
         return None
 
 
-def _stored(asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
+def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
     repository, pushed = asked.repository, graph.created.get
-    images = Images(repository, name, graph, judge, pushed)
+
+    def other(digest: str) -> str | None:
+        twin = twins.other(content, repository, name, Digest.parse(digest))
+        return str(twin) if twin else None
+
+    images = Images(repository, name, graph, judge, pushed, other)
     leads = {tag: digest for digest, tags in graph.tags.items() for tag in tags}
     allowed = tuple(tag for tag, digest in sorted(leads.items()) if images.tag(tag, digest).allowed)
     version = asked.version
@@ -61,9 +67,9 @@ def _stored(asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
     decision: Decision | None = None
     if version and digest:
         decision = images.tag(version, digest)
-    elif version in graph.digests:
+    elif version and graph.same(version) in graph.digests:
         digest, decision = version, images.manifest(version)
-    return Stored(name, package(repository, name, version, digest, pushed(digest) if digest else None), decision, allowed)
+    return Stored(name, package(repository, name, version, digest, pushed(graph.same(digest)) if digest else None), decision, allowed)
 
 
 STOCK = ImageStock()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from flask import Response, request
 
 from noraflask.digest import Digest
-from noraflask.errors import InvalidDigest, InvalidName, NoraError, RangeInvalid, RepositoryUnknown, Unauthenticated
+from noraflask.errors import InvalidDigest, InvalidName, NoraError, RangeInvalid, RepositoryUnknown, Unauthenticated, Unavailable
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import address, bp, named
 from noraflask.formats.docker.protocol import keys, ranges
 from noraflask.formats.docker.tokens import challenge
@@ -82,12 +83,15 @@ def receive(name: str, upload: Upload) -> Steps[None]:
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
-    content = services().content
+    content, repository_name = services().content, repository().name
+    twin = upload.digest(twins.CANONICAL) if expected.algorithm != twins.CANONICAL else None
     with content.together(expected):
         content.keep(upload, expected)
-        content.point(keys.blob_pointer(repository().name, name, expected), pointer_to(expected, upload.offset))
+        if twin:
+            twins.note(content, repository_name, name, expected, twin, upload.offset)
+        content.point(keys.blob_pointer(repository_name, name, expected), pointer_to(expected, upload.offset))
     note("push", f"{name}@{expected}", "blob")
-    services().metrics.count(catalogue.UPLOADS, repository().name)
+    services().metrics.count(catalogue.UPLOADS, repository_name)
     return blob_created(name, expected)
 
 
@@ -118,11 +122,24 @@ def mount(name: str, wanted: str, source: str) -> Digest | None:
         return None
     with content.lease(digest):
         found = content.stat(digest)
-        if found is None:
+        if found is None or not has_twin(name, digest, found.size):
             return None
         content.point(keys.blob_pointer(repository().name, name, digest), pointer_to(digest, found.size))
     note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
     return digest
+
+
+def has_twin(name: str, digest: Digest, size: int) -> bool:
+    """Note what the gate must know of a blob that comes by a mount. False: it cannot be found out now, and the client sends the blob instead."""
+    if digest.algorithm == twins.CANONICAL:
+        return True
+    content, repository_name = services().content, repository().name
+    try:
+        twin = twins.canonical(content, repository_name, name, digest)
+    except Unavailable:
+        return False
+    twins.note(content, repository_name, name, digest, twin, size)
+    return twin != digest
 
 
 def pointer_to(digest: Digest, size: int) -> Pointer:

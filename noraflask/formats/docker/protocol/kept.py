@@ -34,8 +34,9 @@ class Parts(NamedTuple):
     blobs: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Parts:
-        return cls(_rows(manifest.children), _rows(manifest.blobs))
+    def of(cls, manifest: Manifest, names: Mapping[str, str] | None = None) -> Parts:
+        """`names`: of blobs, what they are called instead."""
+        return cls(_rows(manifest.children), renamed(_rows(manifest.blobs), names or {}))
 
     @classmethod
     def read(cls, own: Mapping[str, Any]) -> Parts | None:
@@ -59,6 +60,13 @@ def digests_in(rows: Mapping[str, bytes]) -> Iterator[str]:
             yield f"{algorithm}:{row[start : start + width].hex()}"
 
 
+def renamed(rows: Mapping[str, bytes], names: Mapping[str, str]) -> Mapping[str, bytes]:
+    """With other names of some digests in their place."""
+    if not names or rows.keys() <= {"sha256"}:
+        return rows
+    return _rows(Digest.parse(names.get(digest, digest)) for digest in digests_in(rows))
+
+
 def _rows(digests: Iterable[Digest]) -> dict[str, bytes]:
     rows: dict[str, bytearray] = {}
     for digest in dict.fromkeys(digests):
@@ -75,14 +83,14 @@ def tag_members(manifest: Manifest) -> dict[str, Any]:
     return {"default": default} if default else {}
 
 
-def manifest_members(manifest: Manifest, digest: Digest, sha256: Digest) -> dict[str, Any]:
+def manifest_members(manifest: Manifest, digest: Digest, sha256: Digest, parts: Parts) -> dict[str, Any]:
     """For the pointer of the manifest. Without `parts` where there are many: those go into a document of their own."""
     members = tag_members(manifest)
     if manifest.subject:
         members["subject"] = str(manifest.subject)
     if sha256 != digest:
         members["sha256"] = str(sha256)
-    return members if has_many_parts(manifest) else members | Parts.of(manifest).members()
+    return members if has_many_parts(manifest) else members | parts.members()
 
 
 def has_many_parts(manifest: Manifest) -> bool:
