@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from noraflask.storage import Reader
 
-MOST_PARTS = 128
-"""Of one answer, once ranges that overlap or touch are one: each is looked up in storage. Who asks for more gets the whole."""
+MOST_RANGES = 256
+"""As many as zchunk asks for. Each part of an answer is looked up in storage; who asks for more ranges gets the whole."""
 PIECE_BYTES = 16 * 1024
 """What an answer of several parts keeps in memory for a client that does not read."""
 
@@ -36,6 +36,8 @@ def parse(header: str, size: int) -> list[tuple[int, int]] | None:
     if unit is None or not size:
         return None
     texts = [text for text in header[unit.end() :].split(",") if text.strip(" \t")]
+    if not 0 < len(texts) <= MOST_RANGES:
+        return None
     asked: list[tuple[int, int]] = []
     for text in texts:
         found = _RANGE.match(text)
@@ -52,12 +54,9 @@ def parse(header: str, size: int) -> list[tuple[int, int]] | None:
             return None
         if start < stop:
             asked.append((start, stop))
-    if not texts:
-        return None
     if not asked:
         raise Unsatisfiable()
-    merged = _merged(asked)
-    return merged if len(merged) <= MOST_PARTS else None
+    return _merged(asked)
 
 
 def _merged(asked: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -108,9 +108,9 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 def buildkit_cache(media_type: str) -> tuple[bytes, dict[str, Any]]:
-    """What `buildctl --export-cache type=registry` of BuildKit up to 0.10 pushes, with either value of `oci-mediatypes`; and its entries.
+    """What `buildctl build --export-cache type=registry` of BuildKit before 0.21 pushes, with either value of `oci-mediatypes`; and its entries.
 
-    The member order, the annotations and the absence of platforms are those of its Go structures.
+    Members, their order and their absence were recorded from 0.12.5.
     """
     layer_type = LAYER_TYPE if media_type == OCI_INDEX else DOCKER_LAYER
     annotations = {"buildkit/createdat": "2019-08-14T17:52:26.789506223-07:00", "containerd.io/uncompressed": str(Digest.of(b"tar"))}
@@ -144,7 +144,7 @@ def test_a_cache_of_buildkit_is_an_index_of_blobs(registry, media_type):
 
 
 def test_a_newer_cache_of_buildkit_is_an_image(registry):
-    """`image-manifest=true`, the default since 0.12."""
+    """`image-manifest=true`, the default since 0.21."""
     members = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(b"{}", CACHE_CONFIG), "layers": [descriptor(b"layer")]}
     assert registry.push("app", "cache", json.dumps(members).encode()).status_code == 201
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noraflask.digest import Digest
-from noraflask.web.byte_ranges import MOST_PARTS, PIECE_BYTES, Pieces, Unsatisfiable, multipart, parse
+from noraflask.web.byte_ranges import MOST_RANGES, PIECE_BYTES, Pieces, Unsatisfiable, multipart, parse
 from tests.multipart import read_parts
 
 DATA = bytes(range(256)) * 400
@@ -39,8 +39,8 @@ DIGEST = str(Digest.of(DATA))
         ("bytes=0-,5-6,-1", [(0, 100)]),
         ("bytes=100-,3-4", [(3, 5)]),
         ("bytes=-0,3-4", [(3, 5)]),
-        ("bytes=" + ",".join(["0-"] * 1000), [(0, 100)]),
-        ("bytes=" + ",".join(f"{at}-" for at in range(1000)), [(0, 100)]),
+        ("bytes=" + ",".join(["0-"] * 200), [(0, 100)]),
+        ("bytes=" + ",".join(f"{at}-" for at in range(200)), [(0, 100)]),
     ],
 )
 def test_what_is_asked_for(header, found):
@@ -75,10 +75,11 @@ def test_their_number_is_bounded():
     def apart(count):
         return "bytes=" + ",".join(f"{2 * at}-{2 * at}" for at in range(count))
 
-    found = parse(apart(MOST_PARTS), 10_000)
+    found = parse(apart(MOST_RANGES), 10_000)
     assert found is not None
-    assert len(found) == MOST_PARTS
-    assert parse(apart(MOST_PARTS + 1), 10_000) is None
+    assert len(found) == MOST_RANGES
+    assert parse(apart(MOST_RANGES + 1), 10_000) is None
+    assert parse("bytes=" + ",".join(["0-0"] * (MOST_RANGES + 1)), 10_000) is None
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60)), min_size=1, max_size=40)
