@@ -250,7 +250,7 @@ class Maker:
         return f"Transfer-Encoding: {coding}\r\n", b"".join(pieces) + f"{last}\r\n{trailers}{end}".encode()
 
 
-def stream(number: int, host: str = "fuzz.example", login: str = "") -> Stream:
+def stream(number: int, host: str = "localhost", login: str = "") -> Stream:
     return Maker(number, host, login).stream()
 
 
