@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from tests.fault.conftest import leftovers, unable
 from tests.fault.oci import MANIFEST_TYPE, Client, config_of, digest_of, manifest_of, noise
 from tests.server import ROOT, Server, free_port, wait_until
 
-from .kinds import Target
+from .steps import Target
 
 MIB = 1024 * 1024
 READY_SECONDS = 30
@@ -226,7 +226,12 @@ class Besiegers:
     """`with Besiegers(port, goods, {"idle": 100}, ["127.0.0.2"]) as those:`; afterwards `those.outcomes` tells what became of each kind."""
 
     def __init__(self, port: int, target: Target, peers: Mapping[str, int], sources: list[str] | None = None) -> None:
-        order = {"port": port, "sources": sources or ["127.0.0.1"], "peers": dict(peers), "target": asdict(target)}
+        order = {
+            "port": port,
+            "sources": sources or ["127.0.0.1"],
+            "peers": dict(peers),
+            "target": {part.name: getattr(target, part.name) for part in fields(target) if part.init},
+        }
         self._order = json.dumps(order)
         self._process: subprocess.Popen[bytes] | None = None
         self.outcomes: dict[str, dict[str, int]] = {}

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fault.siege.kinds import KINDS, ONCE, Answers, Pause, Script, Target, Write
+from tests.fault.siege.kinds import KINDS, NARROW, ONCE
+from tests.fault.siege.steps import Answers, Pause, Script, Target, Write
 
 CONNECTS_AT_ONCE, CONNECT_EVERY = 10, 0.005
 """Connections that are begun in one round of the loop, and seconds from one round to the next: 2,000 a second, so that they find room to wait."""
@@ -131,14 +132,17 @@ class Camp:
             if isinstance(whom, Peer):
                 self._to_connect.append(whom)
             elif not whom.closed:
-                self._step(whom, None)
+                if not whom.watched:  # it was deaf, and takes one look
+                    self._read(whom)
+                if not whom.closed:
+                    self._step(whom, None)
 
     # ---- connections
 
     def _connect(self, peer: Peer) -> None:
         line = Line(peer, socket.socket())
         line.sock.setblocking(False)
-        if peer.kind == "deaf reader":
+        if peer.kind in NARROW:
             line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         try:
             line.sock.bind((peer.source, 0))
@@ -215,6 +219,7 @@ class Camp:
                     break
                 else:
                     self._watch(line, 0)
+                    self._later(command.seconds, line)
                     break
             self._settle(line)
         except StopIteration as end:
@@ -240,7 +245,7 @@ class Camp:
 
     def _read(self, line: Line) -> None:
         try:
-            data = line.sock.recv(PIECE)
+            data = line.sock.recv(PIECE if line.watched else 1024)
         except BlockingIOError:
             return
         except OSError:

@@ -3,61 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
-
-@dataclass(frozen=True)
-class Write:
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Pause:
-    """What comes meanwhile is read and thrown away."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Wait for so many; the script is given status and head of the last one."""
-
-    count: int = 1
-
-
-@dataclass(frozen=True)
-class Deaf:
-    """Never read again."""
-
-
-Script = Generator[Write | Pause | Answers | Deaf, tuple[int, bytes], str]
-FOREVER = 1e6
-
-
-@dataclass
-class Target:
-    """What the scripts must know of the registry; all paths begin with /."""
-
-    session_login: str
-    """Value of Authorization, for the one who opens sessions without end."""
-    upload_login: str
-    """For those whose uploads are slow."""
-    layer: str = "/v2/"
-    """Of some MiB."""
-    index: str = "/v2/"
-    """An image index of 4 MB."""
-    referrers: str = "/v2/"
-    """Of a subject with many MB of annotations."""
-    slow_bytes: int = 8192
-    """Length of a slow upload that is allowed, at SLOW_RATE bytes a second."""
-    sessions: dict[str, bytes] = field(default_factory=dict)
-
-    def head(self, method: str, path: str, *fields: str, login: str = "") -> bytes:
-        named = [f"Authorization: {login}"] if login else []
-        return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: registry", *named, *fields, "", "")).encode("latin-1")
-
+from .steps import FOREVER, Answers, Deaf, Pause, Script, Target, Write, location_of
 
 SLOW_RATE = 2048
 UNFINISHED = "Content-Length: 1048576"
@@ -65,12 +13,6 @@ CHUNKED = "Transfer-Encoding: chunked"
 SOME_DIGEST = "sha256:" + "5" * 64
 BURST = b"x" * 100 * 1024
 HOLD = b"x" * 8
-
-
-def location_of(head: bytes) -> str:
-    found = next(line.partition(b":")[2].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"location:")).decode()
-    parts = urlsplit(found)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
 # ---- who waits
@@ -102,6 +44,27 @@ def silent_token_body(target: Target) -> Script:
     return "ended"
 
 
+def silent_api_body(target: Target) -> Script:
+    yield Write(target.head("POST", "/api/tokens", "Content-Type: application/json", "Content-Length: 100"))
+    yield Pause(FOREVER)
+    return "ended"
+
+
+def silent_continue(target: Target) -> Script:
+    """Announces a body, asks whether to send it, and then does not."""
+    fields = ("Expect: 100-continue", UNFINISHED)
+    yield Write(target.head("POST", f"/v2/drip/app/blobs/uploads/?digest={SOME_DIGEST}", *fields, login=target.upload_login))
+    yield Pause(FOREVER)
+    return "ended"
+
+
+def tls_hello(target: Target) -> Script:
+    """The beginning of TLS, on a port that does not speak it."""
+    yield Write(bytes.fromhex("16030100fa010000f60303") + b"\0" * 40)
+    yield Pause(FOREVER)
+    return "ended"
+
+
 def silent_manifest_body(target: Target) -> Script:
     fields = ("Content-Type: application/vnd.oci.image.manifest.v1+json", "Content-Length: 500")
     yield Write(target.head("PUT", "/v2/drip/app/manifests/v1", *fields, login=target.upload_login))
@@ -110,6 +73,20 @@ def silent_manifest_body(target: Target) -> Script:
 
 
 # ---- who sends slowly
+
+
+def slow_token_body(target: Target) -> Script:
+    yield Write(target.head("POST", "/v2/token", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 1000"))
+    while True:
+        yield Pause(1)
+        yield Write(b"x")
+
+
+def slow_raw_file(target: Target) -> Script:
+    yield Write(target.head("PUT", "/raw/drip/file", UNFINISHED, login=target.upload_login))
+    while True:
+        yield Pause(1)
+        yield Write(b"x")
 
 
 def slow_upload(target: Target) -> Script:
@@ -145,9 +122,7 @@ def burst_upload(target: Target) -> Script:
 
 def allowed_upload(target: Target) -> Script:
     """As slow as it may be, and right to the end."""
-    data = b"slowly " * (target.slow_bytes // 7 + 1)
-    target.sessions["count"] = number = b"%d" % (int(target.sessions.get("count", b"0")) + 1)
-    data = (number + b" " + data)[: target.slow_bytes]
+    data = (b"%d slowly " % next(target.numbers) * target.slow_bytes)[: target.slow_bytes]
     yield Write(target.head("POST", "/v2/drip/slow/blobs/uploads/", "Content-Length: 0", login=target.upload_login))
     status, head = yield Answers()
     if status != 202:
@@ -169,8 +144,8 @@ def busy_holder(target: Target) -> Script:
     if status != 202:
         yield Pause(2)
         return "refused"
-    target.sessions["busy"] = location_of(head).encode()
-    yield Write(target.head("PATCH", location_of(head), UNFINISHED, login=target.upload_login) + HOLD)
+    target.busy_session = location_of(head)
+    yield Write(target.head("PATCH", target.busy_session, UNFINISHED, login=target.upload_login) + HOLD)
     while True:
         yield Pause(1)
         yield Write(b"x")
@@ -178,10 +153,10 @@ def busy_holder(target: Target) -> Script:
 
 def busy_session(target: Target) -> Script:
     """A small PATCH to a session that another one holds."""
-    while "busy" not in target.sessions:
+    while not target.busy_session:
         yield Pause(0.1)
     while True:
-        yield Write(target.head("PATCH", target.sessions["busy"].decode(), "Content-Length: 10", login=target.upload_login) + b"x" * 10)
+        yield Write(target.head("PATCH", target.busy_session, "Content-Length: 10", login=target.upload_login) + b"x" * 10)
         yield Answers()
         yield Pause(0.5)
 
@@ -230,6 +205,27 @@ def deaf_reader(target: Target) -> Script:
     return "ended"
 
 
+def deaf_asker(target: Target) -> Script:
+    """Thousands of small questions, and reads no answer."""
+    yield Write(target.head("GET", "/v2/team/app/manifests/v1", "Accept: */*") * 5000)
+    yield Deaf()
+    return "ended"
+
+
+def slow_reader(target: Target) -> Script:
+    """Of an answer that its socket has no room for it takes a little at a time."""
+    yield Write(target.head("GET", target.layer))
+    while True:
+        yield Deaf(1)
+
+
+def rude(target: Target) -> Script:
+    """Is gone before its answer."""
+    yield Write(target.head("GET", target.layer))
+    yield Pause(0.5)
+    return "gone"
+
+
 # ---- who asks for much
 
 
@@ -251,14 +247,12 @@ def sessions_without_end(target: Target) -> Script:
 
 
 def long_name(target: Target) -> Script:
-    number = 0
-    while True:
-        number += 1
-        target.sessions["names"] = b"%d" % (int(target.sessions.get("names", b"0")) + 1)
-        name = f"n{target.sessions['names'].decode()}/" + "a" * 7980
+    for number in target.numbers:
+        name = f"n{number}/" + "a" * 7980
         yield Write(target.head("GET", f"/v2/{name}/{'tags/list' if number % 2 else 'manifests/v1'}"))
         yield Answers()
         yield Pause(0.5)
+    return "ended"
 
 
 def repeated(path_of: Callable[[Target], str], *fields: str, pause: float) -> Callable[[Target], Script]:
@@ -277,6 +271,11 @@ KINDS: dict[str, Callable[[Target], Script]] = {
     "slow head": slow_head,
     "silent token body": silent_token_body,
     "silent manifest body": silent_manifest_body,
+    "silent api body": silent_api_body,
+    "silent continue": silent_continue,
+    "tls hello": tls_hello,
+    "slow token body": slow_token_body,
+    "slow raw file": slow_raw_file,
     "slow upload": slow_upload,
     "slow patch": slow_patch,
     "burst upload": burst_upload,
@@ -288,8 +287,11 @@ KINDS: dict[str, Callable[[Target], Script]] = {
     "trailer lines": trailer_lines,
     "chunk extension": chunk_extension,
     "deaf reader": deaf_reader,
+    "deaf asker": deaf_asker,
+    "slow reader": slow_reader,
+    "rude": rude,
     "pipelined metrics": pipelined("/metrics", 60, 2),
-    "pipelined health": pipelined("/health", 60, 2),
+    "pipelined health": pipelined("/health", 60, 5),
     "1200 metrics": pipelined("/metrics", 1200, FOREVER),
     "12 metrics": pipelined("/metrics", 12, FOREVER),
     "12 healths": pipelined("/health", 12, FOREVER),
@@ -298,27 +300,37 @@ KINDS: dict[str, Callable[[Target], Script]] = {
     "index of another type": repeated(lambda target: target.index, "Accept: application/vnd.oci.image.manifest.v1+json", pause=1),
     "referrers": repeated(lambda target: target.referrers, pause=1),
 }
+NARROW = frozenset({"deaf reader", "deaf asker", "slow reader"})
+"""Kinds whose sockets have little room for what comes."""
 ONCE = frozenset({"allowed upload", "1200 metrics", "12 metrics", "12 healths"})
 """Kinds that do not come back when their connection is gone."""
 
 MIX = {
-    "mute": 200,
-    "idle": 280,
-    "slow head": 250,
-    "silent token body": 250,
-    "silent manifest body": 150,
+    "mute": 150,
+    "idle": 254,
+    "slow head": 200,
+    "silent token body": 200,
+    "silent manifest body": 100,
+    "silent api body": 50,
+    "silent continue": 50,
+    "tls hello": 20,
+    "slow token body": 100,
+    "slow raw file": 50,
     "slow upload": 150,
     "slow patch": 100,
-    "burst upload": 130,
+    "burst upload": 120,
     "busy holder": 1,
     "busy session": 60,
-    "trailer": 90,
+    "trailer": 80,
     "large trailer": 4,
     "trailer lines": 3,
     "chunk extension": 3,
-    "deaf reader": 220,
+    "deaf reader": 150,
+    "deaf asker": 10,
+    "slow reader": 20,
+    "rude": 10,
     "pipelined metrics": 20,
-    "pipelined health": 13,
+    "pipelined health": 19,
     "sessions without end": 20,
     "long name": 40,
     "index of another type": 8,
