@@ -14,6 +14,7 @@ from noraflask.formats import FORMATS
 from noraflask.log import write_event
 from noraflask.reload import Snapshot
 from noraflask.services import Services
+from noraflask.services.client_network import network_of
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import Metrics
 from noraflask.services.metrics.scrape_metrics import ScrapeMetrics
@@ -29,6 +30,7 @@ from noraflask.web.envelope import Envelope, Lines
 from noraflask.web.flask_app import RegistryFlask
 from noraflask.web.format import Format
 from noraflask.web.limits import TOKEN_RULES
+from noraflask.web.peers import client_address, is_trusted
 from noraflask.web.targets import INNER, Targets
 
 SCRAPE_METRICS = f"{EXTENSION}-scrape-metrics"
@@ -100,6 +102,7 @@ class ServedRegistry:
         own = (path for format in app.services.formats for path in format.login.password_paths)
         self.password_paths: tuple[str, ...] = (*sorted(TOKEN_RULES), *own)
         self._adopted_over: State | None = None
+        self._trusted = app.services.live.state.config.server.trusted_proxies
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         return self._app.wsgi_app(environ, start_response)
@@ -107,6 +110,15 @@ class ServedRegistry:
     @property
     def services(self) -> Services:
         return self._app.services
+
+    def client_of_peer(self, peer: str) -> str:
+        return "" if is_trusted(peer, self._trusted) else network_of(peer)
+
+    def client_of(self, environ: dict[str, Any]) -> str:
+        return network_of(client_address(environ, self._trusted))
+
+    def count(self, event: str) -> None:
+        self.services.metrics.count(catalogue.CONNECTIONS_ENDED, event)
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         services, scrape_metrics = self.services, self._app.extensions.get(SCRAPE_METRICS)

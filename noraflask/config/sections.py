@@ -57,6 +57,13 @@ class ServerConfig:
         "Open client connections, all workers together; not less than the workers.",
         env="NORA_MAX_CONNECTIONS",
     )
+    max_connections_per_client: int = setting(
+        0,
+        WholeNumber(0, 1_000_000),
+        "Of these, what one client address may have, IPv6 by /64; through a trusted proxy: requests in progress. Beyond that its own connections "
+        "make room for it. 0 = three quarters of max_connections.",
+        env="NORA_MAX_CONNECTIONS_PER_CLIENT",
+    )
     header_read_timeout: int = setting(30, _SECONDS, "Seconds a client has for a complete request head.", env="NORA_HEADER_READ_TIMEOUT")
     keep_alive_timeout: int = setting(
         120,

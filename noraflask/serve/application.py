@@ -20,6 +20,15 @@ class Application(Protocol):
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]: ...
 
+    def client_of_peer(self, peer: str) -> str:
+        """Whom a connection from this address is counted for: the address, or "" for a proxy, whose requests say it."""
+
+    def client_of(self, environ: dict[str, Any]) -> str:
+        """Whom a request is counted for."""
+
+    def count(self, event: str) -> None:
+        """A connection made room for another one (`evicted`), or was one too many (`refused`)."""
+
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         """In a new worker, after the fork. `place`: no other living worker has it; `connections`: open ones, of all workers."""
 
@@ -55,6 +64,15 @@ class PlainApplication:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         return self._wsgi(environ, start_response)
+
+    def client_of_peer(self, peer: str) -> str:
+        return peer
+
+    def client_of(self, environ: dict[str, Any]) -> str:
+        return str(environ["REMOTE_ADDR"])
+
+    def count(self, event: str) -> None:
+        """It counts nothing."""
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         """It has nothing to start."""

@@ -6,17 +6,19 @@ A connection has one owner at a time: a thread that works on it, or the worker's
 
 from __future__ import annotations
 
+import re
 import socket
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum
 from typing import Any
 
 from noraflask.config import ServerConfig
-from noraflask.serve.body import ChunkedBody, drain
 from noraflask.serve.limits import Pace, Receiver, unsent
 from noraflask.serve.request import MAX_HEAD, MAX_LINE, HeadParser, Refused, Request, open_body
 from noraflask.serve.response import Response
+from noraflask.suspension import Reception
 
 READ_SIZE = 16 * 1024
 
@@ -27,43 +29,54 @@ class Phase(Enum):
     HEAD = "the rest of a request head"
     IDLE = "the next request of a kept-alive connection"
     READY = "a request thread; the next request is in the buffer already"
+    BODY = "the rest of a request body"
     SENDING = "room for more of the response"
     LINGERING = "the end of what the client still sends after the last response"
 
 
 class Connection:
     __slots__ = (
-        "_acknowledged",
-        "_checked",
-        "_pace",
-        "_parser",
-        "_scanned",
-        "buffer",
-        "deadline",
-        "fd",
-        "lingered",
-        "peer",
-        "phase",
-        "request",
-        "response",
-        "sock",
+        *(
+            "_acknowledged",
+            "_checked",
+            "_line_end",
+            "_pace",
+            "_parser",
+            "_scanned",
+            "buffer",
+            "client",
+            "deadline",
+            "fd",
+            "is_armed",
+            "lingered",
+            "own",
+        ),
+        *("peer", "phase", "progress", "reception", "request", "response", "run", "sock", "then", "turns"),
     )
     request: Request  # the present or last exchange: begin() sets them
     response: Response
 
-    def __init__(self, sock: socket.socket, peer: tuple[str, int], base: dict[str, Any], deadline: float) -> None:
+    def __init__(self, sock: socket.socket, peer: tuple[str, int], own: str, base: dict[str, Any], deadline: float) -> None:
+        """`own`: the client that the connection counts for while it has no request: its peer, or "" for a proxy, which works for many."""
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
+        self.own = self.client = own
         self.phase = Phase.HEAD
         self.deadline = deadline  # monotonic; the sweep ends the present phase then
+        self.progress = time.monotonic()  # when the peer last did its part
+        self.turns = 0  # times that the peer was heard in the present phase
         self.buffer = b""
+        self.is_armed = False  # epoll tells of it
+        self.lingered = 0  # bytes thrown away in LINGERING
+        self.reception: Reception | None = None  # where the body goes to
+        self.then: Callable[[BaseException | None], None] | None = None  # what to do when it is there, or has ended with an error
+        self.run: Callable[[], Iterable[bytes]] | None = None  # the next part of the application's work
         self._pace: Pace | None = None  # of the response
         self._acknowledged = 0
         self._checked = 0.0
-        self.lingered = 0  # bytes thrown away in LINGERING
         self._parser = HeadParser({**base, "REMOTE_ADDR": peer[0], "REMOTE_PORT": str(peer[1])})
-        self._scanned = 0
+        self._scanned = self._line_end = 0
 
     def read(self) -> bool:
         """Take what has arrived. False at the end of the stream; raises BlockingIOError when there is nothing, else OSError."""
@@ -76,23 +89,34 @@ class Connection:
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", self._scanned) + 4
         if end < 4:
-            if not _hopeless(buffer):
+            if not self._is_hopeless(buffer):
                 self._scanned = max(0, len(buffer) - 3)
                 return None
             end = len(buffer)
         if end > MAX_HEAD:
             raise Refused(431, "Request Header Fields Too Large", "request head too large")
-        self._scanned = 0
+        self._scanned = self._line_end = 0
+        if buffer[:2] == TLS_HANDSHAKE:
+            raise Refused(400, "Bad Request", "this is TLS, and the port speaks plain HTTP: use http://, or the address of the proxy in front")
         request, self.buffer = self._parser.parse(buffer, end, self.peer)
         return request
+
+    def _is_hopeless(self, head: bytes) -> bool:
+        """Can this unfinished head never become valid? TLS, bare LF (RFC 9112 section 2.2), or too long. Looks at each byte once."""
+        if not self._line_end:
+            self._line_end = head.find(b"\r\n", self._scanned) + 1
+            if len(head) > MAX_LINE + 2 and not 0 < self._line_end <= MAX_LINE + 1:
+                return True
+        start = max(0, self._scanned - 1)
+        return head[:1] not in _FIRST or len(head) > MAX_HEAD or _BARE_LF.search(head, start) is not None
 
     def begin(self, request: Request) -> None:
         self.request = request
         self.response = Response(request.method, request.http11, request.keep_alive)
         self._pace = None
+        self.run = None
 
     def open_body(self, limits: ServerConfig) -> None:
-        """Called on the thread that will run the request: reading a body waits for the peer."""
         self.buffer = open_body(self.request, Receiver(self.sock, limits), self._invite)
 
     def _invite(self) -> None:
@@ -102,23 +126,39 @@ class Connection:
                 self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
 
     @property
-    def body_unfinished(self) -> bool:
+    def is_body_unfinished(self) -> bool:
         return self.request.body is not None and not self.request.body.finished
 
     def will_close(self, bound: int) -> bool:
         """Must the response say `Connection: close`, because more than `bound` bytes of the body are still to come?"""
         body = self.request.body
-        return body is not None and (body.receiver.failed or not body.invited or not body.nearly_finished(bound))
+        return body is not None and (body.receiver.failed or not body.is_invited or not body.is_nearly_finished(bound))
 
-    def finish_body(self, seconds: int) -> bool:
-        """After the response: throw away the rest of the body. False when the connection cannot be used for another request."""
+    # Waiting for the rest of a body
+
+    def await_body(self, reception: Reception, then: Callable[[BaseException | None], None], seconds: float) -> None:
+        """From now on the body goes to `reception`; all of it must be there in so many seconds."""
+        self.reception, self.then = reception, then
+        self.turns = 0
+        self.progress = self._checked = time.monotonic()
+        self.deadline = self.progress + seconds
+
+    def hear(self, moved: int) -> None:
+        """The peer was looked at, and so many bytes had come."""
+        self.turns += 1
+        if moved:
+            self.progress = time.monotonic()
+
+    def is_body_too_slow(self, now: float) -> bool:
+        """Counts the time since the last look as waited for the peer."""
+        waited, self._checked = now - self._checked, now
         body = self.request.body
-        if body is None:
-            return True
-        reusable = drain(body, seconds)
-        if isinstance(body, ChunkedBody):
-            self.buffer = body.rest()
-        return reusable
+        return now >= self.deadline or (body is not None and body.receiver.is_too_slow(waited))
+
+    def begin_body_wait(self) -> None:
+        self._checked = time.monotonic()
+
+    # Waiting for the peer to take the response
 
     def begin_waiting(self, limits: ServerConfig) -> None:
         """The peer takes no more of the response: its pace counts from here, until `too_slow()` is asked."""
@@ -133,14 +173,12 @@ class Connection:
         acknowledged = self.response.sent - unsent(self.fd)
         moved, self._acknowledged = max(0, acknowledged - self._acknowledged), acknowledged
         waited, self._checked = now - self._checked, now
+        if moved:
+            self.progress = now
         return self._pace.too_slow(waited, moved)
 
 
-def _hopeless(head: bytes) -> bool:
-    """Can this unfinished head never become valid? TLS on the plain port, bare LF (RFC 9112 section 2.2), or too long."""
-    if head[:1] not in _FIRST or head.count(b"\n") != head.count(b"\r\n") or len(head) > MAX_HEAD:
-        return True
-    return len(head) > MAX_LINE + 2 and b"\r\n" not in head[: MAX_LINE + 2]
-
-
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+TLS_HANDSHAKE = b"\x16\x03"
+"""How a TLS client begins: RFC 8446, section 5.1."""
 _FIRST = frozenset(bytes([byte]) for byte in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz\r")

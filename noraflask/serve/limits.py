@@ -9,20 +9,21 @@ import fcntl
 import os
 import select
 import socket
-import struct
+import sys
 import termios
-import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from noraflask.config import ServerConfig
 from noraflask.errors import BadRequest, ClientGone
 
-Received = TypeVar("Received", bytes, int)
-
 
 class BodyCut(ClientGone, ConnectionError):
     """The peer closed or reset the connection before the body was complete, or the server is stopping and its grace is over."""
+
+
+class BodyAbandoned(BodyCut):
+    """The server needed the connection for other clients, or stops."""
+
+    status = 503
 
 
 class BodyTooSlow(ClientGone, TimeoutError):
@@ -61,55 +62,79 @@ class Pace:
 
 
 class Receiver:
-    """`recv` for request bodies on a blocking socket. Everything it raises is an OSError and renders as a 4xx.
+    """Takes what the peer of a request body has sent. It never waits: BlockingIOError says that there is nothing. Its other errors are ClientGone.
 
-    A connection on which it raised cannot be used again: where the next request starts is unknown.
+    A connection on which it failed cannot be used again: where the next request starts is unknown.
     """
+
+    __slots__ = ("_has_spliced", "_pace", "_sock", "_told", "failed", "moved")
 
     def __init__(self, sock: socket.socket, limits: ServerConfig) -> None:
         self._sock = sock
         self._pace = Pace(limits.idle_timeout, limits.min_transfer_rate)
+        self._told = 0
+        self.moved = 0  # bytes that came in
         self.failed = False
-        self._patience = limits.idle_timeout
-        self._too_slow = False  # told by the next call, so that what came in meanwhile is not lost
-        self._patient = False  # has the kernel been told? A body that came with its head needs no such call
+        self._has_spliced = False
 
-    def hurry(self, seconds: int) -> None:
-        """From now on the whole rest must come within `seconds`."""
-        self._pace = Pace(idle=seconds, rate=1 << 60)
-        self._patience, self._patient = seconds, False
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        """Up to `size` bytes, at least one; b"" when the peer has closed its side. With MSG_WAITALL the kernel waits for all of `size`."""
-        return self._judged(lambda: self._sock.recv(size, flags), len)
+    def recv(self, size: int) -> bytes:
+        """Up to `size` bytes, at least one; b"" when the peer has closed its side."""
+        try:
+            data = self._sock.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._broken() from error
+        self._count(len(data))
+        return data
 
     def recv_into(self, buffer: memoryview) -> int:
         """As recv(), into memory that is there already."""
-        return self._judged(lambda: self._sock.recv_into(buffer), int)
+        try:
+            return self._count(self._sock.recv_into(buffer, 0, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._broken() from error
 
     def splice(self, pipe: int, size: int) -> int:
         """Let the kernel move up to `size` bytes into a pipe: splice(2). 0 when the peer has closed its side."""
-        return self._judged(lambda: os.splice(self._sock.fileno(), pipe, size), int)
-
-    def _judged(self, receive: Callable[[], Received], length: Callable[[Received], int]) -> Received:
-        if not self._patient:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", self._patience, 0))
-            self._patient = True
-        if self._too_slow:
-            self.failed = True
-            raise BodyTooSlow
-        started = time.monotonic()
+        if not self._has_spliced:
+            self._has_spliced = True
+            self._sock.setblocking(False)  # no flag of splice says so for a socket
         try:
-            received = receive()
+            return self._count(os.splice(self._sock.fileno(), pipe, size))
         except BlockingIOError:
-            self.failed = True
-            raise BodyTooSlow from None
+            raise
         except OSError as error:
-            self.failed = True
-            raise BodyCut from error
-        self._too_slow = self._pace.too_slow(time.monotonic() - started, length(received))
-        self.failed = self.failed or not received
-        return received
+            raise self._broken() from error
+
+    def release(self) -> None:
+        """The body is there, or lost: others use the socket now."""
+        if self._has_spliced:
+            self._has_spliced = False
+            self._sock.setblocking(True)
+
+    def is_too_slow(self, waited: float) -> bool:
+        """The peer was waited for so many seconds more, in which came what was received since the last look: is that too little?"""
+        moved, self._told = self.moved - self._told, self.moved
+        return self._pace.too_slow(waited, moved)
+
+    def _count(self, size: int) -> int:
+        self.moved += size
+        self.failed = self.failed or not size
+        return size
+
+    def _broken(self) -> BodyCut:
+        self.failed = True
+        return BodyCut("the connection broke before the request body was complete; ask for the upload's offset and go on there")
+
+
+def wait_readable(fd: int, seconds: float) -> bool:
+    """Has something come within `seconds`? True as well at the end and on an error, which the next read will tell."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def wait_writable(fd: int, seconds: float) -> bool:
@@ -121,4 +146,4 @@ def wait_writable(fd: int, seconds: float) -> bool:
 
 def unsent(fd: int) -> int:
     """Bytes the kernel still holds for the peer, sent but not acknowledged included: tcp(7), SIOCOUTQ."""
-    return struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder, signed=True)

@@ -14,10 +14,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
+from noraflask.serve.clients import Clients
 from noraflask.serve.connection import Connection, Phase
 from noraflask.serve.response import plain_text
 
@@ -29,10 +31,16 @@ ACCEPT_BATCH = 4  # connections a thread accepts before it looks after them
 POLITE_SECONDS = 0.001  # a new connection is left so long to a worker that has fewer
 COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
 YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
+SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the thread for slow ones
+PROMPT_READS = 16  # a head that came in more pieces than this is read on by that thread's clock
+RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
+LARGE_HEAD = 4096
+HELD_BYTES = 16 * 1024 * 1024  # of unfinished heads larger than that, in each worker
 
 _READ = select.EPOLLIN | select.EPOLLONESHOT
 _EVENTS = {
     Phase.HEAD: _READ,
+    Phase.BODY: _READ,
     Phase.IDLE: _READ,
     Phase.LINGERING: _READ,
     Phase.READY: _READ | select.EPOLLOUT,  # a socket is writable nearly always: this comes back at once
@@ -41,21 +49,38 @@ _EVENTS = {
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+class Ending(Enum):
+    """Why an exchange cannot go on."""
+
+    TOO_SLOW = "the client took the response too slowly"
+    EVICTED = "the server needed the connection for other clients"
+    STOPPED = "the server is stopping"
+
+
 class Reactor:
     def __init__(
         self,
         limits: ServerConfig,
         share: int,
+        share_of_client: int,
         board: Board,
         slot: int,
         serve: Callable[[Connection], None],
-        give_up: Callable[[Connection], None],
+        give_up: Callable[[Connection, Ending], None],
+        slow_down: Callable[[Connection], None],
+        client_of_peer: Callable[[str], str],
+        told: Callable[[str], None],
     ) -> None:
         self._limits = limits
         self._board, self._slot = board, slot
         self._share = share  # most connections at a time
         self._serve = serve  # called with a connection that can go on; the callee owns it then
-        self._give_up = give_up  # called with a connection whose peer does not take its response
+        self._give_up = give_up  # called with a connection whose exchange cannot go on
+        self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
+        self._client_of_peer = client_of_peer  # the client that a new connection counts for
+        self._told = told  # called with what befell a connection, to be counted
+        self.clients = Clients(share_of_client)
+        self._ending: set[Connection] = set()  # those that make room for others and are not closed yet
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
         self._resting: set[int] = set()  # listeners that are not accepted from because there is no room
@@ -93,8 +118,28 @@ class Reactor:
     def park(self, conn: Connection, phase: Phase, seconds: float) -> None:
         """Give up `conn` until something happens on it, at most `seconds`."""
         conn.phase = phase
-        conn.deadline = time.monotonic() + seconds
+        conn.progress = time.monotonic()
+        conn.deadline = conn.progress + seconds
+        conn.turns = 0
+        if phase is Phase.IDLE:
+            self.attribute(conn, conn.own)
         self._arm(conn)
+
+    def park_body(self, conn: Connection, armed: bool = True) -> None:
+        """As park(), for the rest of a body, whose deadline is set already. Not armed, somebody looks at it without being told."""
+        conn.phase = Phase.BODY
+        conn.begin_body_wait()
+        conn.is_armed = armed
+        if armed:
+            self._arm(conn)
+        else:
+            self.waiting[conn.fd] = conn
+
+    def attribute(self, conn: Connection, client: str) -> None:
+        """From now on the connection counts for this client."""
+        if client != conn.client:
+            self.clients.move(conn.client, client)
+            conn.client = client
 
     def _arm(self, conn: Connection) -> None:
         phase = conn.phase
@@ -108,7 +153,7 @@ class Reactor:
         phase = conn.phase
         if phase is Phase.LINGERING:
             self._linger(conn)
-        elif phase is Phase.READY or phase is Phase.SENDING:
+        elif phase is Phase.READY or phase is Phase.SENDING or phase is Phase.BODY:
             self._serve(conn)
         else:
             self._read(conn)
@@ -128,10 +173,31 @@ class Reactor:
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
-        if conn.phase is Phase.HEAD:
-            self._arm(conn)
-        else:
+        if conn.phase is not Phase.HEAD:
             self.park(conn, Phase.HEAD, self._limits.header_read_timeout)
+            return
+        conn.turns += 1
+        if conn.turns < PROMPT_READS:
+            self._arm(conn)
+            return
+        self.waiting[conn.fd] = conn
+        if len(conn.buffer) > LARGE_HEAD:
+            self._bound_heads()
+        self._slow_down(conn)
+
+    def look_again(self, conn: Connection) -> None:
+        """Be told again when something comes on a connection that is parked and not armed."""
+        if self.waiting.get(conn.fd) is conn:
+            self._arm(conn)
+
+    def _bound_heads(self) -> None:
+        """Unfinished heads take memory: beyond a bound the largest goes."""
+        heads = [conn for conn in list(self.waiting.values()) if conn.phase is Phase.HEAD and len(conn.buffer) > LARGE_HEAD]
+        if sum(len(conn.buffer) for conn in heads) > HELD_BYTES:
+            largest = max(heads, key=lambda conn: len(conn.buffer))
+            if self.claim(largest):
+                self._told("evicted")
+                self.refuse(largest, 431, "Request Header Fields Too Large")
 
     # Accepting
 
@@ -141,7 +207,7 @@ class Reactor:
         if self._board.fewer_elsewhere(self._slot):
             time.sleep(POLITE_SECONDS)
         for _ in range(ACCEPT_BATCH):
-            if len(self.connections) >= self._share and not self._dispensable():
+            if self.overflow() >= RESERVE and not self._make_room():
                 self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._share)
                 return False
             try:
@@ -157,16 +223,23 @@ class Reactor:
                 if error.errno == errno.EBADF:  # closed: the worker is stopping
                     return False
                 continue  # that one connection has failed: accept(2)
-            if len(self.connections) >= self._share:
+            if self.overflow() >= 0:
                 self._make_room()
             self._welcome(sock, peer, base)
         self._rearm(fd)
         return True
 
+    def overflow(self) -> int:
+        """Connections beyond the bound; negative when there is room."""
+        return len(self.connections) - len(self._ending) - self._share
+
     def _welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
-        conn = Connection(sock, (host.removeprefix("::ffff:"), port), base, time.monotonic() + self._limits.header_read_timeout)
+        host = host.removeprefix("::ffff:")
+        own = self._client_of_peer(host)
+        conn = Connection(sock, (host, port), own, base, time.monotonic() + self._limits.header_read_timeout)
         self.connections[conn.fd] = conn
+        self.clients.move("", own)
         self._note()
         try:
             self._epoll.register(conn.fd, 0)
@@ -174,6 +247,8 @@ class Reactor:
             log.warning("cannot watch a connection: %s", error.strerror)
             self.close(conn)
             return
+        if self.clients.is_over(own):
+            self.make_room_of(own)
         self._arm(conn)
 
     def _note(self) -> None:
@@ -198,23 +273,50 @@ class Reactor:
         while self._resting:
             self._rearm(self._resting.pop())
 
-    def _dispensable(self) -> Connection | None:
-        """The connection that has been idle for longest, else the oldest one that has not managed to send a request."""
-        for conn in list(self.idle.values())[:1]:
-            return conn
-        young = time.monotonic() + self._limits.header_read_timeout - YOUNG_SECONDS
-        return next((conn for conn in list(self.waiting.values()) if conn.phase is Phase.HEAD and conn.deadline < young), None)
+    def make_room_of(self, client: str) -> bool:
+        """End one waiting connection of this client."""
+        return self._evict([conn for conn in self._waiting_ones() if conn.client == client])
 
-    def _make_room(self) -> None:
-        conn = self._dispensable()
-        if conn is not None and self._claim(self.idle if conn.fd in self.idle else self.waiting, conn):
+    def _make_room(self) -> bool:
+        """End an idle connection, else one that waits, of the client that has most of them: the one that was not heard for longest."""
+        for conn in list(self.idle.values())[:1]:  # the longest idle first
+            if self.claim(conn):
+                self.close(conn)
+                return True
+        return self._evict(self._waiting_ones())
+
+    def _waiting_ones(self) -> list[Connection]:
+        return [conn for table in (self.idle, self.waiting) for conn in list(table.values()) if conn.phase is not Phase.READY]
+
+    def _evict(self, those: list[Connection]) -> bool:
+        young = time.monotonic() - YOUNG_SECONDS
+
+        def order(conn: Connection) -> tuple[bool, bool, int, float]:
+            is_young = conn.phase is Phase.HEAD and conn.progress > young
+            return conn.phase is not Phase.IDLE, is_young, -self.clients.count(conn.client), conn.progress
+
+        for conn in sorted(those, key=order)[:3]:  # somebody else may just have taken up the first
+            if self.claim(conn):
+                self._told("evicted")
+                self._end(conn, Ending.EVICTED)
+                return True
+        return False
+
+    def _end(self, conn: Connection, why: Ending) -> None:
+        """End an owned connection that waits, and what it is in the middle of."""
+        if conn.phase in (Phase.SENDING, Phase.BODY):
+            self._ending.add(conn)
+            self._give_up(conn, why)
+        else:
             self.close(conn)
 
     # Ending
 
     def close(self, conn: Connection) -> None:
         """End an owned connection at once."""
-        self.connections.pop(conn.fd, None)
+        if self.connections.pop(conn.fd, None) is not None:
+            self.attribute(conn, "")
+            self._ending.discard(conn)
         self._note()
         conn.sock.close()
         if self._resting:
@@ -272,23 +374,33 @@ class Reactor:
             for conn in list(table.values()):
                 if conn.phase is Phase.SENDING:
                     self._check_pace(conn, now)
-                elif conn.deadline <= now and self._claim(table, conn):
+                elif conn.phase is Phase.BODY:
+                    self._check_silence(conn, now)
+                elif conn.deadline <= now and self.claim(conn):
                     self._expire(conn)
         self._accept_again()
 
-    def _claim(self, table: dict[int, Connection], conn: Connection) -> bool:
+    def claim(self, conn: Connection) -> bool:
+        """Take a waiting connection out of its table. False: somebody else has."""
+        table = self.idle if conn.phase is Phase.IDLE else self.waiting
         found = table.pop(conn.fd, None)
         if found is not None and found is not conn:  # its descriptor has been given to another one meanwhile
             self._arm(found)
         return found is conn
 
     def _check_pace(self, conn: Connection, now: float) -> None:
-        if not self._claim(self.waiting, conn):
+        if not self.claim(conn):
             return
         if conn.too_slow(now):
-            self._give_up(conn)
+            self._give_up(conn, Ending.TOO_SLOW)
         else:
             self._arm(conn)
+
+    def _check_silence(self, conn: Connection, now: float) -> None:
+        """A body that does not come: its peer is a slow one from now on."""
+        if conn.is_armed and now - conn.progress > SILENT_SECONDS and self.claim(conn):
+            self.park_body(conn, armed=False)
+            self._slow_down(conn)
 
     def _expire(self, conn: Connection) -> None:
         if conn.phase is Phase.HEAD and conn.buffer:
@@ -312,7 +424,7 @@ class Reactor:
         """End kept-alive connections, except those on which a request has just arrived: their event is on its way. Unfinished
         heads get a little time."""
         for conn in list(self.idle.values()):
-            if not _readable(conn) and self._claim(self.idle, conn):
+            if not _readable(conn) and self.claim(conn):
                 self.close(conn)
         soon = time.monotonic() + YOUNG_SECONDS
         for conn in list(self.waiting.values()):
@@ -323,8 +435,8 @@ class Reactor:
         """End every connection; threads that wait for a peer wake up with an error."""
         for table in (self.idle, self.waiting):
             for conn in list(table.values()):
-                if self._claim(table, conn):
-                    self._give_up(conn) if conn.phase is Phase.SENDING else self.close(conn)
+                if self.claim(conn):
+                    self._end(conn, Ending.STOPPED)
         for conn in list(self.connections.values()):
             try:
                 conn.sock.shutdown(socket.SHUT_RDWR)

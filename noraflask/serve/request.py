@@ -16,7 +16,7 @@ from gunicorn.http.body import LengthReader
 from gunicorn.http.message import Request as Parsed
 from gunicorn.http.unreader import SocketUnreader
 
-from noraflask.serve.body import ChunkedBody, ChunkSource, LengthBody, NoBody
+from noraflask.serve.body import ChunkedBody, LengthBody, NoBody
 from noraflask.serve.limits import Receiver
 
 MAX_HEAD = 64 * 1024  # request line and all header fields together
@@ -50,7 +50,7 @@ class Refused(Exception):
 class Request:
     """One request: its environ, its body (None when it has none), and what its head says about the connection."""
 
-    __slots__ = ("body", "environ", "http11", "keep_alive", "method", "parsed", "path", "whole")
+    __slots__ = ("body", "environ", "http11", "keep_alive", "method", "parsed", "path")
 
     def __init__(self, environ: Environ, http11: bool, keep_alive: bool) -> None:
         self.environ = environ
@@ -60,7 +60,6 @@ class Request:
         self.keep_alive = keep_alive
         self.body: LengthBody | ChunkedBody | None = None  # set by open_body()
         self.parsed: Any = None  # gunicorn's request, if there is a body
-        self.whole = True  # nothing of it is still to come
 
 
 class ParserSettings:
@@ -147,7 +146,6 @@ class HeadParser:
         if isinstance(reader, LengthReader) and not reader.length:
             return request, unreader.take_buffered()
         request.parsed = parsed
-        request.whole = isinstance(reader, LengthReader) and reader.length <= unreader.buf.getbuffer().nbytes
         return request, b""
 
 
@@ -160,18 +158,16 @@ class _Nothing:
 
 
 def open_body(request: Request, receiver: Receiver, invite: Callable[[], None]) -> bytes:
-    """Give the request its `wsgi.input`; the result is what follows the body in the bytes already read."""
-    parsed = request.parsed
-    unreader, reader = parsed.unreader, parsed.body.reader
+    """Give the request its `wsgi.input`; the result is what follows the body in the bytes already read, as far as that is known."""
+    parsed, request.parsed = request.parsed, None
+    reader, start = parsed.body.reader, parsed.unreader.take_buffered()
     expects = invite if parsed._expected_100_continue else None
     rest = b""
     if isinstance(reader, LengthReader):
-        start = unreader.take_buffered()
         start, rest = start[: reader.length], start[reader.length :]
         request.body = LengthBody(receiver, start, reader.length, expects)
     else:
-        unreader.sock = ChunkSource(receiver)
-        request.body = ChunkedBody(receiver, reader, unreader, expects)
+        request.body = ChunkedBody(receiver, start, expects)
     request.environ["wsgi.input"] = request.body
     return rest
 

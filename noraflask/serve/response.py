@@ -274,6 +274,8 @@ class Response:
         return Progress.MORE if self._file_left else Progress.DONE
 
 
+RETRY_SECONDS = 2  # for a client that was one too many
+
 _stamp = (0, "")
 
 
@@ -291,4 +293,6 @@ def plain_text(status: int, reason: str, head: bool = False) -> bytes:
     """A whole response of one line, for what never reaches the application. It ends the connection."""
     body = f"{status} {reason}\n".encode("latin-1")
     fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    if status == 503:
+        fields += f"Retry-After: {RETRY_SECONDS}\r\n"
     return f"HTTP/1.1 {status} {reason}\r\n{_server_and_date()}{fields}\r\n".encode("latin-1") + (b"" if head else body)

@@ -1,4 +1,8 @@
-"""Running requests: which thread may, what the application answered, and what becomes of the connection afterwards."""
+"""Running requests: which thread may, what the application answered, and what becomes of the connection afterwards.
+
+No thread waits for a peer, and none is taken before a request has what it needs: a small body is there before the application is asked; a large one,
+or one that does not come, is asked for by the application (suspension.py) once it has let the request in, and collected by bodies.py.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,30 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
 from noraflask.config import ServerConfig
 from noraflask.serve.application import Application
 from noraflask.serve.board import Board
+from noraflask.serve.bodies import Bodies
+from noraflask.serve.body import ChunkedBody, Leftover
 from noraflask.serve.connection import Connection, Phase
-from noraflask.serve.limits import BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
+from noraflask.serve.limits import BodyAbandoned, BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
 from noraflask.serve.pool import Lane, Pool
-from noraflask.serve.reactor import Reactor
+from noraflask.serve.reactor import Ending, Reactor
 from noraflask.serve.request import Refused, Request
 from noraflask.serve.response import Progress, ShortBody
+from noraflask.suspension import SUSPENDS, Resume, Suspended
 
 log = logging.getLogger("nora.server")
 
-OPS_PATHS = frozenset(("/health", "/ready", "/metrics"))
+HEALTH_PATHS = frozenset(("/health", "/ready"))
+METRICS_PATH = "/metrics"
 QUICK_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 DRAIN_BYTES = 64 * 1024  # of a body that the application left unread, to keep the connection;
 DRAIN_SECONDS = 5  # within this time
 PATIENCE_SECONDS = 0.2  # a pool thread waits so long for a peer to take more, as long as nobody needs the thread
 
-TOO_SLOW = "the client took the response too slowly"
 BODY_ERRORS = (BodyCut, BodyTooSlow, BodyMalformed)
 
 
@@ -35,25 +43,36 @@ class Runner:
         self._application = application
         self._limits = limits
         self._requests: Lane[Connection] = Lane(limits.threads)
-        self._ops: Lane[Connection] = Lane(1)
+        self._health: Lane[Connection] = Lane(1)
+        self._metrics: Lane[Connection] = Lane(1)
         self._write_threads = max(1, limits.threads // 2)
         self._writes: Lane[Connection] = Lane(self._write_threads)  # whole requests that may wait for the disk
         self._login_threads = max(1, limits.threads // 2)
         self._logins: Lane[Connection] = Lane(self._login_threads)  # those with a password, which may wait for bcrypt
         self._pool = Pool(limits.transfer_threads)
-        self.reactor = Reactor(limits, share, board, slot, self.serve, self._give_up)
+        self._bodies = Bodies(limits, self._pool, self._guarded)
+        self.reactor = Reactor(
+            *(limits, share, share_of_client(limits, share), board, slot, self.serve, self._give_up, self._bodies.slow_down),
+            *(application.client_of_peer, application.count),
+        )
+        self._bodies.reactor = self.reactor
         self.stopping = False
 
     @property
     def request_threads(self) -> int:
-        """Threads that should wait on the reactor: one more for OPS_PATHS, and one that can always look at what comes next."""
-        return self._limits.threads + self._write_threads + self._login_threads + 2
+        """Threads that should wait on the reactor: two more for HEALTH_PATHS and METRICS_PATH, and one that can always look at what comes next."""
+        return self._limits.threads + self._write_threads + self._login_threads + 3
 
     def serve(self, conn: Connection) -> None:
-        """Go on with a connection, on a request thread: send more of its response, or take up its next request."""
+        """Go on with a connection, on a request thread: send more of its response, take more of its body, or take up its next request."""
         if conn.phase is Phase.SENDING:
             self._submit(conn)
-            return
+        elif conn.phase is Phase.BODY:
+            self._bodies.collect(conn)
+        else:
+            self._begin(conn)
+
+    def _begin(self, conn: Connection) -> None:
         try:
             request = conn.next_request()
         except Refused as refused:
@@ -64,45 +83,92 @@ class Runner:
             self.reactor.wait_for_head(conn)
             return
         conn.begin(request)
-        if not request.whole:
-            self._pool.submit_long(partial(self._guarded, conn, partial(self._run, conn, True)))
+        if not self._is_within_share(conn):
+            self._application.count("refused")
+            self.reactor.refuse(conn, 503, "Service Unavailable")
             return
-        lane = self._lane_for(request)
-        if lane.enter(conn):
-            self._run_all(lane, conn)
+        if request.parsed is None:
+            self._enter(conn)
+            return
+        request.environ[SUSPENDS] = True
+        conn.open_body(self._limits)
+        body = request.body
+        assert body is not None
+        if self._bodies.is_small(body):
+            self._bodies.await_small(conn, partial(self._enter_with, conn))
+        else:
+            self._enter(conn)
+
+    def _is_within_share(self, conn: Connection) -> bool:
+        """A proxy's connection counts for the client that it works for; connections beyond the bound are for the server's health alone."""
+        reactor, request = self.reactor, conn.request
+        if request.path in HEALTH_PATHS:
+            return True
+        if not conn.own:
+            reactor.attribute(conn, self._application.client_of(request.environ))
+        is_over = reactor.clients.is_over(conn.client) and not reactor.make_room_of(conn.client)
+        return not is_over and reactor.overflow() <= 0
 
     def _lane_for(self, request: Request) -> Lane[Connection]:
         """A flood of one kind must not keep the others waiting: of writes, or of wrong passwords, each of which costs a tenth of a second."""
         quick = request.method in QUICK_METHODS
-        if quick and request.path in OPS_PATHS:
-            return self._ops
+        if quick and request.path in HEALTH_PATHS:
+            return self._health
+        if quick and request.path == METRICS_PATH:
+            return self._metrics
         if request.path.endswith(self._application.password_paths) or request.environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
             return self._logins
         return self._requests if quick else self._writes
 
+    def _enter(self, conn: Connection) -> None:
+        """The application may run, in its turn; on a request thread."""
+        lane = self._lane_for(conn.request)
+        if lane.enter(conn, conn.client):
+            self._run_all(lane, conn)
+
+    def _enter_with(self, conn: Connection, problem: BaseException | None) -> None:
+        """A small body is there, or does not come soon, and the application says whether it is worth waiting for; or has ended early, as it will see
+        when it reads. Not on a request thread."""
+        lane = self._lane_for(conn.request)
+        if lane.enter(conn, conn.client):
+            self._pool.submit_short(partial(self._run_all, lane, conn))
+
     def _run_all(self, lane: Lane[Connection], conn: Connection | None) -> None:
         while conn is not None:
-            self._run(conn, False)
+            self._guarded(conn, partial(self._run, conn, False))
             conn = lane.leave()
 
     def _run(self, conn: Connection, on_pool: bool) -> None:
-        """One request from its environ to its response."""
+        """One request from its environ to its response, or to where it must wait for its body, and on from there."""
         request, response = conn.request, conn.response
         try:
-            if request.parsed is not None:
-                conn.open_body(self._limits)
-            response.iterable = self._application(request.environ, response.start_response)
+            if conn.run is None:
+                response.iterable = self._application(request.environ, response.start_response)
+            else:
+                run, conn.run = conn.run, None
+                response.iterable = run()
             response.begin(self.stopping or conn.will_close(DRAIN_BYTES))
+        except Suspended as pause:
+            self._bodies.begin(conn, pause.reception, partial(self._resume, conn, pause.resume))
+            return
         except BaseException as error:
             self._failed(conn, error)
         self._send(conn, on_pool)
+
+    def _resume(self, conn: Connection, resume: Resume, problem: BaseException | None) -> None:
+        """The body that the application waits for is there, or has ended with an error. On a pool thread."""
+        conn.run = partial(resume, problem, conn.response.start_response)
+        if self._lane_for(conn.request) is self._logins and conn.request.path.endswith(self._application.password_paths):
+            self._enter_with(conn, None)
+        else:
+            self._run(conn, True)
 
     def _send(self, conn: Connection, on_pool: bool) -> None:
         """Send what the peer takes, and end the exchange when all is sent."""
         try:
             progress = self._advance(conn, on_pool)
         except PeerTooSlow:
-            self._lose(conn, TOO_SLOW)
+            self._lose(conn, Ending.TOO_SLOW.value)
         except OSError as error:
             self._lose(conn, f"the client is gone: {error.strerror or error}")
         except BaseException as error:
@@ -135,8 +201,11 @@ class Runner:
 
     def _submit(self, conn: Connection) -> None:
         """Let the pool send the rest."""
-        submit = self._pool.submit_short if conn.response.only_file else self._pool.submit_long
-        submit(partial(self._guarded, conn, partial(self._send, conn, True)))
+        job = partial(self._guarded, conn, partial(self._send, conn, True))
+        if conn.response.only_file:
+            self._pool.submit_short(job)
+        else:
+            self._pool.submit_long(job, conn.client)
 
     def _guarded(self, conn: Connection, job: Callable[[], None]) -> None:
         """The last resort on a pool thread: an error of our own costs one connection."""
@@ -152,7 +221,7 @@ class Runner:
         """The application raised before anything was sent."""
         request, response = conn.request, conn.response
         if isinstance(error, BODY_ERRORS):  # its client's doing: a framework usually answers this itself
-            response.replace(error.status, "Request Timeout" if error.status == 408 else "Bad Request")
+            response.replace(error.status, HTTPStatus(error.status).phrase)
         else:
             log.error("a request failed: %s %s", request.method, request.path, exc_info=error)
             response.replace(500, "Internal Server Error")
@@ -160,15 +229,29 @@ class Runner:
     def _finish(self, conn: Connection) -> None:
         """The response is with the kernel: close the application's answer, then the connection or the exchange."""
         self._close_answer(conn)
-        response = conn.response
+        response, body = conn.response, conn.request.body
+        if isinstance(body, ChunkedBody) and body.finished:
+            conn.buffer = body.rest()
         if response.close_connection or self.stopping:
-            if conn.buffer or conn.body_unfinished:
+            if conn.buffer or conn.is_body_unfinished:
                 self.reactor.close_gently(conn)
             else:
                 self.reactor.close(conn)
-        elif not conn.finish_body(DRAIN_SECONDS):
+        elif body is not None and not body.finished:
+            self._bodies.begin(conn, Leftover(), partial(self._drained, conn), DRAIN_SECONDS)
+        else:
+            self._next(conn)
+
+    def _drained(self, conn: Connection, problem: BaseException | None) -> None:
+        """What the application left of the body has been thrown away."""
+        if problem is None:
+            self._next(conn)
+        else:
             self.reactor.close_gently(conn)
-        elif conn.buffer:
+
+    def _next(self, conn: Connection) -> None:
+        """The exchange is over; the connection can have another one."""
+        if conn.buffer:
             self.reactor.park(conn, Phase.READY, math.inf)
         else:
             self.reactor.park(conn, Phase.IDLE, self._limits.keep_alive_timeout)
@@ -181,8 +264,12 @@ class Runner:
         self._close_answer(conn)
         self.reactor.abort(conn)
 
-    def _give_up(self, conn: Connection) -> None:
-        self._pool.submit_short(partial(self._guarded, conn, partial(self._lose, conn, TOO_SLOW)))
+    def _give_up(self, conn: Connection, why: Ending) -> None:
+        """End an exchange in the middle of its response, or of its body, which is told to the application."""
+        if conn.phase is Phase.BODY:
+            self._bodies.end(conn, BodyAbandoned(why.value))
+        else:
+            self._pool.submit_short(partial(self._guarded, conn, partial(self._lose, conn, why.value)))
 
     def _close_answer(self, conn: Connection) -> None:
         """PEP 3333: close() exactly once, whatever happened."""
@@ -194,3 +281,9 @@ class Runner:
             close()
         except BaseException:
             log.exception("closing a response failed: %s %s", conn.request.method, conn.request.path)
+
+
+def share_of_client(limits: ServerConfig, share: int) -> int:
+    """Connections of one client in a worker that may have `share` of them: workers do not get exactly equal parts of a client's."""
+    whole = limits.max_connections_per_client or limits.max_connections * 3 // 4
+    return max(1, math.ceil(share * whole / limits.max_connections))

@@ -96,8 +96,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def raise_descriptor_limit(workers: int, limits: ServerConfig) -> None:
-    """Each connection is a descriptor, and the usual soft limit is 1024."""
-    needed = limits.max_connections // max(1, workers) + SPARE_DESCRIPTORS
+    """Each connection is a descriptor, and the file that its body goes to another one; the usual soft limit is 1024."""
+    needed = 2 * limits.max_connections // max(1, workers) + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

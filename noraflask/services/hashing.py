@@ -7,6 +7,8 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from noraflask.digest import new_hash
 
@@ -23,31 +25,37 @@ class RunningHash:
     def __init__(self, algorithm: str = "sha256") -> None:
         self.offset = 0
         self._hash = new_hash(algorithm)
-        self._buffer = bytearray(0)
 
     def follow(self, descriptor: int, stop: int) -> None:
         """Hash what the file holds up to `stop`. Raises OSError, also when it holds less."""
+        view = memoryview(_buffer())
         while self.offset < stop:
-            if not self._buffer:
-                self._buffer = bytearray(min(PIECE_BYTES, stop - self.offset))
-            size = os.preadv(descriptor, [memoryview(self._buffer)[: stop - self.offset]], self.offset)
+            size = os.preadv(descriptor, [view[: stop - self.offset]], self.offset)
             if not size:
                 raise OSError(errno.EIO, "the upload's file is shorter than what was received")
-            self._hash.update(memoryview(self._buffer)[:size])
+            self._hash.update(view[:size])
             self.offset += size
 
     def hexdigest(self) -> str:
         return str(self._hash.hexdigest())
 
-    def rest(self) -> None:
-        """Give back the memory that only following needs."""
-        self._buffer = bytearray(0)
+
+_threads = threading.local()
+
+
+def _buffer() -> bytearray:
+    """Each thread's own: what is followed by one thread at a time is many uploads, slow ones too."""
+    found: bytearray | None = getattr(_threads, "buffer", None)
+    if found is None:
+        found = _threads.buffer = bytearray(PIECE_BYTES)
+    return found
 
 
 class HashAhead:
-    """Hashes a large body in a second thread while it comes in; a small one is left for later, as its bytes are at hand then.
+    """Hashes a large body beside the thread that takes it in; a small one is left for later, as its bytes are at hand then.
 
-    It reads the file that the body goes to, so what is hashed is what was kept, and it needs no copy of its own of what is under way.
+    It reads the file that the body goes to, so what is hashed is what was kept, and it needs no copy of its own of what is under way. A few threads
+    do it for all bodies of the process, and none waits for a body: a slow one costs none.
     """
 
     def __init__(self, running: RunningHash, descriptor: Callable[[], int]) -> None:
@@ -55,53 +63,53 @@ class HashAhead:
         self._running = running
         self._descriptor = descriptor
         self._goal = running.offset
-        self._ended = False
+        self._at_work = False
         self._problem: OSError | None = None
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> HashAhead:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._thread:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-            self._thread.join()
-        self._running.rest()
+        with self._changed:
+            while self._at_work:
+                self._changed.wait()
         if self._problem and not any(raised):
             raise self._problem
 
     def advance(self, offset: int) -> None:
         """There are bytes up to `offset` now. Waits when the hash is far behind, so that what it reads is still in memory."""
-        if not self._thread:
-            if offset - self._running.offset < HASH_AHEAD_BYTES:
-                return
-            self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-            self._thread.start()
         with self._changed:
             self._goal = offset
-            self._changed.notify_all()
-            while self._goal - self._running.offset > HASH_LAG_BYTES and not self._problem:
+            if not self._at_work and not self._problem and offset - self._running.offset >= HASH_AHEAD_BYTES:
+                self._at_work = True
+                _hashers().submit(self._run)
+            while self._at_work and self._goal - self._running.offset > HASH_LAG_BYTES:
                 self._changed.wait()
 
     def _run(self) -> None:
+        """Up to where the body is, then leave: what comes later asks anew."""
         while True:
             with self._changed:
-                while self._goal <= self._running.offset and not self._ended:
-                    self._changed.wait()
                 goal = self._goal
-                if goal <= self._running.offset:
+                if goal - self._running.offset < PIECE_BYTES or self._problem:
+                    self._at_work = False
+                    self._changed.notify_all()
                     return
             try:
                 self._running.follow(self._descriptor(), goal)
             except OSError as problem:
                 self._problem = problem
+            except BaseException as error:  # such as memory: whoever waits must be told
+                self._problem = OSError(errno.EIO, f"hashing failed: {error}")
             with self._changed:
                 self._changed.notify_all()
-                if self._problem:
-                    return
+
+
+@cache
+def _hashers() -> ThreadPoolExecutor:
+    """Made on first use, so in the worker, after the fork."""
+    return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="hash")
 
 
 class HashCache:

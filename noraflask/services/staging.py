@@ -27,8 +27,9 @@ from noraflask.services.hashing import HashCache
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging_usage import Unfinished, Usage, file_name, modified, unfinished_in, uploads_in
-from noraflask.services.upload import Upload
+from noraflask.services.upload import Upload, read_document
 from noraflask.storage.disk_files import explain
+from noraflask.suspension import Later, Steps
 
 LOCK_WAIT_SECONDS = 2.0
 
@@ -76,12 +77,10 @@ class Staging:
         file.close()
         return session
 
-    @contextlib.contextmanager
-    def upload(self, scope: str, start: str = "") -> Iterator[Upload]:
+    def upload(self, scope: str, start: str = "") -> Upload:
         """begin() and resume() in one, for who has the bytes already. Raises what the two raise."""
         session, file = self._create(scope, start)
-        with self._at_work(self._lock(scope, session, file), session) as upload:
-            yield upload
+        return self._at_work(self._lock(scope, session, file), session)
 
     def _create(self, scope: str, start: str) -> tuple[str, BinaryIO]:
         if self._usage.sessions() >= self.max_sessions:
@@ -119,19 +118,27 @@ class Staging:
                     return os.stat(path).st_size
         raise UploadUnknown()
 
-    @contextlib.contextmanager
-    def resume(self, scope: str, session: str) -> Iterator[Upload]:
-        """Go on with an upload, alone. Raises UploadUnknown, or UploadBusy when another request keeps writing to it for some seconds."""
-        with self._at_work(self._lock(scope, session), session) as upload:
-            yield upload
+    def resume(self, scope: str, session: str) -> Upload:
+        """Go on with an upload, alone. To be closed. Raises UploadUnknown, and UploadBusy when another request is writing to it."""
+        return self._at_work(self._lock(scope, session), session)
 
-    @contextlib.contextmanager
-    def _at_work(self, file: BinaryIO, session: str) -> Iterator[Upload]:
-        upload = Upload(file, session, self._config, self._incoming, self._usage, self._hashes, self._metrics)
-        try:
-            yield upload
-        finally:
-            upload.close()
+    def claim(self, scope: str, session: str) -> Steps[Upload]:
+        """As resume(), waiting some seconds for the other request, without a thread: it may be one whose client is gone already."""
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                return self.resume(scope, session)
+            except UploadBusy:
+                if time.monotonic() > deadline:
+                    raise
+            yield Later()
+
+    def document(self, max_bytes: int, expected_bytes: int | None) -> Steps[bytes]:
+        """A small document that a request brings (upload.py)."""
+        return read_document(self._incoming, max_bytes, expected_bytes)
+
+    def _at_work(self, file: BinaryIO, session: str) -> Upload:
+        return Upload(file, session, self._config, self._incoming, self._usage, self._hashes, self._metrics)
 
     def cancel(self, scope: str, session: str) -> None:
         """End an upload, also one that another request is writing to: that one finds it gone. Raises UploadUnknown."""
@@ -168,18 +175,14 @@ class Staging:
         return [os.path.join(folder, name) for folder in (self._tmpfs, self._incoming) if folder]
 
     def _lock(self, scope: str, session: str, new: BinaryIO | None = None) -> BinaryIO:
-        """The upload's file, locked. `new`: just made, and perhaps found by somebody else already."""
-        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        """The upload's file, locked. `new`: just made, and perhaps found by somebody else already. Raises UploadBusy, and what _open() raises."""
         while True:
             file, new = new or self._open(self._paths(scope, session)), None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.close()
-                if time.monotonic() > deadline:
-                    raise UploadBusy() from None
-                time.sleep(0.05)
-                continue
+                raise UploadBusy() from None
             names = os.fstat(file.fileno()).st_nlink
             if names == 1:
                 return file

@@ -1,4 +1,4 @@
-"""One upload while one request works on it, and the one loop that drains a request's body."""
+"""One upload while one request works on it, and where request bodies go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+import tempfile
 from typing import BinaryIO, Protocol
 
 from noraflask.config import StagingConfig
@@ -17,6 +17,7 @@ from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging_usage import Usage
 from noraflask.storage.disk_files import explain
+from noraflask.suspension import BodyStream, Steps
 
 PIECE_BYTES = 1024 * 1024
 WRITE_BACK_BYTES = 32 * 1024 * 1024
@@ -25,30 +26,53 @@ WRITE_BACK_BYTES = 32 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-class BodyStream(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+MEMORY_BYTES = 64 * 1024
+"""A small document stays in memory while it comes in; beyond that it goes to a nameless file, so that many slow ones take no memory."""
 
 
 class FilesItself(BodyStream, Protocol):
     """A request's body that knows a shorter way into a file than through read(). Other servers than ours have none."""
 
     def into_file(self, descriptor: int, size: int, /) -> int:
-        """Append at most `size` bytes at the file's position; 0 at the end of the body. An error of the body is a ClientGone or a BadRequest."""
+        """Append at most `size` bytes at the file's position; 0 at the end of the body. Raises what read() raises, and the file's errors."""
 
 
-def read_body(stream: BodyStream, max_bytes: int, expected_bytes: int | None = None) -> bytes:
-    """A small body, whole, in memory. Raises TooLarge, before reading where the length is announced, SizeMismatch and ClientGone."""
+def read_document(folder: str, max_bytes: int, expected_bytes: int | None = None) -> Steps[bytes]:
+    """A document, whole, in memory once it is there; one that comes in slowly waits in a nameless file in `folder`.
+
+    Raises TooLarge, before reading where the length is announced, SizeMismatch and ClientGone.
+    """
     if (expected_bytes or 0) > max_bytes:
         raise TooLarge(detail={"limit_bytes": max_bytes})
-    pieces, received = [], 0
-    while piece := _next_piece(stream):
-        received += len(piece)
-        if received > max_bytes:
-            raise TooLarge(detail={"limit_bytes": max_bytes})
-        pieces.append(piece)
-    if expected_bytes is not None and received != expected_bytes:
-        raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
-    return b"".join(pieces)
+    with tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=folder) as file:
+        document = _Document(file, max_bytes)
+        try:
+            yield document
+        except (ClientGone, BadRequest, TooLarge):
+            raise
+        except OSError as problem:
+            raise explain(problem) from problem
+        if expected_bytes is not None and document.received != expected_bytes:
+            raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": document.received})
+        file.seek(0)
+        return file.read()
+
+
+class _Document:
+    """What read_document() waits for."""
+
+    def __init__(self, file: tempfile.SpooledTemporaryFile[bytes], max_bytes: int) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+        self.received = 0
+
+    def take(self, body: BodyStream, /) -> bool:
+        piece = _next_piece(body)
+        self.received += len(piece)
+        if self.received > self._max_bytes:
+            raise TooLarge(detail={"limit_bytes": self._max_bytes})
+        self._file.write(piece)
+        return not piece
 
 
 class Upload:
@@ -67,9 +91,16 @@ class Upload:
         self._metrics = metrics or NullMetrics()
         self._on_tmpfs = os.path.dirname(file.name) != incoming
         self._open_files = [file]
+        self._written_back = self.offset
 
-    def receive(self, stream: BodyStream | FilesItself, max_bytes: int, expected_bytes: int | None = None) -> int:
-        """Append a request's body; returns the bytes received. The one loop that drains a body to a file.
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def receive(self, max_bytes: int, expected_bytes: int | None = None) -> Steps[int]:
+        """Append the request's body; returns the bytes received.
 
         `max_bytes` bounds the whole upload (TooLarge); `expected_bytes` is the announced length of this body, for the choice of the place and to
         notice a body that ended early (SizeMismatch). What came in before a broken connection stays, so that the client can go on.
@@ -82,7 +113,7 @@ class Upload:
         try:
             self._make_room(expected_bytes or 0)
             with HashAhead(running, lambda: self.file.fileno()) as ahead:
-                self._drain(stream, max_bytes, ahead)
+                yield _Inflow(self, max_bytes, ahead)
         except (ClientGone, BadRequest):
             self._hashes.put(self.session, running)
             raise
@@ -140,20 +171,13 @@ class Upload:
         for file in self._open_files:
             file.close()
 
-    def _drain(self, stream: BodyStream, max_bytes: int, ahead: HashAhead) -> None:
-        written_back = self.offset
-        into_file = getattr(stream, "into_file", None)
-        while self._next(stream, into_file, max_bytes):
-            ahead.advance(self.offset)
-            if self.offset - written_back >= WRITE_BACK_BYTES and not self._on_tmpfs:
-                os.posix_fadvise(self.file.fileno(), written_back, self.offset - written_back, os.POSIX_FADV_DONTNEED)
-                written_back = self.offset
-
-    def _next(self, stream: BodyStream, into_file: Callable[[int, int], int] | None, max_bytes: int) -> int:
+    def take(self, stream: BodyStream | FilesItself, max_bytes: int) -> int:
         """Take in the next piece; its length, 0 at the end of the body."""
+        into_file = getattr(stream, "into_file", None)
         if into_file and not self._on_tmpfs and self.offset + PIECE_BYTES <= max_bytes:
-            moved = into_file(self.file.fileno(), PIECE_BYTES)
+            moved: int = into_file(self.file.fileno(), PIECE_BYTES)
             self.offset += moved
+            self._write_back()
             return moved
         piece = _next_piece(stream)
         if self.offset + len(piece) > max_bytes:
@@ -161,6 +185,11 @@ class Upload:
         if piece:
             self._append(piece)
         return len(piece)
+
+    def _write_back(self) -> None:
+        if self.offset - self._written_back >= WRITE_BACK_BYTES:
+            os.posix_fadvise(self.file.fileno(), self._written_back, self.offset - self._written_back, os.POSIX_FADV_DONTNEED)
+            self._written_back = self.offset
 
     def _append(self, piece: bytes) -> None:
         self._make_room(len(piece))
@@ -175,6 +204,8 @@ class Upload:
         self.offset += len(piece)
         if self._on_tmpfs:
             self._usage.grown(len(piece))
+        else:
+            self._write_back()
 
     def _make_room(self, more_bytes: int) -> None:
         if self._on_tmpfs and (self.offset + more_bytes > self._config.share_bytes or self._usage.bytes() + more_bytes > self._config.budget_bytes):
@@ -208,6 +239,18 @@ class Upload:
         self._hashes.forget(self.session)
 
 
+class _Inflow:
+    """What an upload waits for: the one loop that takes a body to a file, step by step."""
+
+    def __init__(self, upload: Upload, max_bytes: int, ahead: HashAhead) -> None:
+        self._upload, self._max_bytes, self._ahead = upload, max_bytes, ahead
+
+    def take(self, body: BodyStream, /) -> bool:
+        moved = self._upload.take(body, self._max_bytes)
+        self._ahead.advance(self._upload.offset)
+        return not moved
+
+
 def _write(file: BinaryIO, piece: bytes) -> None:
     view = memoryview(piece)
     while view:
@@ -217,7 +260,7 @@ def _write(file: BinaryIO, piece: bytes) -> None:
 def _next_piece(stream: BodyStream) -> bytes:
     try:
         return stream.read(PIECE_BYTES)
-    except (ClientGone, BadRequest):
+    except (ClientGone, BadRequest, BlockingIOError):
         raise
     except Exception as problem:
         raise ClientGone(f"the request body could not be read: {problem}"[:300]) from problem

@@ -13,9 +13,10 @@ from noraflask.services.auth.credentials import is_secret
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import describe, describe_limits
 from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
-from noraflask.services.upload import read_body
+from noraflask.suspension import Steps
 from noraflask.web.access import ADMIN, PUBLIC, access
 from noraflask.web.addresses import as_seen
+from noraflask.web.bodies import read_body
 from noraflask.web.context import PRINCIPAL, note, principal, repositories, services, state
 from noraflask.web.forms import read_form
 from noraflask.web.responses import Answer
@@ -42,9 +43,9 @@ class NoLogins(NoraError):
 
 @bp.post("/api/tokens")
 @access(PUBLIC)
-def mint_token() -> Response:
+def mint_token() -> Steps[Response]:
     """With a password. A token cannot make another one: what was stolen would live on after it was revoked."""
-    members = read_json()
+    members = yield from read_json()
     who = caller(members)
     if who.source is not Source.PASSWORD or who.bearer is not None:
         raise Denied("log in with a password to make a token; a token can be rotated, and OIDC identities use /api/v1/token/exchange")
@@ -56,15 +57,15 @@ def mint_token() -> Response:
 
 @bp.post("/api/tokens/list")
 @access(PUBLIC)
-def list_tokens() -> Response:
-    who = caller(read_json())
+def list_tokens() -> Steps[Response]:
+    who = caller((yield from read_json()))
     return _json({"tokens": [token_members(record) for record in services().tokens.list(who.name) if is_own(who, record)]})
 
 
 @bp.post("/api/tokens/revoke")
 @access(PUBLIC)
-def revoke_token() -> Response:
-    members = read_json()
+def revoke_token() -> Steps[Response]:
+    members = yield from read_json()
     who, record = own_token(members)
     services().tokens.revoke(record.id)
     note("token_revoke", record.user, f"id={record.id}", actor=who, registry="api")
@@ -73,9 +74,9 @@ def revoke_token() -> Response:
 
 @bp.post("/api/tokens/rotate")
 @access(PUBLIC)
-def rotate_token() -> Response:
+def rotate_token() -> Steps[Response]:
     """A new token in place of an old one, which goes on for `overlap_secs` (default 0). One that rotates itself gets no longer life by it."""
-    members = read_json()
+    members = yield from read_json()
     who, record = own_token(members)
     overlap = wanted_number(members, "overlap_secs", 0, 0, 30 * DAY)
     keep_end = record.id == who.token_id and not state().access.allowed(who, Action.ADMIN, "", None)
@@ -115,10 +116,10 @@ def is_own(who: Principal, record: TokenRecord) -> bool:
 
 @bp.post("/api/v1/admin/tokens")
 @access(ADMIN)
-def mint_for_another() -> Response:
+def mint_for_another() -> Steps[Response]:
     """A token whose role is its right; the named user need not exist."""
     logins_or_503()
-    members = read_json()
+    members = yield from read_json()
     who = principal()
     if who.scopes is not None or any("*" not in patterns for patterns in (*who.namespace_scopes, *who.watched_scopes)):
         raise Denied("a credential that is limited to some names cannot make tokens for others")
@@ -203,7 +204,7 @@ def whoami() -> Response:
 
 @bp.post("/api/v1/token/exchange")
 @access(PUBLIC)
-def exchange() -> Response:
+def exchange() -> Steps[Response]:
     """A JWT of an OIDC issuer for a token of this registry that lives a little longer and is good in all places.
 
     RFC 8693: grant_type, subject_token, as a form; or JSON with `token`; or the JWT in the Authorization header.
@@ -211,7 +212,7 @@ def exchange() -> Response:
     logins = logins_or_503()
     who = principal()
     if who.source is Source.ANONYMOUS:
-        who = logins.login("", _subject_token(), request.environ)
+        who = logins.login("", (yield from _subject_token()), request.environ)
     if who.source is not Source.OIDC or who.exchanged:
         raise Unauthenticated("send the JWT of a configured OIDC issuer; other credentials need no exchange")
     token, _, lifetime = logins.issue(who, "access", EXCHANGED_SECONDS)
@@ -220,11 +221,11 @@ def exchange() -> Response:
     return _json({"access_token": token, "token": token, "issued_token_type": kind, "token_type": "Bearer", "expires_in": lifetime})
 
 
-def _subject_token() -> str:
+def _subject_token() -> Steps[str]:
     if request.is_json:
-        token = read_json().get("token")
+        token = (yield from read_json()).get("token")
     else:
-        form = read_form()
+        form = yield from read_form()
         if form.get("grant_type", TOKEN_EXCHANGE) != TOKEN_EXCHANGE:
             raise BadRequest(f"grant_type must be {TOKEN_EXCHANGE}")
         token = form.get("subject_token")
@@ -267,10 +268,10 @@ def may_mint_admin(who: Principal) -> bool:
     return who.name in logins_or_503().config.admin_users or state().access.allowed(who, Action.ADMIN, "", None)
 
 
-def read_json() -> dict[str, Any]:
+def read_json() -> Steps[dict[str, Any]]:
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType()
-    data = read_body(request.stream, BODY_BYTES, request.content_length)
+    data = yield from read_body(BODY_BYTES)
     try:
         members = json.loads(data)
     except (ValueError, RecursionError):

@@ -24,6 +24,7 @@ from noraflask.services.curation.rule_values import digests_of, seconds_of
 from noraflask.services.master_process import is_master
 from noraflask.services.reloads import ReloadFigures, Reloads, WorkerState
 from noraflask.settings.texts import read_duration
+from noraflask.suspension import Steps
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
 from noraflask.web.context import formats, note, principal, services, state
@@ -130,9 +131,9 @@ def reload() -> Response:
 
 @bp.post("/api/v1/admin/curation/freeze")
 @access(ADMIN)
-def begin_freeze() -> Response:
+def begin_freeze() -> Steps[Response]:
     """{"reason": "…", "for": "12h"}, both as one likes. From now on nothing new comes from any upstream."""
-    members = read_json() if request.content_length or request.mimetype else {}
+    members = (yield from read_json()) if request.content_length or request.mimetype else {}
     reason, span = members.get("reason", "no reason is given"), members.get("for")
     if not isinstance(reason, str) or not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
         raise Unprocessable(f"reason must be one line of 1 to {LONGEST_REASON} printable characters")

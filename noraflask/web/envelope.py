@@ -18,6 +18,7 @@ from noraflask.services.curation.gate import Permit, Refusal
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.state import State
+from noraflask.suspension import Suspended
 from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import STANDING
@@ -87,8 +88,16 @@ class Envelope:
         target = self._targets.locate(environ, state.repositories)
         exchange = Exchange(self, environ, target, request_id, start_response)
         self._metrics.request_began()
+        return self._go_on(exchange, lambda: self._application(environ, exchange.begin))
+
+    def _go_on(self, exchange: Exchange, run: Callable[[], Iterable[bytes]]) -> Iterable[bytes]:
+        environ = exchange.environ
+        LOGGED_ID.set(exchange.request_id)
         try:
-            body = self._application(environ, exchange.begin)
+            body = run()
+        except Suspended as pause:  # it goes on later, on another thread perhaps
+            resume = pause.resume
+            raise Suspended(pause.reception, lambda problem, start_response: self._go_on(exchange, lambda: resume(problem, exchange.begin))) from None
         except BaseException:
             exchange.status = "500"
             self._answered(exchange)

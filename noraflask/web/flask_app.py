@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from flask import Flask, Request
+from flask import Flask, Request, request
+from flask.ctx import RequestContext
+from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
 from noraflask.services import Services
+from noraflask.suspension import SUSPENDS, Steps, Suspended, drive, is_waiting, receive_now
 from noraflask.web.context import EXTENSION
 
 MATCHES_KEPT = 4096
@@ -46,6 +50,45 @@ class RegistryFlask(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """There is no coroutine among our views; to look again at every call would cost time."""
         return func
+
+    def dispatch_request(self) -> Any:
+        """A view that takes a body waits for it: on this thread, or where the server knows better, on none."""
+        answer = super().dispatch_request()
+        return self._go_on(answer, None) if is_waiting(answer) else answer
+
+    def _go_on(self, view: Steps[Any], problem: BaseException | None) -> Any:
+        environ = request.environ
+        if SUSPENDS not in environ:
+            return drive(view, request.stream)
+        while True:
+            try:
+                reception = view.throw(problem) if problem else next(view)
+            except StopIteration as end:
+                return end.value
+            try:
+                problem = receive_now(reception, environ["wsgi.input"])
+            except BlockingIOError:
+                raise Suspended(reception, partial(self._resume, view, request_ctx.request)) from None
+
+    def _resume(self, view: Steps[Any], here: Request, problem: BaseException | None, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """What Flask's wsgi_app() does, from where the view waited: the same request in a new context."""
+        environ = here.environ
+        context = RequestContext(self, environ, here)
+        error: BaseException | None = None
+        try:
+            context.push()
+            try:
+                try:
+                    answer = self._go_on(view, problem)
+                except Exception as raised:
+                    answer = self.handle_user_exception(raised)
+                response = self.finalize_request(answer)
+            except Exception as raised:
+                error = raised
+                response = self.handle_exception(raised)
+            return response(environ, start_response)
+        finally:
+            context.pop(error)
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Routes here depend on the path and the method alone; to work out the host's name for each request would cost time."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from noraflask.config import Config, LoggingConfig, ServerConfig
 from noraflask.serve import run
+from noraflask.suspension import Suspended, receive_now
 
 MIB = 1024 * 1024
 TEXT = [("Content-Type", "text/plain")]
@@ -65,19 +66,27 @@ class Application:
         return self.text(start, "done")
 
     def body(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
-        """Reads the body in pieces; tells its length, or what went wrong."""
-        size = 0
-        try:
-            while data := environ["wsgi.input"].read(MIB):
-                size += len(data)
-        except OSError as error:
-            (self.folder / "error").write_text(f"{type(error).__name__} {error.status} {size}")  # type: ignore[attr-defined]
-            return self.text(start, type(error).__name__, f"{error.status} Failed")  # type: ignore[attr-defined]
-        return self.text(start, str(size))
+        """Takes the body in pieces; tells its length, or what went wrong."""
+        taken = Taken()
+
+        def go_on(error: BaseException | None, start: Callable[..., Any]) -> Any:
+            if isinstance(error, OSError):
+                (self.folder / "error").write_text(f"{type(error).__name__} {error.status} {taken.size}")  # type: ignore[attr-defined]
+                return self.text(start, type(error).__name__, f"{error.status} Failed")  # type: ignore[attr-defined]
+            return self.text(start, str(taken.size))
+
+        return waited(environ, start, taken, go_on)
 
     def raw_body(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Does not catch anything."""
-        return self.text(start, str(len(environ["wsgi.input"].read())))
+        taken = Taken()
+
+        def go_on(error: BaseException | None, start: Callable[..., Any]) -> Any:
+            if error:
+                raise error
+            return self.text(start, str(taken.size))
+
+        return waited(environ, start, taken, go_on)
 
     def early(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Answers without reading the body."""
@@ -159,6 +168,26 @@ class Application:
 
     def closes(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         return self.text(start, json.dumps(self.closed))
+
+
+class Taken:
+    """Counts a body."""
+
+    size = 0
+
+    def take(self, body: Any, /) -> bool:
+        data = body.read(MIB)
+        self.size += len(data)
+        return not data
+
+
+def waited(environ: dict[str, Any], start: Callable[..., Any], taken: Taken, go_on: Callable[..., Any]) -> Any:
+    """What noraflask/web/flask_app.py does for a view."""
+    try:
+        problem = receive_now(taken, environ["wsgi.input"])
+    except BlockingIOError:
+        raise Suspended(taken, go_on) from None
+    return go_on(problem, start)
 
 
 class Noted:

@@ -69,8 +69,9 @@ class Bare:
         sock.sendall(data)
         return sock
 
-    def get(self, path: str, timeout: float = 10) -> tuple[int, bytes]:
-        with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=timeout)) as connection:
+    def get(self, path: str, timeout: float = 10, source: str = "") -> tuple[int, bytes]:
+        own = (source, 0) if source else None
+        with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=timeout, source_address=own)) as connection:
             connection.request("GET", path)
             response = connection.getresponse()
             return response.status, response.read()
@@ -394,7 +395,7 @@ def test_a_body_that_ends_early(start: Start, tmp_path: Path) -> None:
 
 
 def test_old_and_unfinished_connections_make_room_for_new_ones(start: Start, many: Any) -> None:
-    server = start(max_connections=20)
+    server = start(max_connections=20, max_connections_per_client=20)
     idle = many(20, lambda: ask(server))
     many(5, lambda: ask(server))
     ended = [sock for sock in idle if readable(sock, 0.1)]
@@ -422,15 +423,30 @@ def test_connections_are_spread_over_the_workers(start: Start, many: Any) -> Non
     assert len(set(pids)) == 2
 
 
-def test_connections_beyond_the_bound_wait_for_busy_ones(start: Start, many: Any, tmp_path: Path) -> None:
-    server = start(max_connections=10, threads=4)
+def test_connections_beyond_the_bound_are_for_the_servers_health(start: Start, many: Any, tmp_path: Path) -> None:
+    server = start(max_connections=10, max_connections_per_client=10, threads=4)
     busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
     wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 4, 10, "the request threads to be busy")
-    beyond = server.send(request("/health"))
-    assert not readable(beyond, 0.3)
+    status, headers, _ = read_response(server.send(request("/small")))
+    assert (status, headers["retry-after"], headers["connection"]) == (503, "2", "close")
+    assert server.get("/health", timeout=5)[0] == 200
     (tmp_path / "go").touch()
-    assert read_response(beyond)[0] == 200
     assert {read_response(sock)[2] for sock in busy} == {b"done"}
+
+
+def test_one_client_has_a_share_of_the_connections(start: Start, many: Any, tmp_path: Path) -> None:
+    server = start(max_connections=40, max_connections_per_client=10, threads=4)
+    busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
+    wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 4, 10, "the request threads to be busy")
+    assert read_response(server.send(request("/small")))[0] == 503
+    assert server.get("/health", timeout=5)[0] == 200
+    assert server.get("/health", timeout=5, source="127.0.0.2")[0] == 200
+    (tmp_path / "go").touch()
+    assert {read_response(sock)[2] for sock in busy} == {b"done"}
+    assert all(map(closed, busy))
+    idle = many(10, lambda: ask(server))
+    many(5, lambda: ask(server))
+    assert len([sock for sock in idle if readable(sock, 0.1)]) == 5
 
 
 def test_2000_connections_of_all_sorts_leak_no_descriptor(start: Start, tmp_path: Path) -> None:
@@ -671,7 +687,7 @@ def test_requests_that_outlast_the_grace_are_cut(start: Start, tmp_path: Path, n
     os.kill(server.pid, number)
     assert server.process.wait(10) == 0
     assert b"200 OK" not in read_all(upload)
-    assert (tmp_path / "error").read_text().startswith("BodyCut")
+    assert (tmp_path / "error").read_text().startswith("BodyAbandoned")
     assert "Traceback" not in server.log.read_text()
 
 

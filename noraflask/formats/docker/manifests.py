@@ -15,8 +15,9 @@ from noraflask.formats.docker.protocol.manifests import Manifest
 from noraflask.formats.docker.verdicts import permit_manifest
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
-from noraflask.services.upload import read_body
+from noraflask.suspension import Steps
 from noraflask.web.access import DELETE, PULL, PUSH, access
+from noraflask.web.bodies import read_body
 from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
@@ -39,7 +40,7 @@ def get_manifest(name: str, reference: str) -> Response:
 
 @bp.put("/<path:name>/manifests/<reference>")
 @access(PUSH)
-def put_manifest(name: str, reference: str) -> Response:
+def put_manifest(name: str, reference: str) -> Steps[Response]:
     target = names.parse_reference(reference)
     tags = [names.parse_tag(tag) for tag in request.args.getlist("tag")]
     wanted = Digest.parse(request.args["digest"]) if "digest" in request.args else None
@@ -48,7 +49,7 @@ def put_manifest(name: str, reference: str) -> Response:
     else:
         wanted = target
     limit = min(protocol.MANIFEST_BYTES, state().config.server.body_limit_mb << 20)
-    data = read_body(request.stream, limit, request.content_length)
+    data = yield from read_body(limit)
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:
         raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})

@@ -12,6 +12,7 @@ from noraflask.formats.docker.blueprint import JSON, bp, named
 from noraflask.formats.docker.protocol import scopes as protocol
 from noraflask.formats.docker.protocol.scopes import Wanted
 from noraflask.services.auth.principal import Action, Principal, Scope, Source
+from noraflask.suspension import Steps
 from noraflask.web.access import DELETE, LISTING, LOGIN, PUBLIC, PULL, PUSH, access, may
 from noraflask.web.addresses import absolute, own_host
 from noraflask.web.context import PRINCIPAL, principal, repository, state, target
@@ -35,11 +36,11 @@ def get_token() -> Response:
 
 @bp.post("/token")
 @access(PUBLIC)
-def post_token() -> Response:
+def post_token() -> Steps[Response]:
     logins = state().authenticator
     if logins is None:
         raise NotFound("this registry has no logins")
-    fields = read_form_lists()
+    fields = yield from read_form_lists()
     form = {name: values[0] for name, values in fields.items()}
     grant = form.get("grant_type")
     if grant == "password":

@@ -13,6 +13,7 @@ from noraflask.formats.docker.verdicts import is_free
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.upload import Upload
+from noraflask.suspension import Steps
 from noraflask.web.access import PULL, PUSH, access, may, may_by_right, may_everywhere
 from noraflask.web.context import note, principal, repository, services
 from noraflask.web.gate import is_open
@@ -21,7 +22,7 @@ from noraflask.web.responses import Answer
 
 @bp.post("/<path:name>/blobs/uploads/", strict_slashes=False)
 @access(PUSH)
-def start_upload(name: str) -> Response:
+def start_upload(name: str) -> Steps[Response]:
     """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
     if "mount" in request.args and mount(name, Digest.parse(request.args["mount"]), request.args.get("from")):
         return blob_created(name, Digest.parse(request.args["mount"]))
@@ -31,7 +32,7 @@ def start_upload(name: str) -> Response:
         return upload_state(202, name, staging.begin(scope), 0)
     with staging.upload(scope) as upload:
         try:
-            receive(name, upload)
+            yield from receive(name, upload)
             return finish(name, upload, expected)
         except NoraError:
             upload.discard()  # nobody knows this session, so nobody can go on with it
@@ -46,19 +47,19 @@ def get_upload(name: str, session: str) -> Response:
 
 @bp.patch("/<path:name>/blobs/uploads/<session>")
 @access(PUSH)
-def patch_upload(name: str, session: str) -> Response:
-    with services().staging.resume(scope_of(name), session) as upload:
-        receive(name, upload)
+def patch_upload(name: str, session: str) -> Steps[Response]:
+    with (yield from services().staging.claim(scope_of(name), session)) as upload:
+        yield from receive(name, upload)
         return upload_state(202, name, session, upload.offset)
 
 
 @bp.put("/<path:name>/blobs/uploads/<session>")
 @access(PUSH)
-def put_upload(name: str, session: str) -> Response:
+def put_upload(name: str, session: str) -> Steps[Response]:
     """The last bytes, if any, and the digest of all."""
     expected = Digest.parse(request.args.get("digest"))
-    with services().staging.resume(scope_of(name), session) as upload:
-        receive(name, upload)
+    with (yield from services().staging.claim(scope_of(name), session)) as upload:
+        yield from receive(name, upload)
         return finish(name, upload, expected)
 
 
@@ -69,14 +70,14 @@ def cancel_upload(name: str, session: str) -> Response:
     return Answer(status=204)
 
 
-def receive(name: str, upload: Upload) -> None:
+def receive(name: str, upload: Upload) -> Steps[None]:
     """Append the request's body to an upload. Raises RangeInvalid, with what the client needs to go on, for a chunk that is not the next one."""
     try:
         expected_bytes = ranges.check_chunk(request.headers.get("Content-Range"), request.content_length, upload.offset)
     except RangeInvalid as problem:
         problem.headers.update(upload_headers(name, upload.session, upload.offset))
         raise
-    upload.receive(request.stream, repository().settings.max_upload_session_size_mb << 20, expected_bytes)
+    yield from upload.receive(repository().settings.max_upload_session_size_mb << 20, expected_bytes)
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:

@@ -25,6 +25,7 @@ from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.services.staging_usage import Unfinished
 from noraflask.services.upload import Upload
+from noraflask.suspension import Steps
 from noraflask.web.access import PUSH, access
 from noraflask.web.addresses import outside
 from noraflask.web.context import note, principal, repository, services, target
@@ -62,13 +63,14 @@ class Put:
 
 @bp.put("/<file:name>")
 @access(PUSH)
-def put_file(name: str) -> Response:
+def put_file(name: str) -> Steps[Response]:
     put = read_put(name)
     if put.part and not put.part.size:
         found = unfinished(name)
         return Answer(status=204, headers=protocol.offset_headers(found.offset if found else 0))
     check(put)
-    with receiving(put) as upload:
+    with (yield from opened(put)) as upload, forgetting(put, upload):
+        yield from receive(put, upload)
         if put.part and upload.offset < put.part.total:
             return Answer(status=202, headers=protocol.offset_headers(upload.offset))
         return finish(put, upload)
@@ -138,25 +140,30 @@ def session_start(name: str) -> str:
     return hashlib.sha256(f"{who.source.value}\n{who.name}\n{name}".encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def receiving(put: Put) -> Iterator[Upload]:
-    """The upload, with this request's body in it.
+def opened(put: Put) -> Steps[Upload]:
+    """The upload that the body belongs to: a new one, or the one that it goes on with."""
+    if is_new(put):
+        return services().staging.upload(scope(), session_start(put.name))
+    return (yield from services().staging.claim(scope(), session_at(put)))
 
-    What came in before the client broke off stays; after any other failure what this request began is forgotten.
-    """
-    staging, is_new = services().staging, put.part is None or put.part.first == 0
-    with staging.upload(scope(), session_start(put.name)) if is_new else staging.resume(scope(), session_at(put)) as upload:
-        try:
-            receive(put, upload)
-            yield upload
-        except (ClientGone, SizeMismatch):
-            if is_new and (not upload.offset or len(staging.unfinished(scope())) > MOST_UNFINISHED):
-                upload.discard()
-            raise
-        except NoraError:
-            if is_new:
-                upload.discard()
-            raise
+
+def is_new(put: Put) -> bool:
+    return put.part is None or put.part.first == 0
+
+
+@contextlib.contextmanager
+def forgetting(put: Put, upload: Upload) -> Iterator[None]:
+    """What came in before the client broke off stays; after any other failure what this request began is forgotten."""
+    try:
+        yield
+    except (ClientGone, SizeMismatch):
+        if is_new(put) and (not upload.offset or len(services().staging.unfinished(scope())) > MOST_UNFINISHED):
+            upload.discard()
+        raise
+    except NoraError:
+        if is_new(put):
+            upload.discard()
+        raise
 
 
 def session_at(put: Put) -> str:
@@ -170,13 +177,13 @@ def session_at(put: Put) -> str:
     return found.session
 
 
-def receive(put: Put, upload: Upload) -> None:
+def receive(put: Put, upload: Upload) -> Steps[None]:
     start = upload.offset
     if put.part and put.part.first:
         protocol.check_offset(put.part, start)  # another request may have gone on with it since we looked
     size = put.part.size if put.part else request.content_length
     try:
-        upload.receive(request.stream, repository().settings.max_file_size, size)
+        yield from upload.receive(repository().settings.max_file_size, size)
     except SizeMismatch:
         if size is not None and upload.offset - start > size:  # a body in chunks that is longer than its Content-Range
             upload.cut(start)

@@ -84,6 +84,13 @@ HTTP_LAST_BYTE = Family(
 HTTP_SENT = Family("nora_http_response_bytes_total", COUNTER, "Bytes of bodies that were sent.", ("registry",), (REGISTRIES_AND_OTHER,))
 HTTP_RECEIVED = Family("nora_http_request_bytes_total", COUNTER, "Bytes of bodies that came in.", ("registry",), (REGISTRIES_AND_OTHER,))
 HTTP_CUT = Family("nora_http_responses_cut_total", COUNTER, "Answers that did not get through whole.", ("registry",), (REGISTRIES_AND_OTHER,))
+CONNECTIONS_ENDED = Family(
+    "nora_http_connections_ended_total",
+    COUNTER,
+    "Connections that the server ended to have room: one that waited (evicted), or a new one beyond its client's share (refused).",
+    ("reason",),
+    (("evicted", "refused"),),
+)
 HTTP_IN_FLIGHT = Family("nora_http_requests_in_flight", GAUGE, "Requests that are running now.")
 DOWNLOADS = Family("nora_downloads_total", COUNTER, "Artifacts served: blobs and manifests, not HEAD.", ("registry",), (REGISTRIES,))
 UPLOADS = Family("nora_uploads_total", COUNTER, "Artifacts taken: blobs and manifests, not mounts.", ("registry",), (REGISTRIES,))
