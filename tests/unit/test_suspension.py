@@ -17,7 +17,7 @@ class Whole(io.BytesIO):
 
 
 def test_a_moment_lasts_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for twice in a row when the body is there: receive_now() looks, and then the server. Else nobody would wait, and all processors spin."""
+    """It is asked for twice in a row when the body is there: receive_now() looks, and then the server."""
     now = [100.0]
     monkeypatch.setattr(suspension.time, "monotonic", lambda: now[0])
     moment = Later()
