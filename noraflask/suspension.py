@@ -46,11 +46,10 @@ class Later:
     """Go on in a moment: whoever waits for something that another request holds."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._due = time.monotonic() + LATER_SECONDS
 
     def take(self, body: BodyStream, /) -> bool:
-        if not self._asked:
-            self._asked = True
+        if time.monotonic() < self._due:
             raise NotYet
         return True
 

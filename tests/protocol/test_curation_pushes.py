@@ -170,6 +170,14 @@ def test_a_head_with_which_a_pull_begins_is_refused_as_the_pull(curated, agent, 
     assert curated.ask("HEAD", "app/manifests/1", headers={"Accept": f"{accept}, application/vnd.oci.image.index.v1+json"}).status_code == 200
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_refers_to_a_refused_image_is_not_listed_for_its_pusher_either(curated, method):
+    curated.as_program(CRANE).rules(table("allow", name="other"))
+    digest = curated.push_image("app", layers=(b"new",))
+    assert curated.status(f"app/manifests/{digest}", "GET") == 200
+    assert curated.status(f"app/referrers/{digest}", method) == 403
+
+
 def token(curated: Curated, user: str, actions: str) -> dict[str, str]:
     answer = curated.client.get(f"/v2/token?scope=repository:app:{actions}", headers={"Authorization": basic(user, user)})
     return {"Authorization": f"Bearer {answer.json['token']}"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from noraflask import suspension
 from noraflask.errors import ClientGone, TooLarge
 from noraflask.services.upload import read_document
 from noraflask.suspension import SUSPENDS, Later, NotYet, Steps, Suspended, drive, receive_now
@@ -61,11 +62,16 @@ def test_what_ends_a_body_is_raised_in_the_view(tmp_path):
     assert drive(view(), io.BytesIO(b"abc")) == "refused: 413"
 
 
-def test_later_waits_once():
-    later = Later()
-    with pytest.raises(NotYet):
-        later.take(io.BytesIO())
-    assert later.take(io.BytesIO())
+def test_later_lasts_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked twice in a row when the body is there already: receive_now() looks, and then the server."""
+    now = [100.0]
+    monkeypatch.setattr(suspension.time, "monotonic", lambda: now[0])
+    body, later = io.BytesIO(), Later()
+    for _ in range(3):
+        with pytest.raises(NotYet):
+            later.take(body)
+    now[0] += suspension.LATER_SECONDS
+    assert later.take(body)
 
 
 def test_only_a_body_that_is_in_memory_is_taken_at_once():

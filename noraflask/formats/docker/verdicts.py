@@ -19,6 +19,14 @@ from noraflask.web.context import repository, services
 
 def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permit:
     """Raises CurationDenied. Who may push is told what is there, as for blobs, and may read back what he is pushing (readback.py)."""
+    if not gate.is_open() and is_told(name):
+        told = images.package(repository().name, name, str(reference), str(digest))
+        return gate.once((name, reference, digest, "told"), None, lambda: (told, images.ALLOWED))
+    return judged_manifest(name, reference, digest, lambda decision: is_read_back(name, digest, decision))
+
+
+def judged_manifest(name: str, reference: Digest | str, digest: Digest, is_read_back: Callable[[Decision], bool] = lambda decision: False) -> Permit:
+    """As permit_manifest(), for what goes with a manifest and is not it. `is_read_back`: of a refusal, whether whoever asks gets it all the same."""
     version = str(reference)
 
     def package() -> Package:
@@ -27,11 +35,8 @@ def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permi
     def work() -> gate.Asked:
         asked = judged(package(), name, lambda found: found.tag(version, str(digest)) if isinstance(reference, str) else found.manifest(version))
         about, decision = asked if isinstance(asked, tuple) else (asked, gate.decide(asked))
-        return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(name, digest, decision) else asked
+        return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(decision) else asked
 
-    if not gate.is_open() and is_told(name):
-        told = images.package(repository().name, name, version, str(digest))
-        return gate.once((name, version, digest, "told"), None, lambda: (told, images.ALLOWED))
     return gate.once((name, reference, digest), lambda: revision_of(name), work)
 
 
@@ -81,7 +86,7 @@ def visible_names(names: Iterable[str]) -> Iterator[str]:
 
 def visible_referrers(name: str, subject: Digest, referrers: Iterable[str]) -> Iterator[str]:
     """Raises CurationDenied for a subject that is blocked."""
-    if not permit_manifest(name, subject, subject).package.format:
+    if not judged_manifest(name, subject, subject).package.format:
         return iter(referrers)
     if not gate.versions_matter(images.package(repository().name, name)):
         return iter(referrers)
