@@ -1,4 +1,4 @@
-"""What a push reads back: the manifest that this very client has just pushed (docs/decisions/0010-read-back.md).
+"""What a push reads back: the manifest that this very client has just pushed (docs/decisions/0011-read-back.md).
 
 helm and oras push a manifest by its digest, read it, and push it again under its tag; crane and regctl give an image another tag likewise. Where
 pullers are refused, that read would be too, and the push would end with it. So who may push a name gets a manifest that the gate keeps from pullers
