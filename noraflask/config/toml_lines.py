@@ -10,8 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from noraflask.config.text_file import FileProblem
-from noraflask.config.toml_file import dotted
+from noraflask.config.text_file import FileProblem, dotted
 
 MAX_DEPTH = 64
 """Parts of a dotted key, and arrays and inline tables inside each other."""

@@ -12,8 +12,7 @@ from typing import Any
 
 from noraflask.config.dead_patterns import dead_repository
 from noraflask.config.problem_lines import nearest
-from noraflask.config.text_file import FileProblem, label_of, place, read_text, shown
-from noraflask.config.toml_file import dotted
+from noraflask.config.text_file import FileProblem, dotted, label_of, place, read_text, shown
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
 from noraflask.services.curation.patterns import dead
