@@ -55,6 +55,7 @@ VALUES = [
     "#",
     "# c\n",
 ]
+SIGNS = ["{", "}", ",", "#"]
 LINES = ["a = 1\n", "[t]\n", "[[u]]\n", "[t.v]\n", "b = [1, 2]\n", "c = { d = 1 }\n", 'e = """x"""\n', "a.b = 2\n"]
 PIECES = st.sampled_from([*WORDS, *SIGNS, *VALUES, *LINES, "\\", "\x00", "\ufeff", "é", "\r"])
 
