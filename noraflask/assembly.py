@@ -16,6 +16,7 @@ from noraflask.formats import FORMATS
 from noraflask.services import Services, state_folder
 from noraflask.services.audit import Audit
 from noraflask.services.auth.authenticator import Authenticator
+from noraflask.services.auth.homes import without_place
 from noraflask.services.auth.lockout import Lockout
 from noraflask.services.auth.logins import Logins
 from noraflask.services.auth.oidc import Oidc
@@ -183,6 +184,8 @@ def make_ledger(config: Config) -> Ledger:
 def make_logins(config: Config, storage: Storage, tokens: Tokens, audit: Audit, metrics: NullMetrics) -> Logins:
     users, signer, trusted = make_users(config), make_signer(config, storage), config.server.trusted_proxies
     users.start()
+    for warning in without_place(config, users.current()):
+        config_log.warning("%s", warning)
     signer.start()
     issuer_keys = Documents(storage, f"{AUTH}/jwks/")
     return Logins(users, tokens, signer, Lockout(), audit, lambda environ: client_address(environ, trusted), metrics=metrics, issuer_keys=issuer_keys)

@@ -125,11 +125,13 @@ def _check_scopes(role: str, scopes: tuple[Scope, ...]) -> None:
     """A scope that can never be used is a slip of the pen. Raises WrongUse."""
     from noraflask.assembly import repositories_of
     from noraflask.config import load
+    from noraflask.config.dead_patterns import dead_scope, formats_of
     from noraflask.formats import FORMATS
     from noraflask.services.auth.principal import ROLES as RIGHTS
     from noraflask.settings.texts import glob
 
-    known = sorted(repositories_of(load(), FORMATS).names)
+    config = load()
+    known = sorted(repositories_of(config, FORMATS).names)
     for scope in scopes:
         beyond = sorted(action.value for action in scope.actions - RIGHTS[role])
         if beyond:
@@ -137,6 +139,8 @@ def _check_scopes(role: str, scopes: tuple[Scope, ...]) -> None:
         for pattern in scope.repositories:
             if not any(glob(pattern, name) for name in known):
                 raise WrongUse(f"there is no repository {pattern}, there is {', '.join(known)}")
+        for key, why in dead_scope(scope.repositories, scope.names, formats_of(config)):
+            raise WrongUse(f"--scope: {key}: {why}")
 
 
 # Tokens.

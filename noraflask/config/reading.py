@@ -25,8 +25,8 @@ from noraflask.config.settings import (
     is_not_yet,
 )
 from noraflask.config.tables import MOST_PROBLEMS, BadTables, places
-from noraflask.config.text_file import FileProblem, label_of, place
-from noraflask.config.toml_file import Node, Table, dotted, read_nodes
+from noraflask.config.text_file import FileProblem, dotted, label_of, place
+from noraflask.config.toml_file import Node, Table, read_nodes
 from noraflask.settings import Bad, Setting
 from noraflask.settings.setting_types import KEEP
 

@@ -87,7 +87,7 @@ class ServerConfig:
     )
     shutdown_timeout: int = setting(300, _SECONDS, "Seconds that running requests have to finish at a stop.", env="NORA_SHUTDOWN_TIMEOUT")
     reload_timeout_secs: int = live_setting(
-        60,
+        300,
         WholeNumber(1, 3600),
         "Seconds that a reload may take to read the files anew; one that takes longer is refused, and nothing changes.",
         env="NORA_RELOAD_TIMEOUT_SECS",

@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any
 
 from noraflask.config.problem_lines import got, nearest
-from noraflask.config.toml_file import LinedTable, dotted
+from noraflask.config.text_file import dotted
+from noraflask.config.toml_file import LinedTable
 from noraflask.settings import Bad, Setting, settings_of
 
 MOST_PROBLEMS = 100

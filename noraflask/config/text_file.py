@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
 MAX_BYTES = 1024 * 1024
+LONGEST_KEY = 80
+"""Characters of a part of a key that a message repeats."""
 
 
 class FileProblem(Exception):
@@ -27,6 +30,11 @@ def shown(text: str) -> str:
     """The text in quotes, on one line, not too long, and safe on any terminal."""
     short = text if len(text) <= 80 else text[:77] + "..."
     return json.dumps(short, ensure_ascii=not short.isprintable())
+
+
+def dotted(parts: tuple[str, ...]) -> str:
+    """A key as TOML writes it, quoted where it wants quotes."""
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) and len(part) <= LONGEST_KEY else shown(part) for part in parts)
 
 
 def read_text(path: Path, most: int = MAX_BYTES) -> str:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from noraflask.config.text_file import label_of, place, read_text, shown
+from noraflask.config.text_file import dotted, label_of, place, read_text
 
 if TYPE_CHECKING:
     from noraflask.config.toml_lines import Statement
-
-LONGEST_KEY = 80
-"""Characters of a part of a key that a message repeats."""
 
 
 class Table:
@@ -57,10 +53,6 @@ def read_nodes(path: Path) -> list[Node]:
 
     values, statements = parse(read_text(path))
     return list(_Walk(label_of(path), values).nodes(statements))
-
-
-def dotted(parts: tuple[str, ...]) -> str:
-    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) and len(part) <= LONGEST_KEY else shown(part) for part in parts)
 
 
 class _Walk:

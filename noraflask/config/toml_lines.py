@@ -10,8 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from noraflask.config.text_file import FileProblem
-from noraflask.config.toml_file import dotted
+from noraflask.config.text_file import FileProblem, dotted
 
 MAX_DEPTH = 64
 """Parts of a dotted key, and arrays and inline tables inside each other."""
@@ -192,6 +191,8 @@ class _Value:
         """Brackets and their offsets."""
         self.paths: list[tuple[str, ...] | None] = [()]
         """Where the values are that come now, for the value itself and each open bracket; None: in an array."""
+        self.is_fresh = False
+        """The last token was the brace that opens an inline table."""
         self.below: dict[tuple[str, ...], int] = {}
         self.lines, self.counted = 0, at
         self.comma = -1
@@ -231,7 +232,7 @@ class _Value:
         if self.open and self.open[-1][0] == "{":
             self._in_table(kind, token)
             if kind in ("open", "comma", "end") and _KEY.match(self.text, at):
-                self.comma = -1
+                self.comma, self.is_fresh = -1, False
                 return self._key(at)
         elif kind == "close":
             self.open.pop()
@@ -256,4 +257,5 @@ class _Value:
         elif kind in ("end", "comment"):
             self.blanks.append((token.start() - (self.text[token.start() - 1] == "\r"), token.end()))
         if kind not in ("end", "comment") and not token[0].isspace():
-            self.comma = token.start() if kind == "comma" else -1
+            self.comma = token.start() if kind == "comma" and not self.is_fresh else -1
+            self.is_fresh = kind == "open"

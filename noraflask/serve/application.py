@@ -65,7 +65,7 @@ class PlainApplication:
     """Any WSGI application: it need not be told of anything."""
 
     password_paths: tuple[str, ...] = ()
-    reload_seconds = 60.0
+    reload_seconds = 300.0
 
     def __init__(self, wsgi: Wsgi) -> None:
         self._wsgi = wsgi

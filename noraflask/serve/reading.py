@@ -78,8 +78,9 @@ class Reading:
         return bool(select.select([self._alive], [], [], 0)[0])
 
     def _kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        """It is not waited for: what it reads may be a network's file system that does not answer. The master looks after its children anyway."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
 
     def _close(self) -> None:
         with contextlib.suppress(ChildProcessError):  # the master's own look at its children was first

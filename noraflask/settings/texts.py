@@ -229,3 +229,10 @@ def glob(pattern: str, text: str) -> bool:
             return False
         position = found + len(part)
     return True
+
+
+def shown_list(names: list[str], most: int = 10) -> str:
+    """For a line of a log: the first of them, in quotes where they need it."""
+    shown = [name if name.isprintable() and len(name) <= 80 else ascii(name[:80]) for name in names[:most]]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(shown)}{more}"

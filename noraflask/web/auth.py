@@ -8,6 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from noraflask import json_document
+from noraflask.config.dead_patterns import dead_scope
+from noraflask.ecosystems import ecosystem_of
 from noraflask.errors import BadRequest, Denied, NoraError, NotFound, Unauthenticated, Unprocessable, UnsupportedMediaType
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.credentials import is_secret
@@ -318,9 +320,14 @@ def wanted_description(members: dict[str, Any]) -> str | None:
 
 def wanted_scopes(members: dict[str, Any]) -> Any:
     try:
-        return parse_scopes(members.get("scopes"))
+        scopes = parse_scopes(members.get("scopes"))
     except ValueError as problem:
         raise BadRequest(str(problem)) from None
+    formats = {one.name: ecosystem_of(one.format) for one in state().repositories}
+    for scope in scopes or ():
+        for key, why in dead_scope(scope.repositories, scope.names, formats):
+            raise BadRequest(f"scopes: {key}: {why}")
+    return scopes
 
 
 # What answers say.

@@ -70,7 +70,7 @@ def test_one_that_takes_too_long_changes_nothing(folder: Path) -> None:
         (line,) = server.refusals()
         assert json.loads(line)["level"] == "warning"
         assert "reading takes longer than 1 seconds (server.reload_timeout_secs); nothing has changed" in line
-        assert not alive(reader)
+        wait_until(lambda: not alive(reader), LOADED, "the reader to go")
         assert "telling" not in server.log_text()
         server.write(server.blocklist, '{"version": 1, "rules": []}')
         server.hup()
@@ -80,7 +80,7 @@ def test_one_that_takes_too_long_changes_nothing(folder: Path) -> None:
 def test_a_reader_goes_with_its_master(server: Curated) -> None:
     reader = begin_to_read(server)
     server.stop()
-    assert not alive(reader)
+    wait_until(lambda: not alive(reader), LOADED, "the reader to go")
 
 
 def test_a_reader_goes_with_a_master_that_is_killed(server: Curated) -> None:

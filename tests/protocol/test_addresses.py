@@ -9,6 +9,7 @@ from tests.protocol.oci import Registry, image
 
 DIGEST = Digest.of(b"x")
 HOST, PROTO, PREFIX, PORT = "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix", "X-Forwarded-Port"
+FOR, FORWARDED_BY = "X-Forwarded-For", "Forwarded"
 
 
 def addresses(registry: Registry, headers: dict[str, str], peer: str = "127.0.0.1") -> set[str]:
@@ -63,6 +64,13 @@ FORWARDED = [
     ({HOST: "r.example", PREFIX: "/"}, "http://r.example"),
     ({PREFIX: "/registry"}, "/registry"),
     ({HOST: "first.example, r.example", PROTO: "http, https"}, "https://r.example"),
+    # Two trusted proxies: the first of what they have added.
+    ({FOR: "192.0.2.7, 127.0.0.1", HOST: "r.example, inner", PROTO: "https, http", PORT: "8443, 80"}, "https://r.example:8443"),
+    ({FOR: "192.0.2.7, 127.0.0.1", HOST: "evil.example, r.example, inner", PROTO: "http, https, http"}, "https://r.example"),
+    ({FORWARDED_BY: "for=192.0.2.7;host=r.example;proto=https"}, "https://r.example"),
+    ({FORWARDED_BY: 'for="[2001:db8::1]:4";host="r.example:8443";proto=https, for=127.0.0.1;host=inner'}, "https://r.example:8443"),
+    ({FORWARDED_BY: "host=evil.example", FOR: "192.0.2.7"}, ""),
+    ({FORWARDED_BY: 'for=x;host="evil.example/y"'}, ""),
     # What is no host, scheme or prefix is not repeated.
     ({HOST: ""}, ""),
     ({HOST: "r.example/path"}, ""),
@@ -109,8 +117,6 @@ def test_who_is_trusted_is_configured(make_app, trusted, peer, is_trusted):
 
 # What this server sees of a request, told to whoever sends it: /api/v1/whoami.
 
-FOR = "X-Forwarded-For"
-
 
 @pytest.mark.parametrize(
     ("headers", "peer", "seen"),
@@ -119,6 +125,10 @@ FOR = "X-Forwarded-For"
         ({"Host": "r.example:5000"}, "192.0.2.1", ("192.0.2.1", "http://r.example:5000", "none")),
         ({FOR: "203.0.113.9"}, "192.0.2.1", ("192.0.2.1", "http://localhost", "untrusted")),
         ({FOR: "203.0.113.9", HOST: "evil.example", PROTO: "https"}, "192.0.2.1", ("192.0.2.1", "http://localhost", "untrusted")),
+        ({}, "::ffff:192.0.2.1", ("192.0.2.1", "http://localhost", "none")),
+        ({FOR: "::ffff:203.0.113.9"}, "::ffff:127.0.0.1", ("203.0.113.9", "http://localhost", "trusted")),
+        ({FORWARDED_BY: "for=203.0.113.9;host=r.example"}, "127.0.0.1", ("203.0.113.9", "http://r.example", "trusted")),
+        ({FORWARDED_BY: "for=203.0.113.9;host=r.example"}, "192.0.2.1", ("192.0.2.1", "http://localhost", "untrusted")),
         ({FOR: "203.0.113.9"}, "127.0.0.1", ("203.0.113.9", "http://localhost", "trusted")),
         ({FOR: "198.51.100.1, 203.0.113.9"}, "127.0.0.1", ("203.0.113.9", "http://localhost", "trusted")),
         (

@@ -159,6 +159,20 @@ def test_scopes_that_are_none(door, scopes):
     assert call(door, "/api/v1/admin/tokens", admin(door), username="ci", scopes=scopes).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("scope", "message"),
+    [
+        ({"repositories": ["Docker"]}, 'scopes: repositories: "Docker" can never match: '),
+        ({"repositories": ["docker"], "names": ["Team/**"]}, 'scopes: names: "Team/**" can never match: '),
+        ({"names": ["a/../b"]}, 'scopes: names: "a/../b" can never match: '),
+    ],
+)
+def test_a_scope_that_can_never_match_is_refused(door, scope, message):
+    answer = call(door, "/api/tokens", **ALICE, scopes=[{"actions": ["pull"], **scope}])
+    assert answer.status_code == 400
+    assert message in answer.get_json()["error"] if isinstance(answer.get_json(), dict) else False
+
+
 @pytest.mark.parametrize("path", [*TOKEN_ROUTES, "/api/v1/admin/tokens"])
 @pytest.mark.parametrize(
     ("wanted", "body"),

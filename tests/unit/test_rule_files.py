@@ -495,8 +495,6 @@ WARNED = [
     (f'[[bypass]]\nname = "ci"\ntoken_sha256 = "{HEX}"', "rules.toml:1: bypass ci: has no expires; a token that never ends"),
     ('[[except]]\nname = "a"', "rules.toml:1: except rules.toml#1: has no owner and expires;"),
     ('[[except]]\nname = "a"\nexpires = 2026-12-31', "rules.toml:1: except rules.toml#1: has no owner;"),
-    ('[[block]]\nname = "a b*"\nformat = "npm"', 'rules.toml:1: block rules.toml#1: can never match: "a b*" has " ", and names of npm packages'),
-    ('[[block]]\nname = "Corp+/*"\nformat = "docker"', 'rules.toml:1: block rules.toml#1: can never match: "corp+/*" has "+", and names of images'),
 ]
 
 
@@ -570,3 +568,45 @@ def test_a_file_without_a_word_is_no_policy(tmp_path, text):
     assert "is empty" in caught.value.problems[0]
     path.write_text("# nothing yet\n")
     assert read_rules(CurationConfig(mode="enforce", rules_path=path), 0.0).rules == ()
+
+
+DEAD = [
+    ('[[block]]\nname = "a b*"\nformat = "npm"', 'rules.toml:1: block 1: name: can never match: "a b*" has " ", and names of npm packages'),
+    ('\n[[allow]]\nname = "Corp+/*"\nformat = "docker"', 'rules.toml:2: allow 1: name: can never match: "corp+/*" has "+", and names of images'),
+    ('[[block]]\nid = "x"\nname = "a_b c"\nversion = "1"\nformat = "pypi"', "rules.toml:1: block 1: name: can never match: "),
+    ('[[block]]\nname = "a//b"\nformat = "npm"', "rules.toml:1: block 1: name: can never match: "),
+    (
+        '[[block]]\nname = "a"\nversion = ">=1"\nformat = "npm"',
+        "rules.toml:1: block 1: version: can never match: matches nothing: > is in no name or version",
+    ),
+    (
+        '[[age]]\nmin_release_age = "1d"\nrepository = "Team-*"',
+        'rules.toml:1: age 1: repository: "Team-*" can never match: names of repositories have small',
+    ),
+    ('\ninternal_namespaces = ["a", "b?/**"]', "rules.toml:2: internal_namespaces: entry 2: can never match: matches nothing: ? is in no name"),
+    (
+        'internal_namespaces = [{ pattern = "@Corp/**", format = "docker" }]',
+        'rules.toml:1: internal_namespaces: entry 1: can never match: "@corp/**" has "@"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "begin"), DEAD)
+def test_a_pattern_that_can_never_match_is_refused(text, begin):
+    with pytest.raises(ConfigError) as caught:
+        from_toml(text)
+    (line,) = caught.value.problems
+    assert line.startswith(begin)
+
+
+def test_in_a_feed_it_is_a_warning():
+    """One record must not take the others away."""
+    found = from_toml('# Block list made by `nora curation import-osv`\n[[block]]\nid = "a"\nformat = "npm"\nname = "a b"\nversion = "1"\n')
+    assert len(found.rules) == 1
+    assert found.warnings[0].startswith('rules.toml:2: block a: can never match: "a b" has')
+
+
+def test_a_namespace_for_all_formats_is_one_in_the_spelling_of_each():
+    found = {(space.format, space.pattern) for space in from_toml('internal_namespaces = ["Corp/My_*"]').namespaces}
+    assert {("*", "Corp/My_*"), ("docker", "corp/my_*")} <= found
+    assert not any(format == "raw" for format, _ in found)

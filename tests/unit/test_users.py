@@ -346,3 +346,40 @@ def test_passwords_that_are_refused(password):
 
 def test_a_hash_is_of_the_password(path):
     assert bcrypt.checkpw(b"pass word", hash_password("pass word", 4))
+
+
+MARK = b"\xef\xbb\xbf"
+"""What some editors put in front of UTF-8."""
+
+
+def test_a_byte_order_mark_and_crlf_are_no_part_of_a_name(path):
+    data = MARK + b"alice:" + SECRET + b"\r\nbob:" + OTHER + b"\r\n"
+    assert parse_htpasswd(data, "f") == ({"alice": SECRET, "bob": OTHER}, [])
+    assert parse_groups(MARK + b"dev: alice bob\r\nops:bob\r\n", "f") == ({"alice": frozenset({"dev"}), "bob": frozenset({"dev", "ops"})}, [])
+    path.write_bytes(data)
+    set_user(path, "alice", OTHER, must_exist=True)
+    assert parse_htpasswd(path.read_bytes(), "f") == ({"alice": OTHER, "bob": OTHER}, [])
+    path.write_bytes(data)
+    remove_user(path, "alice")
+    assert path.read_bytes() == b"bob:" + OTHER + b"\n"
+
+
+def test_of_many_bad_lines_the_first_are_told():
+    _, problems = parse_htpasswd(b"x\n" * 100_000, "f")
+    assert problems[-1] == f"and {100_000 - module.MOST_PROBLEMS} more lines that cannot be used"
+    assert len(problems) == module.MOST_PROBLEMS + 1
+    assert len(parse_groups(b"x\n" * 100_000, "f")[1]) == module.MOST_PROBLEMS + 1
+
+
+def test_a_file_that_is_too_large_or_no_file_leaves_what_was_known(path, users, clock, monkeypatch, caplog):
+    path.write_bytes(b"alice:" + SECRET + b"\n")
+    assert list(users.current().hashes) == ["alice"]
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1024)
+    path.write_bytes(b"bob:" + OTHER + b"\n#" + b"x" * 2000)
+    clock.now += 10
+    assert list(users.current().hashes) == ["alice"]
+    assert "users.htpasswd: is larger than 1 KiB, the most that is read; what was known stays" in caplog.text
+    path.unlink()
+    os.mkfifo(path)
+    clock.now += 10
+    assert list(users.current().hashes) == ["alice"]

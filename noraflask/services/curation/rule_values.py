@@ -130,8 +130,16 @@ def is_range(text: str) -> bool:
 
 
 def namespaces_of(text: Any, format: Any, place: str) -> list[Namespace]:
+    """One for all formats is one in the spelling of each: `Corp/**` is `corp/**` where letter case does not count."""
     canonical = format_of(format)
-    return [Namespace(name_of(canonical, text), canonical, place)]
+    found = [Namespace(name_of(canonical, text), canonical, place)]
+    why = never_matches(canonical, found[0].pattern)
+    if why:
+        raise ValueError(f"can never match: {why}")
+    if canonical == "*":
+        spelt = {id: ecosystem.name_pattern(text) for id, ecosystem in ECOSYSTEMS.items()}
+        found += [Namespace(pattern, id, place) for id, pattern in spelt.items() if pattern != text and not never_matches(id, pattern)]
+    return found
 
 
 def digests_of(value: Any) -> tuple[str, ...]:

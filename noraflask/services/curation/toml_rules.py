@@ -10,11 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from noraflask.config.dead_patterns import dead_repository
 from noraflask.config.problem_lines import nearest
-from noraflask.config.text_file import FileProblem, label_of, place, read_text, shown
-from noraflask.config.toml_file import dotted
+from noraflask.config.text_file import FileProblem, dotted, label_of, place, read_text, shown
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
+from noraflask.services.curation.patterns import dead
 from noraflask.services.curation.rule_values import (
     Sink,
     described,
@@ -40,6 +41,7 @@ MOST_OF_ONE_TABLE = 10_000
 """Rules: formats by names by versions."""
 
 _NEEDED = {"block": ("name",), "allow": ("name",), "except": ("name",), "age": ("min_release_age",), "pin": ("name", "integrity")}
+FEED_BEGINS = "# Block list made by "
 _FEED_KEYS = frozenset({"id", "format", "name", "version", "reason", "ticket"})
 _TOP = ("internal_namespaces", "flip_until")
 
@@ -60,7 +62,7 @@ def read(path: Path, sink: Sink) -> None:
         place, _, text = str(problem).partition(": ")
         sink.notes.problem(f"{label}{place}", text)
         return
-    _Reader(path, label, sink).take(document)
+    _Reader(path, label, sink, is_feed=text.startswith(FEED_BEGINS)).take(document)
 
 
 # ---- the tables
@@ -71,6 +73,8 @@ class _Reader:
     path: Path
     label: str
     sink: Sink
+    is_feed: bool = False
+    """Made by an import: a name that its ecosystem cannot have is a warning there, so that one record does not take the others away."""
     ids: dict[str, str] = field(default_factory=dict)
     bypasses: dict[str, str] = field(default_factory=dict)
 
@@ -99,6 +103,8 @@ class _Reader:
         if self.ids.setdefault(identity, place) is not place:
             return False
         name = ecosystem_of(format).name_pattern(values["name"])
+        if not self.is_feed and never_matches(format, name):
+            return False
         version = version if version == "*" else ecosystem_of(format).version_pattern(version)
         rule = Rule(identity, Kind.BLOCK, format, name, version, reason=reason, place=place, ticket=ticket)
         self.sink.rules.append(rule)
@@ -174,7 +180,10 @@ class _Reader:
             raise _Wrong("", f"makes more than {MOST_OF_ONE_TABLE} rules; make several tables of it")
         for format, name, version in product(formats, names, given[1]):
             span = {given[0]: _checked(given[0], range_of if given[0] == "range" else version_of, format, version)}
-            self.sink.add(Rule(identity, kind, format, _checked("name", name_of, format, name), place=place, **span, **shared))
+            rule = Rule(identity, kind, format, _checked("name", name_of, format, name), place=place, **span, **shared)
+            if not self.is_feed:
+                _check_alive(rule)
+            self.sink.add(rule)
 
     def _id(self, table: Table, place: str) -> str:
         if "id" not in table.values:
@@ -223,6 +232,15 @@ class _Reader:
 
 
 # ---- values
+
+
+def _check_alive(rule: Rule) -> None:
+    """A rule that can never match refuses nothing, and nobody would be told."""
+    for key, why in (("name", never_matches(rule.format, rule.name)), ("version", dead(rule.version) if rule.version != "*" else "")):
+        if why:
+            raise _Wrong(key, f"can never match: {why}")
+    if why := dead_repository(rule.repository):
+        raise _Wrong("repository", why)
 
 
 def _checked(key: str, read: Callable[..., Any], *given: Any) -> Any:

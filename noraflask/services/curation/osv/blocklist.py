@@ -12,11 +12,12 @@ from noraflask.config.other_users import planted
 from noraflask.services.atomic_file import replace_file
 from noraflask.services.curation.osv.records import MAX_LISTED
 from noraflask.services.curation.osv.values import MADE_BY, Block, Import, OsvProblem
+from noraflask.services.curation.toml_rules import FEED_BEGINS
 
 MAX_COMMENTED = 100
 """Of these, in the comment of a TOML file."""
 
-_HEADER = f"# Block list made by `{MADE_BY}`: do not edit, import again."
+_HEADER = f"{FEED_BEGINS}`{MADE_BY}`: do not edit, import again."
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 """Also a TOML basic string, as long as every character is printable: JSON leaves U+007F as it is, TOML does not."""
 
