@@ -102,6 +102,7 @@ SETTINGS = {
 SELF_CHECKING = {
     "ops.health": "open",
     "ops.ready": "open",
+    "setup.home": "open",
     "setup.clients": "open",
     "setup.client": "open",
     "auth.mint_token": "password",

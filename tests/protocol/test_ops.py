@@ -43,7 +43,7 @@ def test_head(client, path):
     assert int(answer.headers["Content-Length"]) > 0
 
 
-@pytest.mark.parametrize("path", ["/health/", "//health", "/./health", "/ready/", "/api/v1/policy/"])
+@pytest.mark.parametrize("path", ["/health/", "/api//v1/policy", "/./health", "/ready/", "/api/v1/policy/"])
 def test_an_address_has_one_spelling(client, path):
     assert client.get(path).status_code == 404
 
