@@ -3,7 +3,7 @@
 ARG BASE=docker.io/library/python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-# busybox becomes the wget of the health check: under the name of one of its programs it is that program.
+# busybox becomes a wget, for health checks of your own: under the name of one of its programs it is that program.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends busybox \
     && rm -rf /var/lib/apt/lists/*
@@ -25,7 +25,7 @@ RUN groupadd --gid 10001 nora \
     && install --directory --owner=nora --group=nora --mode=0750 /data
 COPY --from=build /bin/busybox /usr/local/bin/wget
 COPY --from=build /opt/nora /opt/nora
-# Bytecode was compiled by the build; counts for /metrics would otherwise lie in /dev/shm. Relative paths of the configuration, such as users.htpasswd, begin at /data.
+# Bytecode was compiled by the build; counts for /metrics lie in a folder that the server makes for itself alone; else they would be in /dev/shm. Relative paths of the configuration, such as users.htpasswd, begin at /data.
 ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -33,14 +33,15 @@ ENV PATH=/opt/nora/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     NORA_STORAGE_PATH=/data/storage \
     NORA_STATE_PATH=/data/state \
     NORA_STAGING_PATH=/tmp \
-    PROMETHEUS_MULTIPROC_DIR=/tmp
+    PROMETHEUS_MULTIPROC_DIR=/tmp/nora-metrics
 WORKDIR /data
 USER 10001:10001
 VOLUME /data
 EXPOSE 4000
 # The master is process 1: it forwards signals and collects children, so no init is needed. SIGHUP reloads, SIGTERM lets running requests finish.
 STOPSIGNAL SIGTERM
+# It reads what the server reads, so it follows host and port of the variables and of the file that NORA_CONFIG_PATH names.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 \
-    CMD wget -q --spider "http://127.0.0.1:${NORA_PORT:-4000}/health"
+    CMD ["nora", "healthcheck", "--timeout-secs", "4"]
 ENTRYPOINT ["nora"]
 CMD ["serve"]

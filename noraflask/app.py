@@ -21,8 +21,8 @@ from noraflask.services.metrics.scrape_metrics import ScrapeMetrics
 from noraflask.services.state import State
 from noraflask.storage import Storage
 from noraflask.web import auth as auth_routes
+from noraflask.web import browsers, errors, limits, ops, setup
 from noraflask.web import curation as curation_routes
-from noraflask.web import errors, limits, ops, setup
 from noraflask.web import repositories as repository_routes
 from noraflask.web.context import EXTENSION
 from noraflask.web.context import FORMATS as SERVED
@@ -49,6 +49,7 @@ def create_app(config: Config, storage: Storage | None = None, formats: Sequence
     for format in served:
         app.register_blueprint(format.routes, url_prefix=f"{INNER}{format.id}")
     limits.install(app, config.server.trusted_proxies)
+    browsers.install(app)
     errors.install(app)
     install_metrics(app, config)
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
@@ -141,6 +142,10 @@ class ServedRegistry:
             metrics.files.forget(place)
             metrics.count(catalogue.WORKER_EXITS)
 
+    @property
+    def reload_seconds(self) -> float:
+        return self.services.live.state.config.server.reload_timeout_secs
+
     def read_again(self) -> tuple[Snapshot, bytes]:
         return reload.read_again(self.services)
 
@@ -151,11 +156,15 @@ class ServedRegistry:
             reload.start(self.services, before)
         else:
             self._adopted_over = before
+            reload.warn(snapshot)
 
     def reload_succeeded(self) -> None:
         before, self._adopted_over = self._adopted_over, None
         if before is not None:
             reload.succeeded(self.services, before)
+
+    def reload_refused(self, problem: str) -> None:
+        reload.refused(self.services, problem)
 
     def reload_broke(self) -> None:
         self.services.metrics.count(catalogue.TASK_PANICS, "sighup")

@@ -144,7 +144,7 @@ def make_inventory(live: Live, formats: Iterable[Format], storage: Storage, cont
         for one in live.state.repositories:
             yield one.name, stocks[one.format].names(content, one.name)
 
-    return Inventory(storage, metrics.files.folder, names, lambda: (record.expires_at for record in tokens.list()), metrics)
+    return Inventory(storage, metrics.files.inside, names, lambda: (record.expires_at for record in tokens.list()), metrics)
 
 
 def make_limits(config: RateLimitConfig, metrics: NullMetrics, threads: int = 8) -> RateLimits:

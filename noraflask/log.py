@@ -1,6 +1,7 @@
 """Logs: to stdout, one line per event, text or JSON. A line never holds a credential or a query string.
 
-Whatever a client sends cannot end a line or begin another one: JSON is ASCII, and in text what is not printable is written as JSON would.
+Whatever a client sends cannot end a line, begin another one or pass for a field of it: JSON is ASCII, and in text a value that a reader could take
+for two, and what is not printable, is written as JSON would.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -44,7 +46,7 @@ def write_event(config: LoggingConfig) -> Callable[[dict[str, Any]], None]:
 
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        event = {"time": _time(record.created), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        event = {"time": _time(record.created), "level": record.levelname.lower(), "logger": record.name, "message": _message(record)}
         request_id = REQUEST_ID.get()
         if request_id:
             event["request_id"] = request_id
@@ -55,10 +57,10 @@ class JsonFormatter(logging.Formatter):
 
 class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record.created)} {record.levelname.lower():7} {record.name}: {_printable(record.getMessage())}"
+        line = f"{_time(record.created)} {record.levelname.lower():7} {record.name}: {_printable(_message(record))}"
         request_id = REQUEST_ID.get()
         if request_id:
-            line += f" request_id={request_id}"
+            line += f" request_id={_plain(request_id)}"
         return f"{line} traceback={json.dumps(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
@@ -73,6 +75,33 @@ def _text_line(event: dict[str, Any]) -> str:
 def _plain(value: Any) -> str:
     text = str(value)
     return text if text.isprintable() and text and not _QUOTED & set(text) else json.dumps(text)
+
+
+_PLACES = re.compile(r"(=?)%(?:%|[-#0 +]*[0-9]*(?:\.[0-9]+)?([a-zA-Z]))")
+"""Where a message of logging has a value, and whether that is the value of a name."""
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message, in which a value that follows `name=` is one word, as in the line of a request. One that was quoted before stays as it is."""
+    if not isinstance(record.args, tuple) or "=%s" not in str(record.msg):
+        return record.getMessage()
+    places = [place for place in _PLACES.finditer(str(record.msg)) if place[2]]
+    args = (
+        _word(arg) if place[1] and place[2] == "s" else arg
+        for place, arg in zip(places, record.args, strict=False)  # too few or too many: getMessage() says so
+    )
+    return logging.LogRecord(record.name, record.levelno, "", 0, record.msg, (*args, *record.args[len(places) :]), None).getMessage()
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    if text.startswith('"') and text.isprintable():
+        try:
+            if isinstance(json.loads(text), str):
+                return text
+        except ValueError:
+            pass
+    return _plain(text)
 
 
 def _printable(text: str) -> str:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from noraflask.assembly import make_state
-from noraflask.config import Config, ConfigError, reload, restart_only
+from noraflask.config import Config, reload, restart_only
 from noraflask.services import Services
 from noraflask.services.audit import Record
 from noraflask.services.curation.ledger import read
@@ -33,25 +33,25 @@ class Snapshot:
     config: Config
     when: float
     """Seconds since the epoch."""
+    warnings: tuple[str, ...] = ()
 
 
 def read_again(services: Services) -> tuple[Snapshot, bytes]:
-    """What is configured now, and the compiled policy. Raises ConfigError; nothing has changed then, nor otherwise."""
+    """What is configured now, and the compiled policy. Raises ConfigError. In a child of the master: it changes nothing, here or there."""
     before, now = services.live.state, time.time()
-    try:
-        config = reload(before.config, os.environ)
-        data, rules = load_policy(config.curation, now)
-        served = read(ledger_folder(services.config), now - FLIP_DAYS * DAY)  # it is where it was at the start
-        check_flips(config.curation, rules, before.policy, Policy.from_buffer(data), served, now)
-    except ConfigError as error:
-        services.reloads.failed()
-        services.audit.record(Record("reload", "operator", detail=error.problems[0], outcome="failed"))
-        raise
-    for warning in (*config.warnings, *rules.warnings):
+    config = reload(before.config, os.environ)
+    data, rules = load_policy(config.curation, now)
+    served = read(ledger_folder(services.config), now - FLIP_DAYS * DAY)  # it is where it was at the start
+    check_flips(config.curation, rules, before.policy, Policy.from_buffer(data), served, now)
+    different = (f"{name} differs now; it takes a restart to change it" for name in restart_only(before.config, config))
+    warnings = (*config.warnings, *rules.warnings, *different)
+    return Snapshot(without_secrets(as_at_start(before.config, config)), now, warnings), data
+
+
+def warn(snapshot: Snapshot) -> None:
+    """In the master, once it has adopted that."""
+    for warning in snapshot.warnings:
         log.warning("%s", warning)
-    for name in restart_only(before.config, config):
-        log.warning("%s differs now; it takes a restart to change it", name)
-    return Snapshot(without_secrets(as_at_start(before.config, config)), now), data
 
 
 def adopt(services: Services, snapshot: Snapshot, policy_bytes: bytes | memoryview) -> State:
@@ -72,6 +72,12 @@ def start(services: Services, before: State | None = None) -> None:
     if state.keeps_ledger:
         services.curation.ledger.start()
     services.reloads.adopted(state.policy.fingerprint, state.fingerprint)
+
+
+def refused(services: Services, problem: str) -> None:
+    """In the master: figures and audit."""
+    services.reloads.failed()
+    services.audit.record(Record("reload", "operator", detail=problem, outcome="failed"))
 
 
 def succeeded(services: Services, before: State) -> None:

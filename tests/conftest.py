@@ -21,6 +21,7 @@ from noraflask.config import (
     AuditConfig,
     AuthConfig,
     Config,
+    CorsConfig,
     CurationConfig,
     LoggingConfig,
     MetricsConfig,
@@ -159,6 +160,7 @@ def config_of(folder: Path, repositories: Iterable[dict[str, Any]] = (), **secti
         rate_limit=RateLimitConfig(**{"enabled": False, **sections.get("rate_limit", {})}),
         audit=AuditConfig(**{"mode": "off", **sections.get("audit", {})}),
         metrics=MetricsConfig(**{"enabled": False, **sections.get("metrics", {})}),
+        cors=CorsConfig(**sections.get("cors", {})),
         curation=_curation_of(folder, **sections.get("curation", {})),
     )
 

@@ -1,27 +1,24 @@
 """The command `nora`: thin, each sub-command imports what it needs and calls it.
 
-Here is what serves and checks; users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation/ those
-of curation, reload.py makes the server read again, repositories.py shows what it
-serves, doctor.py looks at the whole. subcommand.py is what they share.
+Here is what serves and checks. users.py, tokens.py (with keys) and access.py (with whoami) are the sub-commands of the access system, curation/
+those of curation; reload.py makes the server read again, repositories.py shows what it serves, doctor.py looks at the whole, healthcheck.py asks
+whether it runs. subcommand.py is what they share.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from noraflask import __version__
-from noraflask.cli import access, curation, doctor, reload, repositories, tokens, users
-from noraflask.cli.subcommand import BAD_CONFIGURATION, FAILED, add, carry_out, local_address, local_url, refuse, tell
-
-if TYPE_CHECKING:
-    from noraflask.config import ServerConfig
+from noraflask.cli.subcommand import BAD_CONFIGURATION, FAILED, Commands, add, carry_out, refuse, tell
 
 __all__ = ["BAD_CONFIGURATION", "FAILED", "main"]
 
 NOT_STARTED = "nothing was started"
+HEALTHCHECK = "healthcheck"
 
 DESCRIPTION = """\
 A self-hosted artifact registry. Without a command it serves.
@@ -69,7 +66,7 @@ The output is itself a valid config.toml. Problems and warnings go to stderr; wi
 """
 
 HEALTH_DESCRIPTION = """\
-Asks GET /health of the server that this configuration describes (a wildcard host becomes 127.0.0.1), past any proxy.
+Asks GET /health of the server that this configuration describes (a wildcard host becomes a loopback address), past any proxy.
 Exit code 0 when it answers 2xx, else 1. A problem in the configuration is told, but does not make a running server unhealthy:
 the check then goes on with the settings that can be read.
 """
@@ -77,14 +74,17 @@ the check then goes on with the settings that can be read.
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns the exit code. Wrong usage, --help and --version leave by SystemExit, as argparse does."""
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    options = _parser(arguments[:1] != [HEALTHCHECK]).parse_args(arguments)
     command = options.command or "serve"
     if command == "version":
         print(f"nora {__version__}")
         return 0
     if command == "check-config":
         return check_config(options.path)
-    if command == "healthcheck":
+    if command == HEALTHCHECK:
+        from noraflask.cli.healthcheck import healthcheck
+
         return healthcheck(options.timeout_secs)
     return serve() if command == "serve" else carry_out(options)
 
@@ -119,51 +119,30 @@ def check_config(path: Path | None) -> int:
     return 0
 
 
-def healthcheck(timeout_seconds: float) -> int:
-    """NORA's check for containers: 0 or 1, nothing else."""
-    from noraflask.config import ConfigError, load
-
-    try:
-        server = load().server
-    except ConfigError as error:
-        for problem in error.problems:
-            tell(f"warning: {problem}")
-        server = error.usable.server
-    return _ask_health(server, timeout_seconds)
-
-
-def _ask_health(server: ServerConfig, timeout_seconds: float) -> int:
-    from noraflask import http_client
-
-    where = f"{local_address(server.host)} port {server.port}"
-    bounds = http_client.Bounds(timeout_seconds, timeout_seconds, timeout_seconds)
-    try:
-        status = http_client.get(f"{local_url(server)}/health", {"User-Agent": f"nora/{__version__} healthcheck"}, bounds).status
-    except http_client.NoAnswer as problem:
-        tell(f"unhealthy: no answer from {where}: {problem}")
-        return FAILED
-    if 200 <= status < 300:
-        return 0
-    tell(f"unhealthy: {where} answered {status}")
-    return FAILED
-
-
 @cache
-def _parser() -> argparse.ArgumentParser:
+def _parser(whole: bool = True) -> argparse.ArgumentParser:
+    """`whole`: with all sub-commands; a container asks for one of them every few seconds, and need not import the others."""
     parser = argparse.ArgumentParser(
         prog="nora", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("-V", "--version", action="version", version=f"nora {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    health = add(commands, HEALTHCHECK, "ask the running server whether it is well", HEALTH_DESCRIPTION)
+    health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
+    if whole:
+        _add_all_others(commands)
+    return parser
+
+
+def _add_all_others(commands: Commands) -> None:
+    from noraflask.cli import access, curation, doctor, reload, repositories, tokens, users
+
     add(commands, "serve", "serve until a signal stops it (the default)", "Serves until a signal stops it.\n\n" + EPILOG)
     check = add(commands, "check-config", "show what is in force and every mistake", CHECK_DESCRIPTION)
     check.add_argument("path", nargs="?", type=Path, metavar="PATH", help="the file to check, instead of the one `nora serve` would take")
     add(commands, "version", "print the version", "Prints the version.")
-    health = add(commands, "healthcheck", "ask the running server whether it is well", HEALTH_DESCRIPTION)
-    health.add_argument("--timeout-secs", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the answer (default: 5)")
     for part in (users, tokens, access, repositories, curation, reload, doctor):
         part.add_commands(commands)
-    return parser
 
 
 def _seconds(text: str) -> float:

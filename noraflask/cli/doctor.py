@@ -155,7 +155,7 @@ def _authorization(options: argparse.Namespace) -> str | None:
 def _secret(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            text = file.read(SECRET_BYTES).decode().rstrip("\r\n")
+            text = file.read(SECRET_BYTES).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise Failed(f"{path} is not UTF-8") from None
     if not text or not text.isprintable():

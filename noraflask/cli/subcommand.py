@@ -109,18 +109,29 @@ def configuration() -> Config:
 
 def local_url(server: ServerConfig) -> str:
     """Of the server that the configuration describes, on this machine."""
-    host = local_address(server.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    return f"http://{bracketed(local_address(server.host))}:{server.port}"
 
 
 def local_address(host: str) -> str:
-    """Where a server that listens there is reached from this machine."""
+    """Where a server that listens there is reached from this machine, as a rule."""
+    return local_addresses(host)[-1]
+
+
+def local_addresses(host: str) -> tuple[str, ...]:
+    """All of them. `::` is IPv4 as well, unless the machine says otherwise (net.ipv6.bindv6only)."""
     import ipaddress
 
     try:
-        return "127.0.0.1" if ipaddress.ip_address(host).is_unspecified else host
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return host
+        return (host,)
+    if not address.is_unspecified:
+        return (host,)
+    return ("127.0.0.1",) if address.version == 4 else ("::1", "127.0.0.1")
+
+
+def bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 # Whose files.
@@ -201,7 +212,7 @@ def add_password_stdin(parser: Any) -> None:
 def password_from_stdin() -> str:
     data = sys.stdin.buffer.read(65536)
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Failed("the password on standard input is not UTF-8") from None
     return _checked(text.removesuffix("\n").removesuffix("\r"))

@@ -126,8 +126,8 @@ def _check_scopes(role: str, scopes: tuple[Scope, ...]) -> None:
     from noraflask.assembly import repositories_of
     from noraflask.config import load
     from noraflask.formats import FORMATS
-    from noraflask.services.auth.name_patterns import glob
     from noraflask.services.auth.principal import ROLES as RIGHTS
+    from noraflask.settings.texts import glob
 
     known = sorted(repositories_of(load(), FORMATS).names)
     for scope in scopes:

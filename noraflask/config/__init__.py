@@ -2,12 +2,14 @@
 
 What can be set stands beside the fields: sections.py, access.py, curation.py and repositories.py, and for each format its file in ecosystems/.
 settings.py collects it, tables.py reads arrays of tables, toml_file.py is the file with its lines, reading.py the order of sources, problem_lines.py
-the end of a problem's line, checks.py what only shows between two settings, document.py what is printed for people.
+the end of a problem's line, checks.py what only shows between two settings, document.py what is printed for people. other_users.py says which files
+others could have put there.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,10 +18,12 @@ from noraflask.config.access import AccessConfig, AccessRule, AuthConfig, OidcPr
 from noraflask.config.checks import contradictions, warnings
 from noraflask.config.curation import CurationConfig, FormatCuration
 from noraflask.config.model import Config, ConfigError
+from noraflask.config.other_users import who_else_may_write
 from noraflask.config.reading import Reading
 from noraflask.config.repositories import RepositoryConfig
 from noraflask.config.sections import (
     AuditConfig,
+    CorsConfig,
     LoggingConfig,
     MetricsConfig,
     RateLimitConfig,
@@ -29,7 +33,7 @@ from noraflask.config.sections import (
     StorageConfig,
 )
 from noraflask.config.settings import SECTIONS_OF_CONFIG, is_live
-from noraflask.config.toml_file import label_of
+from noraflask.config.text_file import label_of
 
 __all__ = [
     "AccessConfig",
@@ -38,6 +42,7 @@ __all__ = [
     "AuthConfig",
     "Config",
     "ConfigError",
+    "CorsConfig",
     "CurationConfig",
     "FormatCuration",
     "LoggingConfig",
@@ -60,11 +65,16 @@ __all__ = [
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """The defaults, then the file, then the environment. Raises ConfigError with every problem of all of them.
 
-    The file is `path`, else the one that NORA_CONFIG_PATH names, else `config.toml` of the working folder, which alone may be absent.
+    The file is `path`, else the one that NORA_CONFIG_PATH names, else `config.toml` of the working folder, which alone may be absent. One that
+    another user could have written is read, and stderr is told before: nothing in the file can hinder that.
     """
     reading = Reading()
     file = path or _file(environ)
     if file is not None:
+        is_named = path is not None or bool(environ.get("NORA_CONFIG_PATH"))
+        stranger = who_else_may_write(file) if os.geteuid() == 0 or not is_named else None
+        if stranger:
+            print(f"warning: {label_of(file)} is read, although others could change it or put another in its place: {stranger}", file=sys.stderr)
         reading.take_file(file)
     reading.take_environment(environ)
     config = replace(reading.config(), file=file)

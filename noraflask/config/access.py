@@ -9,7 +9,7 @@ from typing import Any
 
 from noraflask.config.sections import FOLDER, PATH
 from noraflask.config.tables import TableArray
-from noraflask.config.toml_file import shown
+from noraflask.config.text_file import shown
 from noraflask.settings import DAY, Bad, Choice, Listed, Switch, Text, WholeNumber, live_setting, setting
 from noraflask.settings.texts import (
     read_algorithm,
@@ -194,6 +194,13 @@ class AuthConfig:
         env="NORA_AUTH_ADMIN_USERS",
     )
     bearer_ttl_secs: int = live_setting(300, WholeNumber(1, DAY), "Life of a Docker bearer token, in seconds.", env="NORA_AUTH_BEARER_TTL_SECS")
+    refresh_tokens: bool = live_setting(
+        True,
+        Switch(),
+        "Whether `docker login` is given a refresh token in place of the password. false: it keeps name and password, which Kubernetes and other "
+        "readers of its config.json can use.",
+        env="NORA_AUTH_REFRESH_TOKENS",
+    )
     refresh_ttl_days: int = live_setting(30, WholeNumber(1, 3650), "Life of a Docker refresh token, in days.", env="NORA_AUTH_REFRESH_TTL_DAYS")
     oidc_enabled: bool = live_setting(
         False,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from noraflask.config.access import AccessRule
+from noraflask.config.access import AccessRule, OidcProvider
 from noraflask.config.curation import CurationConfig
+from noraflask.config.dead_patterns import dead_scope, formats_of
 from noraflask.config.model import Config
+from noraflask.config.other_users import planted
 from noraflask.config.reading import Reading
 from noraflask.config.repositories import conflicts
-from noraflask.config.toml_file import label_of
+from noraflask.config.text_file import label_of
+from noraflask.ecosystems import Ecosystem
 from noraflask.settings.texts import placeholders
 
 SHORTEST_BEARER_SECONDS = 60
@@ -47,6 +50,7 @@ def contradictions(config: Config, reading: Reading) -> list[str]:
 
 def _provider_problems(config: Config, reading: Reading) -> Iterator[str]:
     providers = config.auth.oidc_providers
+    formats = {} if "repositories" in reading.doubtful else formats_of(config)
     for number, provider in enumerate(providers, 1):
         begin = f"{reading.values['auth.oidc_providers'].tables[number - 1]}: auth.oidc.providers[{number}]"
         for field in ("name", "issuer"):
@@ -55,11 +59,20 @@ def _provider_problems(config: Config, reading: Reading) -> Iterator[str]:
             rivals = [at for at in same if field == "name" or providers[at - 1].enabled]
             if number in rivals[1:]:
                 yield f"{begin}.{field}: is that of auth.oidc.providers[{rivals[0]}] as well"
+        yield from _scope_problems(begin, provider, formats)
         if config.auth.enabled and config.auth.oidc_enabled and provider.enabled and not provider.audience and not provider.any_audience:
             yield f"{begin}.audience: is missing, so tokens made for other services would be taken; set it, or any_audience = true"
 
 
+def _scope_problems(begin: str, provider: OidcProvider, formats: Mapping[str, Ecosystem]) -> Iterator[str]:
+    scopes = [("namespace_scope", provider.namespace_scope)]
+    scopes += [(f"role_rules[{number}].namespace_scope", rule.namespace_scope or ()) for number, rule in enumerate(provider.role_rules, 1)]
+    for key, names in scopes:
+        yield from (f"{begin}.{key}: {why}" for _, why in dead_scope(("*",), names, formats))
+
+
 def _rule_problems(config: Config, reading: Reading) -> Iterator[str]:
+    formats = {} if "repositories" in reading.doubtful else formats_of(config)
     providers = {provider.name for provider in config.auth.oidc_providers}
     for number, rule in enumerate(config.access.rules, 1):
         begin = f"{rule.place}: access.rules[{number}]"
@@ -67,6 +80,8 @@ def _rule_problems(config: Config, reading: Reading) -> Iterator[str]:
             yield f"{begin}.provider: no provider of auth.oidc has this name"
         for problem in _problems_of(rule):
             yield f"{begin}{problem}"
+        for key, why in dead_scope(rule.repositories, rule.names, formats):
+            yield f"{begin}.{key}: {why}"
 
 
 def _problems_of(rule: AccessRule) -> Iterator[str]:
@@ -148,6 +163,9 @@ def _warnings(config: Config, file: Path | None) -> Iterator[str]:
     for key, path in _paths(config):
         if file is not None and path is not None and not path.is_absolute():
             yield f"{key} = {path}: is relative to the working folder, not to the configuration file; use an absolute path"
+        stranger = planted(path) if path is not None and key != "staging.path" else None
+        if stranger:
+            yield f"{key} = {path}: {stranger}"
     yield from _access_warnings(config) if config.auth.enabled else _open_warnings(config)
     yield from _provider_warnings(config)
     yield from _curation_warnings(config)

@@ -12,6 +12,7 @@ from noraflask.config.curation import CurationConfig
 from noraflask.config.repositories import RepositoryConfig
 from noraflask.config.sections import (
     AuditConfig,
+    CorsConfig,
     LoggingConfig,
     MetricsConfig,
     RateLimitConfig,
@@ -33,6 +34,7 @@ class Config:
     auth: AuthConfig = field(default_factory=AuthConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     rate_limit: RateLimitConfig = field(default_factory=RateLimitConfig)
+    cors: CorsConfig = field(default_factory=CorsConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     state: StateConfig = field(default_factory=StateConfig)

@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import Any
 
-from noraflask.config.toml_file import shown
+from noraflask.config.text_file import shown
 from noraflask.settings import Bad, Choice, SettingType, Switch, WholeNumber
 
 _SECRET = re.compile(r"password|secret|token|auth|(^|[._])key", re.IGNORECASE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from noraflask.config.curation import FormatCuration
+from noraflask.config.environment import ignored
 from noraflask.config.model import Config
 from noraflask.config.problem_lines import described, got, nearest
 from noraflask.config.repositories import with_settings
@@ -24,12 +24,12 @@ from noraflask.config.settings import (
     SETTINGS,
     is_not_yet,
 )
-from noraflask.config.tables import BadTables, places
-from noraflask.config.toml_file import FileProblem, Node, Table, dotted, label_of, place, read_nodes
+from noraflask.config.tables import MOST_PROBLEMS, BadTables, places
+from noraflask.config.text_file import FileProblem, label_of, place
+from noraflask.config.toml_file import Node, Table, dotted, read_nodes
 from noraflask.settings import Bad, Setting
 from noraflask.settings.setting_types import KEEP
 
-_SERVICE_LINK = re.compile(r"NORA_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)\Z", re.DOTALL)
 _SURE = 0.87  # of a nearest name: so near that it is a slip of the pen and not another name of NORA's
 
 
@@ -57,25 +57,23 @@ class Reading:
         except FileProblem as problem:
             self.problems.append(f"{label}{problem}")
             return
+        before = len(self.problems)
         closed: set[str] = set()  # what has its problem already and is not looked into
-        kinds: dict[str, bool] = {}  # of every key so far: whether it is a table
         for node in nodes:
             parts = node.key.split(".")
             if closed & {".".join(parts[:n]) for n in range(1, len(parts) + 1)}:
                 continue
-            is_table = node.value is Table
-            if node.key in kinds and not (is_table and kinds[node.key]):
-                self.problems.append(f"{place(label, node.line)}: {node.key}: is set twice")
-            elif not self._take_node(label, node):
+            if not self._take_node(label, node):
                 closed.add(node.key)
-            kinds[node.key] = is_table
+            if len(self.problems) - before >= MOST_PROBLEMS:
+                self.problems.append(f"{place(label, node.line)}: and perhaps more; the rest of the file was not looked at")
+                return
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
-        mine = sorted(name for name in environ if name.startswith("NORA_"))
-        links = _service_links(mine, environ)
-        if links:
-            self.warnings.append(f"ignored {', '.join(links)}: Kubernetes sets them for a service named nora (enableServiceLinks: false ends that)")
-        for name in ["RUST_LOG"] * ("RUST_LOG" in environ) + [name for name in mine if name not in links]:
+        left_alone, warnings = ignored(environ)
+        self.warnings += warnings
+        mine = sorted(name for name in environ if name.startswith("NORA_") and name not in left_alone)
+        for name in ["RUST_LOG"] * ("RUST_LOG" in environ) + mine:
             setting = BY_ENV.get(name)
             if setting is None:
                 self.problems.append(_unknown_variable(name))
@@ -198,11 +196,3 @@ def _unknown_variable(name: str) -> str:
     if is_not_yet(name):
         return f"{begin}: belongs to a feature of NORA that is not supported by this version; remove it"
     return f"{begin}: unknown variable; docs/configuration.md lists the valid ones"
-
-
-def _service_links(names: list[str], environ: Mapping[str, str]) -> list[str]:
-    """Variables that Kubernetes puts into every pod beside a service named nora; NORA_PORT=tcp://… is the one that is a setting's name too."""
-    links = [name for name in names if _SERVICE_LINK.match(name)]
-    if "NORA_SERVICE_HOST" in links and environ.get("NORA_PORT", "").startswith(("tcp://", "udp://", "sctp://")):
-        links.append("NORA_PORT")
-    return links

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noraflask.settings import DAY, MIB, TIB, Addresses, Choice, Switch, Text, WholeNumber, live_setting, setting
-from noraflask.settings.texts import REDIS_URLS, read_host, read_internal_prefix, read_path, read_redis_url, read_url
+from noraflask.settings import DAY, MIB, TIB, Addresses, Choice, Listed, Switch, Text, WholeNumber, live_setting, setting
+from noraflask.settings.texts import REDIS_URLS, read_allowed_host, read_host, read_internal_prefix, read_origin, read_path, read_redis_url, read_url
 
 FOLDER = Text("a path of printable characters, not empty", read_path)
 PATH = Text("a path of printable characters", read_path, optional=True)
@@ -35,6 +35,13 @@ class ServerConfig:
         "Peers whose X-Forwarded-* headers are believed. Empty: nobody. The file takes a string or an array.",
         env="NORA_AUTH_TRUSTED_PROXIES",
         key="auth.trusted_proxies",
+    )
+    allowed_hosts: tuple[str, ...] = live_setting(
+        (),
+        Listed("host names such as build.example.com or build.example.com:4000, or *", read_allowed_host, commas=True),
+        "On a loopback address alone: names in Host by which clients reach this server without a proxy, beside localhost, names of one word, "
+        "public_url's and those of repositories. Others are refused, since any site's name may lead here. *: all are taken.",
+        env="NORA_ALLOWED_HOSTS",
     )
     accel_redirect: str | None = setting(
         None,
@@ -79,6 +86,12 @@ class ServerConfig:
         env="NORA_MIN_TRANSFER_RATE",
     )
     shutdown_timeout: int = setting(300, _SECONDS, "Seconds that running requests have to finish at a stop.", env="NORA_SHUTDOWN_TIMEOUT")
+    reload_timeout_secs: int = live_setting(
+        60,
+        WholeNumber(1, 3600),
+        "Seconds that a reload may take to read the files anew; one that takes longer is refused, and nothing changes.",
+        env="NORA_RELOAD_TIMEOUT_SECS",
+    )
     maintenance_stall_secs: int = setting(
         300,
         WholeNumber(90, DAY),
@@ -109,8 +122,10 @@ class RateLimitConfig:
     auth_burst: int = _burst(5, "auth")
     upload_rps: int = _rps(200, "upload", "to the formats, of any method")
     upload_burst: int = _burst(500, "upload")
-    general_rps: int = _rps(100, "general", "to everything else; /health, /ready and /metrics are free")
+    general_rps: int = _rps(100, "general", "to everything else; /health and /ready are free")
     general_burst: int = _burst(200, "general")
+    metrics_rps: int = _rps(50, "metrics", "to /metrics; each server counts these by itself")
+    metrics_burst: int = _burst(100, "metrics")
     storage_url: str | None = setting(
         None,
         Text(REDIS_URLS, read_redis_url, optional=True),
@@ -132,6 +147,17 @@ class RateLimitConfig:
         "While that Redis does not answer: local = the server counts by itself, open = requests pass uncounted, closed = they get 503.",
         env="NORA_RATE_LIMIT_ON_FAILURE",
         live=True,
+    )
+
+
+@dataclass(frozen=True)
+class CorsConfig:
+    allowed_origins: tuple[str, ...] = live_setting(
+        (),
+        Listed("origins such as https://ui.example.com, or *", read_origin, commas=True),
+        "Sites whose pages may use this registry in a browser, such as a registry browser: read, and change what its user may. *: pages of any "
+        "site may read, without a login that the browser keeps.",
+        env="NORA_CORS_ALLOWED_ORIGINS",
     )
 
 
@@ -186,6 +212,19 @@ class StagingConfig:
         WholeNumber(0, TIB),
         "Bytes that one upload may use there; a larger one goes to the data volume. Not more than staging.budget_bytes.",
         env="NORA_STAGING_SHARE_BYTES",
+    )
+    principal_sessions: int = setting(
+        5000,
+        WholeNumber(1, 10_000_000),
+        "Unfinished uploads that one principal, or one client without a login, may have: a robot account, an office behind one address. Never "
+        "more than two thirds of all that there may be.",
+        env="NORA_STAGING_PRINCIPAL_SESSIONS",
+    )
+    principal_bytes: int = setting(
+        0,
+        WholeNumber(0, 1024 * TIB),
+        "Bytes of the data volume that they may hold before one more body is taken. 0 = three quarters of what it has left, with what uploads hold.",
+        env="NORA_STAGING_PRINCIPAL_BYTES",
     )
     session_ttl_seconds: int = setting(
         3600, WholeNumber(1, 365 * DAY), "An upload that is idle for this many seconds is removed.", env="NORA_STAGING_SESSION_TTL_SECONDS"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from noraflask.config.problem_lines import got, nearest
 from noraflask.config.toml_file import LinedTable, dotted
 from noraflask.settings import Bad, Setting, settings_of
+
+MOST_PROBLEMS = 100
+"""Of a file; one that is wrong in every line is wrong in one way."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,19 @@ class TableArray:
         if len(value) > self.most:
             raise Bad(f"expected {self.expected}, got {len(value)}", show_value=False)
         problems: list[Problem] = []
-        made = [self._made(table, f"[{number}]", problems) for number, table in enumerate(value, 1)]
+        made = []
+        for number, table in enumerate(value, 1):
+            made.append(self._made(table, f"[{number}]", problems))
+            if len(problems) >= MOST_PROBLEMS:
+                break
         if problems:
-            raise BadTables(problems)
+            raise BadTables(problems[:MOST_PROBLEMS])
         return tuple(made)
 
     def _made(self, table: dict[str, Any], path: str, problems: list[Problem]) -> Any:
         """The value; with a problem, which is added to the others, nothing."""
         values: dict[str, Any] = {}
-        in_table = list(self._read(table, values))
+        in_table = list(islice(self._read(table, values), MOST_PROBLEMS))
         if not in_table:
             try:
                 return self.made(**self.finish(_place(table), values))

@@ -12,8 +12,12 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class Application(Protocol):
     """A WSGI application that is told of its processes, and that can be reloaded.
 
-    A reload: the master calls read_again(), adopt() and, once the workers can have it, reload_succeeded(); each worker calls adopt() with the same.
+    A reload: a child of the master calls read_again(), the master adopt() and, once the workers can have it, reload_succeeded(); each worker calls
+    adopt() with the same.
     """
+
+    reload_seconds: float
+    """How long read_again() may take."""
 
     password_paths: tuple[str, ...]
     """Ends of addresses whose requests may carry a password in their body: checking one takes long."""
@@ -39,9 +43,9 @@ class Application(Protocol):
         """In the master: a worker is gone, whatever ended it."""
 
     def read_again(self) -> tuple[Any, bytes] | None:
-        """In the master: what a reload brings, to be pickled, and large data beside it. None: nothing can be reloaded.
+        """In a child of the master, of which nothing else is left: what a reload brings, to be pickled, and large data beside it.
 
-        Raises ConfigError for what cannot be used.
+        None: nothing can be reloaded. Raises ConfigError for what cannot be used.
         """
 
     def adopt(self, snapshot: Any, large: bytes | memoryview) -> None:
@@ -49,6 +53,9 @@ class Application(Protocol):
 
     def reload_succeeded(self) -> None:
         """In the master: the workers can have what it has adopted."""
+
+    def reload_refused(self, problem: str) -> None:
+        """In the master: what was read cannot be used, or took too long to read; nothing has changed."""
 
     def reload_broke(self) -> None:
         """A reload met an error that nobody expected; in the master it has changed nothing."""
@@ -58,6 +65,7 @@ class PlainApplication:
     """Any WSGI application: it need not be told of anything."""
 
     password_paths: tuple[str, ...] = ()
+    reload_seconds = 60.0
 
     def __init__(self, wsgi: Wsgi) -> None:
         self._wsgi = wsgi
@@ -90,6 +98,9 @@ class PlainApplication:
         """It reads nothing again, so there is nothing to adopt."""
 
     def reload_succeeded(self) -> None:
+        """As adopt()."""
+
+    def reload_refused(self, problem: str) -> None:
         """As adopt()."""
 
     def reload_broke(self) -> None:

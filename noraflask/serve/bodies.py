@@ -65,10 +65,19 @@ class Bodies:
         """Is it collected before the application is asked?"""
         return not body.is_whole and isinstance(body, LengthBody) and body.is_invited and body.left <= SMALL_BODY
 
-    def await_small(self, conn: Connection, then: Then) -> None:
-        """`then` is called once it is there, or when that takes long: the application then says whether it is worth waiting for."""
+    def await_small(self, conn: Connection, then: Then) -> bool:
+        """Is it there already? Else `then` is called once it is, or when that takes long: the application says whether it is worth waiting for."""
         conn.await_body(_Whole(), then, math.inf)
-        self.reactor.park_body(conn)
+        return self._collect_small(conn)
+
+    def _collect_small(self, conn: Connection) -> bool:
+        """On a request thread, which goes on with the request if it is there now."""
+        turn, moved, problem = self._take(conn, LOOK_SECONDS)
+        if turn is Turn.DONE and problem is None:
+            conn.then = conn.reception = None
+            return True
+        self._after(conn, turn, moved, problem)
+        return False
 
     # Others
 
@@ -83,12 +92,12 @@ class Bodies:
     def _submit(self, conn: Connection) -> None:
         self._pool.submit_long(partial(self._guarded, conn, partial(self._collect, conn)), conn.client)
 
-    def collect(self, conn: Connection) -> None:
-        """Something has come on an owned connection. On a request thread."""
+    def collect(self, conn: Connection) -> bool:
+        """Something has come on an owned connection. On a request thread, which goes on with the request if this is True."""
         if isinstance(conn.reception, _Whole):
-            self._after(conn, *self._take(conn, LOOK_SECONDS))
-        else:
-            self._submit(conn)
+            return self._collect_small(conn)
+        self._submit(conn)
+        return False
 
     def end(self, conn: Connection, problem: BaseException | None) -> None:
         """The body of an owned connection is there, or what has come so far is all of it."""

@@ -32,3 +32,9 @@ class Clients:
     def is_over(self, client: str) -> bool:
         """Has the client more than its share?"""
         return self._counts.get(client, 0) > self.most
+
+    def largest(self, more_than: int) -> str:
+        """The client that has most connections, if it has more than so many; else ""."""
+        with self._lock:
+            client = max(self._counts, key=self._counts.__getitem__, default="")
+        return client if self.count(client) > more_than else ""

@@ -36,22 +36,8 @@ class Phase(Enum):
 
 class Connection:
     __slots__ = (
-        *(
-            "_acknowledged",
-            "_checked",
-            "_line_end",
-            "_pace",
-            "_parser",
-            "_scanned",
-            "buffer",
-            "client",
-            "deadline",
-            "fd",
-            "is_armed",
-            "lingered",
-            "own",
-        ),
-        *("peer", "phase", "progress", "reception", "request", "response", "run", "sock", "then", "turns"),
+        *("_acknowledged", "_checked", "_line_end", "_pace", "_parser", "_scanned", "buffer", "client", "deadline", "fd", "held", "is_armed"),
+        *("lingered", "own", "peer", "phase", "progress", "reception", "request", "response", "run", "sock", "then", "turns"),
     )
     request: Request  # the present or last exchange: begin() sets them
     response: Response
@@ -67,6 +53,7 @@ class Connection:
         self.progress = time.monotonic()  # when the peer last did its part
         self.turns = 0  # times that the peer was heard in the present phase
         self.buffer = b""
+        self.held = 0  # bytes of its head, while that is large and not finished
         self.is_armed = False  # epoll tells of it
         self.lingered = 0  # bytes thrown away in LINGERING
         self.reception: Reception | None = None  # where the body goes to

@@ -42,7 +42,7 @@ class Handover:
         os.ftruncate(self._file, _HEAD.size)
         self._large: list[int] = []
 
-    def prepare(self, snapshot: Any, large: bytes = b"") -> Offer:
+    def prepare(self, snapshot: Any, large: bytes | memoryview = b"") -> Offer:
         """Only the master does. All that could fail is done; no worker sees it yet. `large` goes into a file of its own, whose pages all share."""
         if not large:
             return self._write(pickle.dumps((snapshot, "", None, 0)), b"", None)

@@ -25,6 +25,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 from noraflask.config import ConfigError
 from noraflask.serve.application import Application, Wsgi, application_of
 from noraflask.serve.handover import Handover
+from noraflask.serve.reading import Outcome, Reading
 from noraflask.serve.service_manager import ServiceManager
 
 log = logging.getLogger("nora.server")
@@ -33,6 +34,7 @@ BIND_SECONDS = 3.0  # the workers of a killed master give the port back within a
 REPEAT_SECONDS = 0.5  # a second stop signal within this time is the same request, sent twice (terminal and supervisor, say)
 QUICK_SECONDS = 5.0  # for the workers to leave after that
 RESPAWN_SECONDS = 1.0
+REFUSED = "Curation policy reload failed, keeping previous config error=%s"  # NORA's words
 FIRST_SECONDS = 0.05  # between looks whether the first worker serves yet, when somebody waits for that
 
 
@@ -44,6 +46,9 @@ class Arbiter(BaseArbiter):
     """`adopt()` turns gunicorn's own arbiter into one of these, so that `gunicorn -c` and `nora serve` behave alike."""
 
     service_manager = ServiceManager()
+    reading: Reading | None = None
+    reads_again = False
+    """Another SIGHUP came while `reading` was on its way."""
 
     @staticmethod
     def adopt(arbiter: BaseArbiter) -> None:
@@ -74,6 +79,7 @@ class Arbiter(BaseArbiter):
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """SIGHUPs that have piled up while the last one was carried out are one: the files are read after all of them."""
+        self.go_on_reading()
         self._tell_of_life()
         found: list[int] = super().wait_for_signals(min(timeout, FIRST_SECONDS) if self.service_manager.is_waiting else timeout)
         others = [number for number in found if number != signal.SIGHUP]
@@ -96,25 +102,55 @@ class Arbiter(BaseArbiter):
         return f"serving on {', '.join(map(str, self.LISTENERS))} with {self.num_workers} workers"
 
     def handle_hup(self) -> None:
+        """Begin to read the configuration again, in a child. One that comes meanwhile is carried out after that: files may have changed since."""
+        if self.reading is not None:
+            self.reads_again = True
+            return
+        self.reads_again = False
         self.service_manager.reloading()
-        problem = self._reload()
+        application = application_of(self.app.wsgi())
+        self.reading = Reading(application.read_again, application.reload_seconds, self._become_reader)
+
+    def _become_reader(self) -> None:
+        """In the child."""
+        close_sockets(self.LISTENERS, unlink=False)
+        set_title("reload", self.cfg)
+
+    def go_on_reading(self) -> None:
+        """Once the child has read everything, or has had its time: take that over, or leave everything as it is."""
+        outcome = self.reading.outcome() if self.reading else None
+        if outcome is None:
+            return
+        self.reading = None
+        problem = self._take_over(outcome)
+        if self.reads_again:
+            self.handle_hup()
+            return
         self.service_manager.ready(f"{self._serving()}; the last reload was refused: {problem}" if problem else f"{self._serving()}; reloaded")
 
-    def _reload(self) -> str:
-        """Read the configuration again; if it is good, hand it to the workers. Workers that are forked later inherit it from this process.
+    def _take_over(self, outcome: Outcome) -> str:
+        """Hand it to the workers. Workers that are forked later inherit it from this process.
 
         Whatever goes wrong is what it returns: an exception that left here would end the server.
         """
         application = application_of(self.app.wsgi())
+        problem = "; ".join(outcome.problems)
+        if outcome.kind == "broken":
+            log.error(f"{REFUSED}\n%s", json.dumps(problem), outcome.trace)
+            application.reload_broke()
+            return problem
         try:
-            read = application.read_again()
-            if read is not None:
-                self._hand_on(application, *read)
+            if outcome.kind == "refused":
+                raise ConfigError(list(outcome.problems))
+            if outcome.kind == "read":
+                self._hand_on(application, outcome.snapshot, outcome.large)
         except ConfigError as error:
-            log.warning("Curation policy reload failed, keeping previous config error=%s", json.dumps("; ".join(error.problems)))
-            return "; ".join(error.problems)
+            problem = "; ".join(error.problems)
+            log.warning(REFUSED, json.dumps(problem))
+            application.reload_refused(error.problems[0])
+            return problem
         except Exception as error:
-            log.exception("Curation policy reload failed, keeping previous config error=%s", json.dumps(str(error) or type(error).__name__))
+            log.exception(REFUSED, json.dumps(str(error) or type(error).__name__))
             application.reload_broke()
             return str(error) or type(error).__name__
         log.info("SIGHUP: telling %d workers to reload", len(self.WORKERS))
@@ -122,7 +158,7 @@ class Arbiter(BaseArbiter):
         give_memory_back()
         return ""
 
-    def _hand_on(self, application: Application, snapshot: Any, large: bytes) -> None:
+    def _hand_on(self, application: Application, snapshot: Any, large: bytes | memoryview) -> None:
         """What workers are given is what this process could adopt itself."""
         handover: Handover = self.worker_class.handover
         offer = handover.prepare(snapshot, large)
@@ -139,6 +175,9 @@ class Arbiter(BaseArbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Running requests get `graceful_timeout`; a second SIGTERM, SIGINT or SIGQUIT ends them."""
+        if self.reading is not None:
+            self.reading.cancel()
+            self.reading = None
         if self.reexec_pid:
             self.service_manager.replaced_by(self.reexec_pid)
         else:

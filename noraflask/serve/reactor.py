@@ -7,11 +7,14 @@ event for a connection that somebody else has taken, or whose descriptor has a n
 from __future__ import annotations
 
 import errno
+import heapq
+import itertools
 import logging
 import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -34,6 +37,8 @@ YOUNG_SECONDS = 1  # a new connection has at least this long for its request bef
 SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the thread for slow ones
 PROMPT_READS = 16  # a head that came in more pieces than this is read on by that thread's clock
 RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
+GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
+ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
 LARGE_HEAD = 4096
 HELD_BYTES = 16 * 1024 * 1024  # of unfinished heads larger than that, in each worker
 
@@ -80,6 +85,8 @@ class Reactor:
         self._client_of_peer = client_of_peer  # the client that a new connection counts for
         self._told = told  # called with what befell a connection, to be counted
         self.clients = Clients(share_of_client)
+        self._held = 0  # bytes of large unfinished heads
+        self._held_lock = threading.Lock()
         self._ending: set[Connection] = set()  # those that make room for others and are not closed yet
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
@@ -173,6 +180,8 @@ class Reactor:
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
+        if len(conn.buffer) > LARGE_HEAD:
+            self._hold(conn, len(conn.buffer))
         if conn.phase is not Phase.HEAD:
             self.park(conn, Phase.HEAD, self._limits.header_read_timeout)
             return
@@ -181,8 +190,6 @@ class Reactor:
             self._arm(conn)
             return
         self.waiting[conn.fd] = conn
-        if len(conn.buffer) > LARGE_HEAD:
-            self._bound_heads()
         self._slow_down(conn)
 
     def look_again(self, conn: Connection) -> None:
@@ -190,14 +197,22 @@ class Reactor:
         if self.waiting.get(conn.fd) is conn:
             self._arm(conn)
 
-    def _bound_heads(self) -> None:
-        """Unfinished heads take memory: beyond a bound the largest goes."""
-        heads = [conn for conn in list(self.waiting.values()) if conn.phase is Phase.HEAD and len(conn.buffer) > LARGE_HEAD]
-        if sum(len(conn.buffer) for conn in heads) > HELD_BYTES:
-            largest = max(heads, key=lambda conn: len(conn.buffer))
-            if self.claim(largest):
-                self._told("evicted")
-                self.refuse(largest, 431, "Request Header Fields Too Large")
+    def _hold(self, conn: Connection, size: int) -> None:
+        """Unfinished heads take memory: beyond a bound the largest of them goes."""
+        with self._held_lock:
+            self._held += size - conn.held
+            conn.held = size
+            if self._held <= HELD_BYTES:
+                return
+        largest = max(list(self.waiting.values()), key=lambda conn: conn.held, default=None)
+        if largest is not None and largest.held and self.claim(largest):
+            self._told("evicted")
+            self.refuse(largest, 431, "Request Header Fields Too Large")
+
+    def head_is_there(self, conn: Connection) -> None:
+        """It is no longer an unfinished one."""
+        if conn.held:
+            self._hold(conn, 0)
 
     # Accepting
 
@@ -274,12 +289,15 @@ class Reactor:
             self._rearm(self._resting.pop())
 
     def make_room_of(self, client: str) -> bool:
-        """End one waiting connection of this client."""
+        """End some waiting connections of this client."""
         return self._evict([conn for conn in self._waiting_ones() if conn.client == client])
 
     def _make_room(self) -> bool:
-        """End an idle connection, else one that waits, of the client that has most of them: the one that was not heard for longest."""
-        for conn in list(self.idle.values())[:1]:  # the longest idle first
+        """End some connections that wait: of a client that has more than its part, else idle ones, else those that were not heard for longest."""
+        greedy = self.clients.largest(self._share // GREEDY_PART)
+        if greedy and self.make_room_of(greedy):
+            return True
+        for conn in list(itertools.islice(self.idle.values(), 1)):  # the longest idle first
             if self.claim(conn):
                 self.close(conn)
                 return True
@@ -289,18 +307,19 @@ class Reactor:
         return [conn for table in (self.idle, self.waiting) for conn in list(table.values()) if conn.phase is not Phase.READY]
 
     def _evict(self, those: list[Connection]) -> bool:
+        """Several at a time, as the search costs the same."""
         young = time.monotonic() - YOUNG_SECONDS
 
-        def order(conn: Connection) -> tuple[bool, bool, int, float]:
-            is_young = conn.phase is Phase.HEAD and conn.progress > young
-            return conn.phase is not Phase.IDLE, is_young, -self.clients.count(conn.client), conn.progress
+        def order(conn: Connection) -> tuple[bool, bool, float]:
+            return conn.phase is not Phase.IDLE, conn.phase is Phase.HEAD and conn.progress > young, conn.progress
 
-        for conn in sorted(those, key=order)[:3]:  # somebody else may just have taken up the first
+        ended = 0
+        for conn in heapq.nsmallest(ROOM if len(those) > MANY else 1, those, key=order):
             if self.claim(conn):
                 self._told("evicted")
                 self._end(conn, Ending.EVICTED)
-                return True
-        return False
+                ended += 1
+        return bool(ended)
 
     def _end(self, conn: Connection, why: Ending) -> None:
         """End an owned connection that waits, and what it is in the middle of."""
@@ -316,6 +335,7 @@ class Reactor:
         """End an owned connection at once."""
         if self.connections.pop(conn.fd, None) is not None:
             self.attribute(conn, "")
+            self.head_is_there(conn)
             self._ending.discard(conn)
         self._note()
         conn.sock.close()

@@ -1,7 +1,8 @@
 """From the bytes of a request head to a WSGI environ.
 
-gunicorn's parser decides what is a valid request. Plain GET and HEAD requests, nearly all that a registry sees, take a short cut that accepts a
-strict subset of it and yields the same environ (tests/unit/test_serve_request.py compares the two); everything else goes to the parser itself.
+gunicorn's parser decides what is a valid request, and `_refuse_ambiguous` refuses some of it. Plain GET and HEAD requests, nearly all that a registry
+sees, take a short cut that accepts a strict subset and yields the same environ (tests/unit/test_serve_request.py compares the two); everything else
+goes to the parser itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from gunicorn.http import errors as http_errors
 from gunicorn.http.body import LengthReader
@@ -21,6 +22,7 @@ from noraflask.serve.limits import Receiver
 
 MAX_HEAD = 64 * 1024  # request line and all header fields together
 MAX_LINE = 8190  # request line; gunicorn's own maximum
+MAX_LENGTH = 10**18  # Content-Length; no disk holds as much
 _CACHED_HEAD = 4096  # a connection remembers its last header block up to this size
 
 NO_BODY = NoBody()
@@ -28,6 +30,9 @@ Environ = dict[str, Any]
 
 _LINE = re.compile(rb"(GET|HEAD) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")  # origin-form without a fragment
 _BLOCK = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n){1,100}")
+_AUTHORITY = r"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%\-]+)?\])(?::[0-9]*)?"  # a host that can exist; no userinfo, no list
+_HOST = re.compile(f"(?:{_AUTHORITY})?")
+_ABSOLUTE = re.compile(f"(?i:https?)://(?P<host>{_AUTHORITY})(?:[/?].*)?")
 _NOT_PLAIN = frozenset(("CONTENT_LENGTH", "TRANSFER_ENCODING", "EXPECT", "CONTENT_TYPE"))
 
 _REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
@@ -97,12 +102,12 @@ class HeadParser:
         self._keep_alive = True
 
     def parse(self, data: bytes, end: int, peer: tuple[str, int]) -> tuple[Request, bytes]:
-        """The request whose head ends at `end`, and the bytes after its head. Raises Refused."""
+        """The request whose head ends at `end`, or can only be refused, and the bytes after its head. Raises Refused."""
         line_end = data.find(b"\r\n")
         line = _LINE.fullmatch(data, 0, line_end)
-        if line and line_end <= MAX_LINE and self._plain(data[line_end + 2 : end - 2]):
+        if line and line_end <= MAX_LINE and data.endswith(b"\r\n\r\n", 0, end) and self._plain(data[line_end + 2 : end - 2]):
             return Request(_fill(self._environ.copy(), *_decode(line)), True, self._keep_alive), data[end:]
-        return self._parse(data, peer)
+        return self._parse(data, end, peer)
 
     def _plain(self, block: bytes) -> bool:
         """Is this header block free of everything that changes framing or needs a decision? Then its environ is in place."""
@@ -120,26 +125,26 @@ class HeadParser:
             if key in _NOT_PLAIN or "HTTP_" + key in environ:
                 return False
             environ["HTTP_" + key] = value.strip(" \t")
-        if "HTTP_HOST" not in environ:
+        if not _HOST.fullmatch(environ.get("HTTP_HOST", "?")):
             return False
         self._environ, self._keep_alive = environ, keeps_alive(environ, http11=True)
         self._block = block if len(block) <= _CACHED_HEAD else None
         return True
 
-    def _parse(self, data: bytes, peer: tuple[str, int]) -> tuple[Request, bytes]:
+    def _parse(self, data: bytes, end: int, peer: tuple[str, int]) -> tuple[Request, bytes]:
         unreader = SocketUnreader(_Nothing)
-        unreader.unread(data)
+        unreader.unread(data[:end])  # so that the head cannot end anywhere else
         try:
             parsed = Parsed(_SETTINGS, unreader, peer)
         except (http_errors.ParseException, http_errors.NoMoreData) as error:
             raise refusal(error) from error
-        environ = _fill(self._base.copy(), parsed.method, parsed.uri, parsed.path, parsed.query)
+        environ = _fill(self._base.copy(), parsed.method, parsed.uri, parsed.path or "/", parsed.query)
         _add_headers(environ, parsed.headers)
         http11 = parsed.version >= (1, 1)
-        if http11 and "HTTP_HOST" not in environ:
-            raise Refused(400, "Bad Request", "no Host header")  # RFC 9112 section 3.2
-        if "://" in parsed.uri and not parsed.uri.startswith("/"):
-            environ["HTTP_HOST"] = urlsplit(parsed.uri).netloc  # RFC 9112 section 3.2.2
+        _refuse_ambiguous(parsed, environ, http11)
+        if absolute := _ABSOLUTE.fullmatch(parsed.uri):
+            environ["HTTP_HOST"] = absolute["host"]  # RFC 9112 section 3.2.2
+        unreader.unread(data[end:])
         environ["SERVER_PROTOCOL"] = "HTTP/1.1" if http11 else "HTTP/1.0"
         request = Request(environ, http11, not parsed.must_close and parsed.method != "CONNECT" and keeps_alive(environ, http11))
         reader = parsed.body.reader
@@ -147,6 +152,20 @@ class HeadParser:
             return request, unreader.take_buffered()
         request.parsed = parsed
         return request, b""
+
+
+def _refuse_ambiguous(parsed: Any, environ: Environ, http11: bool) -> None:
+    """What gunicorn accepts, but what a proxy before us may understand otherwise, or what no client sends. Raises Refused."""
+    if environ.get("HTTP_TRANSFER_ENCODING", "chunked").lower() != "chunked":
+        raise Refused(400, "Bad Request", "a transfer coding that is not chunked alone")
+    if isinstance(parsed.body.reader, LengthReader) and parsed.body.reader.length >= MAX_LENGTH:
+        raise Refused(413, "Content Too Large", "Content-Length is beyond all bounds")
+    if http11 and "HTTP_HOST" not in environ:
+        raise Refused(400, "Bad Request", "no Host header")  # RFC 9112 section 3.2
+    if not _HOST.fullmatch(environ.get("HTTP_HOST", "")):
+        raise Refused(400, "Bad Request", "not a valid Host header")
+    if "#" in parsed.uri or not (parsed.uri[0] in "/*" or parsed.method == "CONNECT" or _ABSOLUTE.fullmatch(parsed.uri)):
+        raise Refused(400, "Bad Request", "not a valid request target")
 
 
 class _Nothing:

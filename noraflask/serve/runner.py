@@ -68,7 +68,8 @@ class Runner:
         if conn.phase is Phase.SENDING:
             self._submit(conn)
         elif conn.phase is Phase.BODY:
-            self._bodies.collect(conn)
+            if self._bodies.collect(conn):
+                self._enter(conn)
         else:
             self._begin(conn)
 
@@ -82,6 +83,7 @@ class Runner:
         if request is None:
             self.reactor.wait_for_head(conn)
             return
+        self.reactor.head_is_there(conn)
         conn.begin(request)
         if not self._is_within_share(conn):
             self._application.count("refused")
@@ -94,9 +96,7 @@ class Runner:
         conn.open_body(self._limits)
         body = request.body
         assert body is not None
-        if self._bodies.is_small(body):
-            self._bodies.await_small(conn, partial(self._enter_with, conn))
-        else:
+        if not self._bodies.is_small(body) or self._bodies.await_small(conn, partial(self._enter_with, conn)):
             self._enter(conn)
 
     def _is_within_share(self, conn: Connection) -> bool:

@@ -7,6 +7,8 @@ import stat
 import time
 from pathlib import Path
 
+from noraflask.config.other_users import open_own
+
 MOVED_SECONDS = 1.0
 """How often it is looked whether the path is another file by now: to rotate a file is to rename it."""
 TAIL_LOOKS = 10
@@ -49,7 +51,7 @@ class AppendFile:
     def _open(self, path: Path, now: float) -> None:
         self.close()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+        self._descriptor = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, MODE)
         self._path, self._opened_by, self._looked_at = path, os.getpid(), now
 
     def _was_moved(self, path: Path, now: float) -> bool:

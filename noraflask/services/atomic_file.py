@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +13,12 @@ from pathlib import Path
 
 def replace_file(path: Path, parts: Iterable[bytes], new_mode: int) -> None:
     """A reader sees the old bytes or the new ones, also after a power cut. Mode and owner stay what they were; a new file gets `new_mode` and its
-    folder's owner, so that the server can still read what root wrote. `path` is no symbolic link. Raises OSError; then nothing has changed."""
+    folder's owner, so that the server can still read what root wrote. Raises OSError, also for a link; then nothing has changed."""
     try:
-        mode, exists = os.stat(path).st_mode & 0o777, True
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise PermissionError(errno.EPERM, "it is a link, or no file", str(path))
+        mode, exists = found.st_mode & 0o777, True
     except FileNotFoundError:
         mode, exists = new_mode, False
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -22,7 +27,7 @@ def replace_file(path: Path, parts: Iterable[bytes], new_mode: int) -> None:
             file.writelines(parts)
             os.fchmod(descriptor, mode)
             with contextlib.suppress(OSError):
-                owner = os.stat(path if exists else path.parent)
+                owner = os.lstat(path) if exists else os.stat(path.parent)
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
             file.flush()
             os.fsync(descriptor)

@@ -92,7 +92,7 @@ class HashAhead:
         while True:
             with self._changed:
                 goal = self._goal
-                if goal - self._running.offset < PIECE_BYTES or self._problem:
+                if goal - self._running.offset < min(PIECE_BYTES, HASH_AHEAD_BYTES) or self._problem:
                     self._at_work = False
                     self._changed.notify_all()
                     return

@@ -46,6 +46,7 @@ class Repositories:
         self._by_host = {(repository.format, host): repository for repository in self._by_name.values() for host in repository.hosts}
         self._by_ns = {(repository.format, ns): repository for repository in self._by_name.values() for ns in repository.ns}
         self.names = frozenset(self._by_name)
+        self.hosts = frozenset(host for _, host in self._by_host)
         self.has_hosts, self.has_ns = bool(self._by_host), bool(self._by_ns)
 
     def __iter__(self) -> Iterator[Repository]:

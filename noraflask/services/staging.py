@@ -2,36 +2,39 @@
 
 So any worker can go on with an upload, and a restart loses none. The file begins on the tmpfs and moves ("spills") to the data volume before it
 would take more than its share there, or all uploads together more than the budget, or when the tmpfs is full. A writer holds the file's lock.
+
+Nobody fills it alone: each owner (a principal, or a client's address) may have so many uploads unfinished, and so many bytes in them. Who has more
+makes room by what lies idle, and is refused only when all of it is at work: jobs that were killed leave uploads behind, and the next job must go on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from noraflask.config import StagingConfig
-from noraflask.errors import (
-    TooManyUploads,
-    UploadBusy,
-    UploadUnknown,
-)
+from noraflask.errors import UploadBusy, UploadUnknown
 from noraflask.services.hashing import HashCache
-from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
-from noraflask.services.staging_usage import Unfinished, Usage, file_name, modified, unfinished_in, uploads_in
+from noraflask.services.private_folder import PrivateFolder
+from noraflask.services.staging_room import Room
+from noraflask.services.staging_usage import Share, Unfinished, Usage, file_name, owner_mark, owner_number, owner_of, unfinished_in
 from noraflask.services.upload import Upload, read_document
 from noraflask.storage.disk_files import explain
 from noraflask.suspension import Later, Steps
 
 LOCK_WAIT_SECONDS = 2.0
+PROBE = ".tmp"
+"""Storage removes such files at its start, should one be left."""
 
 log = logging.getLogger(__name__)
 
@@ -40,71 +43,79 @@ class Staging:
     def __init__(
         self, config: StagingConfig, incoming: str, max_sessions: int, clock: Callable[[], float] = time.time, metrics: NullMetrics | None = None
     ) -> None:
-        """`incoming`: a folder on the data volume, to spill to. Raises OSError when no folder can be made."""
+        """`incoming`: a folder on the data volume, to spill to."""
         self._config = config
         self.session_ttl_seconds = config.session_ttl_seconds
         self._incoming = incoming
         self.max_sessions = max_sessions
         self.budget_bytes = config.budget_bytes
-        self._clock = clock
         self._metrics = metrics or NullMetrics()
-        self._tmpfs = self._private_folder(config.path, incoming)
-        self._hashes = HashCache()
-        self._usage = Usage(self._tmpfs, incoming)
-
-    @staticmethod
-    def _private_folder(path: Path, incoming: str) -> str | None:
-        """A folder of our own below the (shared) temporary one, the same for all processes that serve one storage; None when there can be none."""
+        # A folder of our own below the shared temporary one, the same for all processes that serve one storage.
         owner = hashlib.sha256(os.fsencode(os.path.realpath(incoming))).hexdigest()[:12]
-        folder = os.path.join(path, f"noraflask-{owner}")
-        try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            found = os.lstat(folder)
-            if found.st_uid != os.geteuid() or not os.path.isdir(folder) or os.path.islink(folder):
-                raise PermissionError(f"{folder} belongs to somebody else")
-            os.chmod(folder, 0o700)
-        except OSError as problem:
-            log.warning("staging folder cannot be used, uploads go to the data volume at once: %s", problem)
-            return None
-        return folder
+        self._private = PrivateFolder(config.path / f"noraflask-{owner}")
+        self._hashes = HashCache()
+        self._usage = Usage(self._private.current, incoming)
+        self._room = Room(config, max_sessions, self._usage, self._folders, clock, self._metrics)
 
-    def begin(self, scope: str, start: str = "") -> str:
+    def _folders(self) -> list[str]:
+        """Where uploads are, the first one first. The one on the tmpfs is missing while there can be none."""
+        tmpfs = self._private.current()
+        return [tmpfs, self._incoming] if tmpfs else [self._incoming]
+
+    def begin(self, scope: str, start: str = "", owner: str = "") -> str:
         """Start an upload in a scope (a repository and a name); returns its session. Raises TooManyUploads, StorageFull, StorageReadOnly.
 
         `start`: at most 16 hex digits that the session begins with, for who wants to find it again without having been told of it: unfinished().
+        `owner`: for whom it counts; nobody's are bounded with those of all others alone.
         """
-        session, file = self._create(scope, start)
+        session, file = self._create(scope, start, owner)
         file.close()
         return session
 
-    def upload(self, scope: str, start: str = "") -> Upload:
+    def upload(self, scope: str, start: str = "", owner: str = "") -> Upload:
         """begin() and resume() in one, for who has the bytes already. Raises what the two raise."""
-        session, file = self._create(scope, start)
+        session, file = self._create(scope, start, owner)
         return self._at_work(self._lock(scope, session, file), session)
 
-    def _create(self, scope: str, start: str) -> tuple[str, BinaryIO]:
-        if self._usage.sessions() >= self.max_sessions:
-            self._metrics.count(catalogue.STAGING_REFUSED, "too_many_uploads")
-            raise TooManyUploads()
-        self._usage.begun()
-        session = start + secrets.token_hex(16)[len(start) :]
-        name = file_name(scope, session)
-        if self._tmpfs:
+    def _create(self, scope: str, start: str, owner: str) -> tuple[str, BinaryIO]:
+        number = owner_number(owner)
+        self._room.take(number)
+        mark = owner_mark(number)
+        session = start + secrets.token_hex(16)[len(start) + len(mark) :] + mark
+        try:
+            return session, self._new_file(file_name(scope, session))
+        except BaseException:
+            self._usage.counts.ended(number)
+            raise
+
+    def _new_file(self, name: str) -> BinaryIO:
+        for folder in self._folders()[:-1]:
             try:
-                return session, _create_in(self._tmpfs, name)
+                return _create_in(folder, name)
             except OSError as problem:
                 log.warning("staging folder refuses a new upload, it goes to the data volume: %s", problem)
         with explained():
-            return session, _create_in(self._incoming, name)
+            return _create_in(self._incoming, name)
 
-    def unfinished(self, scope: str, start: str = "") -> list[Unfinished]:
-        """Uploads of a scope whose sessions begin so, those that somebody writes to included, the one that was written to last first."""
-        folders = [folder for folder in (self._tmpfs, self._incoming) if folder]
-        return sorted(unfinished_in(folders, scope, start), key=lambda upload: -upload.modified)
+    def unfinished(self, scope: str, start: str = "", owner: str = "") -> list[Unfinished]:
+        """Uploads of a scope whose sessions begin so, those that somebody writes to included, the one that was written to last first.
+
+        `owner`: only his.
+        """
+        end = owner_mark(owner_number(owner)) if owner else ""
+        return sorted(unfinished_in(self._folders(), scope, start, end), key=lambda upload: -upload.modified)
 
     def open_sessions(self) -> int:
         """Unfinished uploads, as of a second ago."""
         return self._usage.sessions()
+
+    def open_sessions_of_one(self) -> int:
+        """Of the owner who has most."""
+        return self._usage.most_sessions_of_one()
+
+    @property
+    def max_sessions_of_one(self) -> int:
+        return self._room.most_of_one
 
     def taken_bytes(self) -> int:
         """What they take on the tmpfs."""
@@ -115,7 +126,7 @@ class Staging:
         with explained():
             for path in self._paths(scope, session):
                 with contextlib.suppress(FileNotFoundError):
-                    return os.stat(path).st_size
+                    return os.lstat(path).st_size
         raise UploadUnknown()
 
     def resume(self, scope: str, session: str) -> Upload:
@@ -138,41 +149,38 @@ class Staging:
         return read_document(self._incoming, max_bytes, expected_bytes)
 
     def _at_work(self, file: BinaryIO, session: str) -> Upload:
-        return Upload(file, session, self._config, self._incoming, self._usage, self._hashes, self._metrics)
+        share = Share(self._usage, session, self._room.admit)
+        return Upload(file, session, self._config, self._incoming, share, self._hashes, self._metrics)
 
     def cancel(self, scope: str, session: str) -> None:
         """End an upload, also one that another request is writing to: that one finds it gone. Raises UploadUnknown."""
         with explained():
-            removed = 0
+            sizes = []
             for path in self._paths(scope, session):  # a crash in the middle of a move may have left two
                 with contextlib.suppress(FileNotFoundError):
+                    size = 0 if path.startswith(self._incoming) else os.lstat(path).st_size
                     os.unlink(path)
-                    removed += 1
-        if not removed:
+                    sizes.append(size)
+        if not sizes:
             raise UploadUnknown()
+        self._usage.counts.ended(owner_of(session), sum(sizes))
         self._hashes.forget(session)
 
     def sweep(self) -> int:
         """Remove uploads that nobody has written to for the configured time; returns how many."""
-        removed, oldest = 0, self._clock() - self._config.session_ttl_seconds
-        for folder in filter(None, (self._tmpfs, self._incoming)):
-            for entry in uploads_in(folder):
-                if modified(entry) < oldest:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(entry.path)
-                        removed += 1
-        return removed
+        return self._room.sweep()
 
     def probe(self) -> None:
-        """Can an upload begin? Raises what `begin` raises."""
-        self.cancel("probe", self.begin("probe"))
+        """Can an upload's file be made? Raises StorageFull, StorageReadOnly, Unavailable. How many uploads there are does not matter."""
+        with self._new_file(f".probe-{secrets.token_hex(8)}{PROBE}") as file, explained():
+            os.unlink(file.name)
 
     def _paths(self, scope: str, session: str) -> list[str]:
         """Where an upload may be. One that is just moving to the data volume is found in one place or the other, looked at in this order."""
         if len(session) != 32 or not session.isalnum() or not session.isascii():
             raise UploadUnknown()
         name = file_name(scope, session)
-        return [os.path.join(folder, name) for folder in (self._tmpfs, self._incoming) if folder]
+        return [os.path.join(folder, name) for folder in self._folders()]
 
     def _lock(self, scope: str, session: str, new: BinaryIO | None = None) -> BinaryIO:
         """The upload's file, locked. `new`: just made, and perhaps found by somebody else already. Raises UploadBusy, and what _open() raises."""
@@ -195,29 +203,35 @@ class Staging:
         with explained():
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
-                    return open(path, "r+b", buffering=0)
+                    return open(path, "r+b", buffering=0, opener=_open_existing)
         raise UploadUnknown()
 
 
 def _create_in(folder: str, name: str) -> BinaryIO:
-    path = os.path.join(folder, name)
-    try:
-        return open(path, "x+b", buffering=0, opener=_opener)
-    except FileNotFoundError:  # cleaners of /tmp remove what lies idle
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        return open(path, "x+b", buffering=0, opener=_opener)
+    return open(os.path.join(folder, name), "x+b", buffering=0, opener=_open_new)
 
 
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o640)
+def _open_new(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o640)
+
+
+def _open_existing(path: str, flags: int) -> int:
+    """Nothing but a file: no link is followed, and no pipe waited for."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UploadUnknown()
+    return descriptor
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """The operating system's errors as ours; a file that is gone is an upload that has ended."""
+    """The operating system's errors as ours; a file that is gone, or what is no file, is an upload that has ended."""
     try:
         yield
     except FileNotFoundError:
         raise UploadUnknown() from None
     except OSError as problem:
+        if problem.errno == errno.ELOOP:
+            raise UploadUnknown() from None
         raise explain(problem) from problem

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from noraflask.config import Config, ConfigError
+from noraflask.config.other_users import planted
 
 AUDIT_FILE, LEDGER = "audit.jsonl", "ledger"
 MODE = 0o750
@@ -25,7 +26,23 @@ def ledger_folder(config: Config) -> Path:
 
 
 def prepare(config: Config) -> None:
-    """Make the folder where it is missing. Raises ConfigError when it cannot be made or written to."""
+    """Make the folder where it is missing.
+
+    Raises ConfigError when it cannot be made or written to, and for a folder of the server's that somebody else has put there.
+    """
+    strangers = [
+        f"{key} = {path}: {stranger}; remove it, or choose another place"
+        for key, path in (
+            ("state.path", config.state.path),
+            ("storage.path", config.storage.path),
+            ("audit.path", audit_file(config).parent),
+            ("curation.ledger_path", ledger_folder(config)),
+            ("auth.token_storage", config.auth.token_storage),
+        )
+        if path is not None and (stranger := planted(path))
+    ]
+    if strangers:
+        raise ConfigError(strangers)
     folder = config.state.path
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

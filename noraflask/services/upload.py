@@ -15,7 +15,7 @@ from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, 
 from noraflask.services.hashing import HashAhead, HashCache, RunningHash
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
-from noraflask.services.staging_usage import Usage
+from noraflask.services.staging_usage import Share
 from noraflask.storage.disk_files import explain
 from noraflask.suspension import BodyStream, Steps
 
@@ -79,7 +79,7 @@ class Upload:
     """One upload while one request works on it; made by Staging.resume()."""
 
     def __init__(
-        self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Usage, hashes: HashCache, metrics: NullMetrics | None = None
+        self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Share, hashes: HashCache, metrics: NullMetrics | None = None
     ) -> None:
         self.file = file
         self.session = session
@@ -108,6 +108,7 @@ class Upload:
         start = self.offset
         if self.offset + (expected_bytes or 0) > max_bytes:
             raise TooLarge(detail={"limit_bytes": max_bytes})
+        self._usage.admit(self.offset)
         running = self._hashes.take(self.session)
         self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, +1)
         try:
@@ -165,6 +166,7 @@ class Upload:
         """End the session; its file's bytes live on where they were linked to."""
         with contextlib.suppress(OSError):
             os.unlink(self.file.name)
+            self._usage.ended(self.offset if self._on_tmpfs else 0)
         self._hashes.forget(self.session)
 
     def close(self) -> None:

@@ -262,7 +262,9 @@ class Off:
         return " or ".join(word or "empty" for word in self.words) or "false"
 
     def from_text(self, text: str) -> None:
-        if text.strip().lower() not in (self.words or FALSE_WORDS):
+        """Of a switch only a word that switches it on is refused: NORA takes all others for off."""
+        word = text.strip().lower()
+        if word in TRUE_WORDS if not self.words else word not in ("", *self.words):
             raise self._refusal()
 
     def from_toml(self, value: Any) -> None:

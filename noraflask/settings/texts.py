@@ -182,6 +182,25 @@ def read_redis_url(text: str) -> str:
     return text if found["net"] or text.startswith("redis+") else f"redis+{text}"
 
 
+_ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@]+)")
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
+
+
+def read_origin(text: str) -> str:
+    """As a browser sends it in Origin (RFC 6454, 6.2): scheme and host in small letters, no usual port, nothing behind; or `*`."""
+    if text == "*":
+        return text
+    found = _ORIGIN.fullmatch(text.lower().removesuffix("/"))
+    if not found:
+        raise ValueError(text)
+    authority = read_authority(found["authority"])
+    return f"{found['scheme']}://{authority.removesuffix(_USUAL_PORTS[found['scheme']])}"
+
+
+def read_allowed_host(text: str) -> str:
+    return text if text == "*" else read_authority(text)
+
+
 _AUTHORITY = re.compile(r"(?:[a-z0-9](?:[a-z0-9._-]{0,252}[a-z0-9])?|\[(?P<address>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -194,3 +213,19 @@ def read_authority(text: str) -> str:
     if match["address"]:
         ipaddress.IPv6Address(match["address"])
     return text
+
+
+def glob(pattern: str, text: str) -> bool:
+    """`*` stands for any run of characters, none and slashes included; all else for itself."""
+    if "*" not in pattern:
+        return pattern == text
+    first, *middle, last = pattern.split("*")
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    position, end = len(first), len(text) - len(last)
+    for part in middle:
+        found = text.find(part, position, end)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from noraflask.config.other_users import planted
 from noraflask.errors import AlreadyExists, Changed, NotFound
 from noraflask.keys import Key
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
@@ -43,6 +44,9 @@ class DiskStorage:
     def __init__(self, root: Path, private: bool = False) -> None:
         """Makes the folders. Raises OSError when that cannot be done. `private`: all of it is for the server's own user alone."""
         self.root = os.path.abspath(root)
+        stranger = planted(root)
+        if stranger:
+            raise PermissionError(f"the folder {root} is not used: {stranger}")
         if private:
             os.makedirs(self.root, mode=0o700, exist_ok=True)
         self.incoming = os.path.join(self.root, INCOMING)

@@ -8,7 +8,8 @@ from flask import Flask, Request, current_app, request
 
 from noraflask.services import Services
 from noraflask.services.audit import Record
-from noraflask.services.auth.principal import ANONYMOUS, Principal
+from noraflask.services.auth.principal import ANONYMOUS, Principal, Source
+from noraflask.services.client_network import network_of
 from noraflask.services.repositories import Repository
 from noraflask.services.state import State
 from noraflask.web.format import Format
@@ -97,6 +98,15 @@ def recognise(environ: dict[str, Any]) -> Principal:
         authenticator = environ[STATE].authenticator
         found = environ[PRINCIPAL] = ANONYMOUS if authenticator is None else authenticator.authenticate(environ)
     return found
+
+
+def uploader() -> str:
+    """For whom an upload counts (services/staging.py): the principal by whatever credential, or a client without one by its address."""
+    who = principal()
+    if who.source is Source.ANONYMOUS:
+        here: Request = request._get_current_object()  # type: ignore[attr-defined]
+        return f"client {network_of(client_address(here.environ, state().config.server.trusted_proxies))}"
+    return f"oidc {who.provider} {who.name}" if who.source is Source.OIDC else f"user {who.name}"
 
 
 def note(action: str, artifact: str = "", detail: str = "", outcome: str = "ok", actor: Principal | None = None, registry: str | None = None) -> None:

@@ -19,6 +19,7 @@ from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.state import State
 from noraflask.suspension import Suspended
+from noraflask.web.browsers import shared_with
 from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import STANDING
@@ -209,6 +210,7 @@ class Exchange:
         headers.append(("X-Request-Id", self.request_id))
         headers.extend(self.environ.get(SAFE, _SAFE))
         headers.extend(self.environ.get(STANDING, ()))
+        headers.extend(shared_with(self.environ, self.target.format))
         if self.target.format is not None:
             headers.extend(self.target.format.headers)
         return self._start(status, headers, *exc_info)

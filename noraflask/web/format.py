@@ -41,6 +41,9 @@ class Format:
     login: Login = field(default_factory=Login)
     headers: tuple[tuple[str, str], ...] = ()
     """On every answer."""
+    request_headers: tuple[str, ...] = ()
+    answer_headers: tuple[str, ...] = ()
+    """Of its protocol, that pages of other origins may send and read where they are let in (browsers.py). Those of HTTP itself go without saying."""
     root: str = ""
     """What stands between a named repository's address, /repository/<name>, and what follows the mount."""
     names_begin_with_repository: bool = False

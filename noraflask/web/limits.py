@@ -5,14 +5,15 @@ from __future__ import annotations
 from flask import Flask, Request, request
 
 from noraflask.services import Services
-from noraflask.services.limits.rates import AUTH, GENERAL, UPLOAD, Limits
+from noraflask.services.limits.rates import AUTH, GENERAL, METRICS, UPLOAD, Limits
 from noraflask.web.context import EXTENSION, STATE
 from noraflask.web.peers import client_address
 from noraflask.web.targets import TARGET
 
 STANDING = "nora.ratelimit"
 """In a request's environ: headers for its answer, where it was counted."""
-FREE = frozenset(("/health", "/ready", "/metrics"))
+OPS: dict[str, tuple[str, ...]] = {"/health": (), "/ready": (), "/metrics": (METRICS,)}
+"""Those who watch the server: tiers in which GET and HEAD count."""
 TOKEN_RULES = frozenset(("/api/tokens", "/api/tokens/list", "/api/tokens/revoke", "/api/tokens/rotate"))
 """POST routes that take a password or a token in the body."""
 
@@ -34,8 +35,10 @@ def install(app: Flask, trusted_proxies: tuple[str, ...]) -> None:
         services: Services = extensions[EXTENSION]
         if environ[TARGET].format is not None:
             tiers = _UPLOAD
-        elif environ["PATH_INFO"] in FREE and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return
+        elif environ["PATH_INFO"] in OPS and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            tiers = OPS[environ["PATH_INFO"]]
+            if not tiers:
+                return
         else:  # by the route, however its address is spelled
             is_token = here.url_rule is not None and here.url_rule.rule in TOKEN_RULES and environ["REQUEST_METHOD"] == "POST"
             tiers = _TOKENS if is_token else _GENERAL

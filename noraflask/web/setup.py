@@ -1,4 +1,7 @@
-"""GET /setup/<client>: how a client is set up for this registry, with the address that the caller used. The pages are the formats'."""
+"""GET /: what is served here. GET /setup/<client>: how a client is set up for this registry, with the address that the caller used.
+
+The pages are the formats', and so a format that is switched off has none.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,25 @@ from noraflask.web.addresses import absolute
 from noraflask.web.context import principal, state
 from noraflask.web.format import Format
 from noraflask.web.responses import Answer
-from noraflask.web.setup_pages import Place, render_index
+from noraflask.web.setup_pages import Place, Served, render_home_html, render_home_json, render_home_text, render_index
+
+HOME = {"text/plain": render_home_text, "text/html": render_home_html, "application/json": render_home_json}
+"""The first for those who take anything, as curl does."""
 
 
 def make_blueprint(formats: Iterable[Format]) -> Blueprint:
     """The pages of all formats that are served."""
     bp = Blueprint("setup", __name__)
-    by_client = {page.client: (page, format.id) for format in formats for page in format.setup}
+    served = [Served(format.id, format.ecosystem.title, format.mounts, format.setup) for format in formats]
+    by_client = {page.client: (page, one.format) for one in served for page in one.pages}
+
+    @bp.get("/")
+    @access(PUBLIC)
+    def home() -> Response:
+        media_type = request.accept_mimetypes.best_match(HOME, "text/plain")
+        body = HOME[media_type](_place(), served)
+        charset = "" if media_type == "application/json" else "; charset=utf-8"
+        return Answer(body, content_type=f"{media_type}{charset}", headers={"Cache-Control": "no-store", "Vary": "Accept"})
 
     @bp.get("/setup")
     @access(PUBLIC)

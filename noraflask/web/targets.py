@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 from noraflask.services.repositories import Repositories, Repository
 from noraflask.web.format import Format
-from noraflask.web.peers import is_trusted
+from noraflask.web.peers import front_of
 
 TARGET = "nora.target"
 """In a request's environ."""
@@ -120,11 +120,8 @@ class Targets:
         return repositories.by_host(format.id, self._host_of(environ)) if repositories.has_hosts else None
 
     def _host_of(self, environ: dict[str, Any]) -> str:
-        """As the client wrote it; through a trusted proxy, what that says last."""
-        forwarded = environ.get("HTTP_X_FORWARDED_HOST")
-        if forwarded is not None and is_trusted(environ.get("REMOTE_ADDR", ""), self._trusted_proxies):
-            return str(forwarded).rpartition(",")[2].strip().lower()
-        return str(environ.get("HTTP_HOST", "")).lower()
+        """As the client wrote it; through a trusted proxy, what that says."""
+        return (front_of(environ, self._trusted_proxies).host or str(environ.get("HTTP_HOST", ""))).lower()
 
 
 def _inner(format: Format, repository: Repository | None, below: str) -> str:

@@ -46,6 +46,17 @@ class Browser:
         found = self._ask("POST", "elements", {"using": "css selector", "value": "a"})
         return [str(self._ask("GET", f"element/{element[ELEMENT]}/text")) for element in found]
 
+    @property
+    def text(self) -> str:
+        """Of the page, as it is shown."""
+        found = self._ask("POST", "element", {"using": "css selector", "value": "body"})
+        return str(self._ask("GET", f"element/{found[ELEMENT]}/text"))
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The body of an asynchronous function, as the page's own; what it returns. What it throws is the text of that."""
+        code = f"const done = arguments[arguments.length - 1]; (async () => {{{script}}})().then(done, problem => done(String(problem)))"
+        return self._ask("POST", "execute/async", {"script": code, "args": list(arguments)})
+
     def _ask(self, method: str, path: str, members: Any = None) -> Any:
         return ask(method, f"{self._session}/{path}", members)
 
@@ -59,25 +70,25 @@ def ask(method: str, url: str, members: Any = None) -> Any:
 
 
 @contextlib.contextmanager
-def browser(downloads: Path) -> Iterator[Browser]:
-    """Saves what it is sent for saving in `downloads`."""
+def browser(downloads: Path, *options: str) -> Iterator[Browser]:
+    """Saves what it is sent for saving in `downloads`. `options`: more of the program."""
     path, driver = tool("chromium"), tool("chromedriver")
     home = Path(tempfile.mkdtemp(prefix="nf-", dir="/var/tmp"))  # not below pytest's folder: its socket's path must be short
     try:
-        with _driven(home, path, driver, downloads) as person:
+        with _driven(home, path, driver, downloads, options) as person:
             yield person
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _driven(home: Path, path: str, driver_path: str, downloads: Path) -> Iterator[Browser]:
+def _driven(home: Path, path: str, driver_path: str, downloads: Path, more: tuple[str, ...]) -> Iterator[Browser]:
     port = free_port()
     driver = subprocess.Popen([driver_path, f"--port={port}"], env=clean_environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         base = f"http://127.0.0.1:{port}"
         wait_until(lambda: _is_ready(base), 30, "chromedriver to be ready")
-        arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={home / 'profile'}"]
+        arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={home / 'profile'}", *more]
         options = {
             "binary": path,
             "args": arguments + (["--no-sandbox"] if os.geteuid() == 0 else []),

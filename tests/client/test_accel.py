@@ -97,6 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator
     env = {
         "NORA_ACCEL_REDIRECT": "/_nora/",
         "NORA_AUTH_TRUSTED_PROXIES": FRONT,
+        "NORA_CORS_ALLOWED_ORIGINS": "https://ui.example.com",
         "NORA_CURATION_MODE": "enforce",
         "NORA_CURATION_RULES_PATH": str(folder / "rules.toml"),
     }
@@ -154,6 +155,8 @@ def line_of(server: Server, request_id: str) -> dict[str, Any]:
         ({"If-Match": '"other"'}, False),
         ({"If-Unmodified-Since": "Wed, 21 Oct 2009 07:28:00 GMT"}, False),
         ({"Accept-Encoding": "gzip, br"}, True),
+        ({"Origin": "https://ui.example.com"}, True),
+        ({"Origin": "https://evil.example"}, True),
     ],
 )
 def test_every_answer_is_the_one_that_the_registry_gives(nginx: Nginx, server: Server, headers: dict[str, str], handed: bool) -> None:

@@ -88,9 +88,10 @@ def run(engine: Engine, disk: Path) -> Iterator[Run]:
         (data / "config.toml").write_text(config)
         subprocess.run(as_root("chown", "-R", f"{USER}:{USER}", data), check=True)
         port = free_port()
+        by_variable = () if "port" in config else ("--env", f"NORA_PORT={port}")
         name = docker(
             *("run", "--detach", "--network", "host", "--volume", f"{data}:/data", "--health-interval", "1s"),
-            *("--env", "NORA_HOST=127.0.0.1", "--env", f"NORA_PORT={port}", *options, image),
+            *("--env", "NORA_HOST=127.0.0.1", *by_variable, *options, image),
         )
         container = Container(docker, name.strip(), port, data)
         started.append(container)
@@ -118,7 +119,7 @@ def test_what_the_image_says_of_itself(engine: Engine) -> None:
     assert set(config["Volumes"]) == {"/data"}
     assert set(config["ExposedPorts"]) == {"4000/tcp"}
     assert config["StopSignal"] == "SIGTERM"
-    assert "wget -q --spider" in config["Healthcheck"]["Test"][1]
+    assert config["Healthcheck"]["Test"][:3] == ["CMD", "nora", "healthcheck"]
     assert config["Labels"]["org.opencontainers.image.title"] == "noraflask"
     assert "NORA_HOST=0.0.0.0" in config["Env"]
 
@@ -196,6 +197,15 @@ def test_a_day_of_the_hardened_container(run: Run, docker: Client) -> None:
     docker("kill", "--signal=HUP", container.id)
     wait_until(lambda: "keeping previous config" in container.logs(), 20, "the bad file to be refused")
     assert Registry(f"127.0.0.1:{container.port}").tags("team/app") == ["1"]
+    assert end(container) == 0
+
+
+def test_the_health_check_follows_the_configuration(run: Run, docker: Client) -> None:
+    """The port of a file, and an address of IPv6; run() waits for the container to be healthy."""
+    port = free_port()
+    container = run("--env", "NORA_HOST=::1", "--env", "NORA_CONFIG_PATH=/data/config.toml", config=f"[server]\nport = {port}\n")
+    assert f"[::1]:{port}" in docker("exec", container.id, "cat", "/proc/1/cmdline")
+    container.docker("exec", container.id, "nora", "healthcheck")
     assert end(container) == 0
 
 

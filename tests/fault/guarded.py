@@ -149,10 +149,11 @@ NO_BLOCKLIST = '{"version": 1, "rules": []}'
 class Curated(Server):
     """`nora serve` without logins, with rule files in its folder; or, `gunicorn=True`, as operators start it who start gunicorn themselves."""
 
-    def __init__(self, folder: Path, rules: str = "", mode: str = "enforce", gunicorn: bool = False, workers: int = WORKERS) -> None:
+    def __init__(self, folder: Path, rules: str = "", mode: str = "enforce", gunicorn: bool = False, workers: int = WORKERS, **more: str) -> None:
+        """`more`: variables."""
         self._gunicorn, self._workers = gunicorn, workers
         folder.mkdir(parents=True, exist_ok=True)
-        env = {"NORA_WORKERS": str(workers), "NORA_ACCESS_LOG": "false"}
+        env = {"NORA_WORKERS": str(workers), "NORA_ACCESS_LOG": "false", **more}
         super().__init__(folder, env, CURATION.format(folder=folder, mode=mode))
         self.config, self.rules, self.blocklist = folder / "config.toml", folder / "rules.toml", folder / "blocklist.json"
         self.write(self.rules, rules)

@@ -35,7 +35,7 @@ def fill(at: Path, leave_bytes: int = 0) -> Path:
 def assert_refused(answer: Answer, status: int) -> None:
     """The OCI form of "not now", with the time to come again."""
     assert answer.status == status, answer
-    assert answer.code in ("TOOMANYREQUESTS", "UNSUPPORTED", "DENIED"), answer  # the spec's closed list has none for a full disk
+    assert answer.code == "STORAGE_FULL" if answer.status == 507 else answer.code in ("TOOMANYREQUESTS", "UNSUPPORTED", "DENIED"), answer
     assert int(answer.headers["Retry-After"]) > 0
 
 

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,3 +213,45 @@ def test_a_full_tmpfs_ends_the_counting_and_no_worker(folder: Path, mount: Mount
         assert ping(server, 20) == 20
         wait_until(lambda: scrape(server)["nora_workers"] == 2, 10, "both workers to be told of")
         assert server.log_faults() == []
+
+
+# A flood of scrapes.
+
+FLOOD = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n" * 1200
+
+
+def test_pipelined_scrapes_hold_nobody_up_and_cost_little(folder: Path) -> None:
+    """Rate limits off: what a scrape costs must not need them."""
+    with Server(folder / "server", {"NORA_WORKERS": "1", "NORA_RATE_LIMIT_ENABLED": "false", "NORA_ACCESS_LOG": "false"}) as server:
+        (worker,) = all_workers(server, 1)
+        scrape(server)
+        before = cpu_seconds(worker)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as flood:
+            sender = threading.Thread(target=flood.sendall, args=(FLOOD,))
+            sender.start()
+            answers, slowest = 0, 0.0
+            tail = b""
+            while answers < 1200:
+                data = flood.recv(1 << 20)
+                assert data, f"{answers} answers"
+                answers += (tail + data).count(b"HTTP/1.1 200 OK\r\n") - tail.count(b"HTTP/1.1 200 OK\r\n")
+                tail = data[-64:]
+                if answers % 100 < 5:
+                    began = time.monotonic()
+                    assert status(server, "/health") == 200
+                    slowest = max(slowest, time.monotonic() - began)
+            sender.join()
+        assert cpu_seconds(worker) - before < 1200 * 0.004, "each by itself takes three times as long"
+        assert slowest < 5, "it took seven seconds"
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def status(server: Server, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().status

@@ -381,6 +381,25 @@ def test_a_small_unread_body_does_not_cost_the_connection(start: Start) -> None:
     assert read_response(sock)[2] == b"345"
 
 
+def test_bodies_that_do_not_come_hold_no_thread(start: Start, many: Any) -> None:
+    """Neither small ones, nor such as came fast at first."""
+    server = start(transfer_threads=2, threads=2)
+    many(20, lambda: server.send(request("/body", "Content-Length: 100", method="PUT")))
+    many(20, lambda: server.send(request("/body", "Content-Length: 100000000", method="PUT", body=b"x" * 200_000)))
+    many(20, lambda: server.send(request("/body", "Transfer-Encoding: chunked", method="PUT", body=b"ffffff\r\n" + b"x" * 200_000)))
+    sock = server.send(request("/body", "Content-Length: 3000000", method="PUT", body=b"y" * 100_000), timeout=5)
+    for _ in range(29):
+        sock.sendall(b"y" * 100_000)
+    assert read_response(sock)[2] == b"3000000"
+
+
+def test_tls_on_the_plain_port_is_called_that_in_the_log(start: Start) -> None:
+    server = start()
+    sock = server.send(bytes.fromhex("1603010200010001fc0303") + bytes(100))
+    assert read_response(sock)[0] == 400
+    assert "this is TLS, and the port speaks plain HTTP" in server.log.read_text()
+
+
 def test_a_body_that_ends_early(start: Start, tmp_path: Path) -> None:
     server = start()
     for body in (

@@ -447,10 +447,37 @@ def test_more_open_uploads_than_allowed_are_told_to_come_again(start: Start) -> 
         assert client.finish(location, digest_of(data), data).status == 201
 
 
+def test_one_client_never_takes_the_places_of_all(start: Start) -> None:
+    """However its requests are spread over the workers, and after a restart too. Who pulls, and the balancer that asks /ready, never notice."""
+    server = start({"NORA_MAX_UPLOAD_SESSIONS": "300"})
+
+    def begin(mine: Client, address: str) -> Answer:
+        return mine.ask("POST", "/v2/many/app/blobs/uploads/", headers={"X-Forwarded-For": address})
+
+    def hoard() -> list[Answer]:
+        with Client(server.port) as mine:
+            return [begin(mine, "192.0.2.66") for _ in range(50)]
+
+    answers = [answer for some in together(*[hoard] * 8) for answer in some]
+    taken = len(leftovers(server))
+    assert sorted({answer.status for answer in answers}) == [202, 429]
+    assert taken == sum(answer.status == 202 for answer in answers) == 200
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert (refused.code, 1 <= int(refused.headers["Retry-After"]) <= 60) == ("TOOMANYREQUESTS", True)
+    for _ in range(2):
+        with Client(server.port) as client:
+            assert begin(client, "192.0.2.66").status == 429
+            assert client.ask("GET", "/ready").status == client.ask("GET", "/health").status == 200
+            for number in range(20):
+                assert begin(client, f"2001:db8::{number}").status == 202  # one /64 is one client
+            client.push_image("many/other", "v1", noise(5000, "other"))
+        server.restart()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_thousands_of_abandoned_uploads(count: int, start: Start) -> None:
-    server = start()
+    server = start({"NORA_STAGING_PRINCIPAL_SESSIONS": "12000"})
 
     def abandon(number: int) -> None:
         with Client(server.port) as client:

@@ -34,7 +34,7 @@ def test_a_method_that_an_address_lacks(registry, method, path, allowed):
     assert set(answer.headers["Allow"].split(", ")) == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/none", "/v2x", "/v1/", "/healthy", "/static/x", "/v", "/V2/"])
+@pytest.mark.parametrize("path", ["/ui/", "/none", "/v2x", "/v1/", "/healthy", "/static/x", "/v", "/V2/"])
 def test_elsewhere_errors_are_text(client, path):
     answer = client.get(path)
     assert (answer.status_code, answer.mimetype) == (404, "text/plain")

@@ -439,18 +439,78 @@ def test_a_refresh_token_gets_bearer_tokens_and_is_none(door):
         answer = refreshed(door, refresh)
         assert (answer.status_code, answer.json["scope"]) == (200, IMAGE)
         assert door.post("/v2/team/app/blobs/uploads/", bearer(answer.json["token"])).status_code == 202
+    assert door.get("/v2/token", bearer(refresh)).status_code == 401
     for header in (bearer(refresh), basic("alice", refresh)):
         assert door.get("/v2/", header).status_code == 401
-        assert door.get("/v2/token", header).status_code == 401
 
 
-def test_a_refresh_token_ends(door):
+def by_basic(door: Door, refresh: str, name: str = "alice", **query: str):
+    return door.get("/v2/token", basic(name, refresh), query_string={"scope": IMAGE, **query})
+
+
+def by_form(door: Door, refresh: str, name: str = "alice"):
+    return door.post("/v2/token", data={"grant_type": "password", "username": name, "password": refresh, "scope": IMAGE})
+
+
+WAYS = [refreshed, by_basic, by_form]
+"""To a bearer token with a refresh token."""
+
+
+@pytest.mark.parametrize("name", ["alice", "<token>", "00000000-0000-0000-0000-000000000000"])
+@pytest.mark.parametrize("way", [by_basic, by_form])
+def test_a_refresh_token_stands_for_the_password_at_the_token_endpoint(door, way, name):
+    """Readers of config.json that know no identity token send it so, under any name."""
+    refresh = refresh_token(door)
+    for _ in range(2):
+        answer = way(door, refresh, name)
+        assert (answer.status_code, answer.json["scope"]) == (200, IMAGE)
+        assert door.post("/v2/team/app/blobs/uploads/", bearer(answer.json["token"])).status_code == 202
+    header = basic(name, refresh)
+    answers = [door.get("/v2/", header), door.get("/v2/team/app/tags/list", header), door.get("/api/v1/whoami", header)]
+    answers += [door.post("/api/tokens", json={"username": name, "password": refresh}), door.post("/api/tokens/list", header, json={})]
+    assert [answer.status_code for answer in answers] == [401] * len(answers), "nowhere else, though it was good a moment ago"
+
+
+def test_a_login_by_a_refresh_token_does_not_outlive_it(door):
+    clock = door.stop_time()
+    refresh = refresh_token(door)
+    clock.now += 29 * 86400
+    again = by_basic(door, refresh, offline_token="true").json["refresh_token"]
+    assert by_basic(door, again).status_code == 200
+    clock.now += 86400
+    assert [way(door, token).status_code for way in WAYS for token in (refresh, again)] == [401] * 6
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_refresh_token_that_is_no_good(door, credentials, caplog, way):
+    signed = refresh_token(door)
+    bad = [signed + "x", f"{signed[:-8]}AAAAAAAA", "e30.e30.x", token(door)["token"]]
+    assert [way(door, one).status_code for one in bad[:3]] == [401] * 3
+    assert way is not refreshed or way(door, bad[3]).status_code == 401, "a bearer token is none"
+    assert not any(part in caplog.text for one in bad for part in one.split(".") if len(part) > 8)
+
+
+def test_refresh_tokens_are_not_handed_out_where_that_is_switched_off(make_door):
+    door = make_door(refresh_tokens=False)
+    answers = [door.get("/v2/token", ALICE, query_string={"offline_token": "true", "scope": IMAGE})]
+    answers.append(door.post("/v2/token", data={**GRANT, "access_type": "offline"}))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert not any("refresh_token" in answer.json for answer in answers)
+    who = door.services.live.state.authenticator.login("alice", "pw-alice", {})
+    given = door.services.live.state.authenticator.issue(who, "refresh", 3600)[0]
+    assert [way(door, given).status_code for way in WAYS] == [200] * 3, "one from before lives on"
+    answer = door.post("/v2/token", data={"grant_type": "refresh_token", "refresh_token": given, "access_type": "offline"})
+    assert "refresh_token" not in answer.json
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_refresh_token_ends(door, way):
     clock = door.stop_time()
     refresh = refresh_token(door)
     clock.now += 30 * 86400 - 1
-    assert refreshed(door, refresh).status_code == 200
+    assert way(door, refresh).status_code == 200
     clock.now += 1
-    assert refreshed(door, refresh).status_code == 401
+    assert way(door, refresh).status_code == 401
 
 
 def test_an_identity_of_another_issuer_gets_no_refresh_token(door, credentials):
@@ -458,11 +518,12 @@ def test_an_identity_of_another_issuer_gets_no_refresh_token(door, credentials):
 
 
 @pytest.mark.parametrize("users", [{"alice": "another"}, {"limited": "pw-limited"}], ids=["changed", "removed"])
-def test_tokens_end_with_the_password_that_they_were_issued_for(door, tmp_path, users):
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_end_with_the_password_that_they_were_issued_for(door, tmp_path, users, way):
     refresh, made = refresh_token(door), bearer(token(door, scope=IMAGE)["token"])
-    assert [refreshed(door, refresh).status_code, door.get("/v2/", made).status_code, door.get("/v2/", ALICE).status_code] == [200] * 3
+    assert [way(door, refresh).status_code, door.get("/v2/", made).status_code, door.get("/v2/", ALICE).status_code] == [200] * 3
     write_htpasswd(tmp_path / "users.htpasswd", users)
-    assert [refreshed(door, refresh).status_code, door.get("/v2/", made).status_code, door.get("/v2/", ALICE).status_code] == [401] * 3
+    assert [way(door, refresh).status_code, door.get("/v2/", made).status_code, door.get("/v2/", ALICE).status_code] == [401] * 3
 
 
 def test_tokens_live_on_when_the_password_of_another_changes(door, tmp_path):
@@ -472,26 +533,28 @@ def test_tokens_live_on_when_the_password_of_another_changes(door, tmp_path):
     assert [refreshed(door, refresh).status_code, door.get("/v2/", made).status_code, door.get("/v2/", ALICE).status_code] == [200] * 3
 
 
-def test_tokens_end_with_the_api_token_that_they_were_issued_for(door):
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_end_with_the_api_token_that_they_were_issued_for(door, way):
     api = door.api_token("alice")
     header = basic("any", api)
     refresh, made = refresh_token(door, header), bearer(token(door, header, scope=IMAGE)["token"])
-    assert [refreshed(door, refresh).status_code, door.get("/v2/", made).status_code] == [200, 200]
+    assert [way(door, refresh).status_code, door.get("/v2/", made).status_code] == [200, 200]
     door.services.tokens.revoke(door.services.tokens.check(api).id)
-    assert [refreshed(door, refresh).status_code, door.get("/v2/", made).status_code] == [401, 401]
+    assert [way(door, refresh).status_code, door.get("/v2/", made).status_code] == [401, 401]
 
 
-def test_keys_are_rotated(door):
+@pytest.mark.parametrize("way", WAYS)
+def test_keys_are_rotated(door, way):
     signer = door.services.logins.signer
     refresh, old = refresh_token(door), bearer(token(door, scope=IMAGE)["token"])
     assert door.get("/v2/", old).status_code == 200
     signer.rotate()
     new = bearer(token(door, scope=IMAGE)["token"])
     assert [door.get("/v2/", made).status_code for made in (old, new)] == [200, 200], "what the old key has signed lives on"
-    assert refreshed(door, refresh).status_code == 200
+    assert way(door, refresh).status_code == 200
     signer.rotate(drop_old=True)
     assert [door.get("/v2/", made).status_code for made in (old, new)] == [401, 401]
-    assert refreshed(door, refresh).status_code == 401
+    assert way(door, refresh).status_code == 401
     assert door.get("/v2/", bearer(token(door, scope=IMAGE)["token"])).status_code == 200
 
 
@@ -754,7 +817,7 @@ def test_reasons_of_failed_logins_in_the_log_and_the_audit_log(door, clock, issu
     for number, line in enumerate(lines):
         assert line["action"] == "login_failed"
         assert (line["outcome"], line["client"], line["request_id"]) == ("failed", "192.0.2.7", f"request-{number}")
-        assert f'reason={line["detail"]} account="{line["actor"]}" client=192.0.2.7 request_id=request-{number}' in caplog.text
+        assert f'reason={line["detail"]} account="{line["actor"]}" client=192.0.2.7\n' in caplog.text
 
 
 def test_a_client_that_is_locked_out_is_in_the_audit_log(door, clock):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import threading
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from noraflask.app import ServedRegistry
+from noraflask.services.limits.bucket import TICKS, Bucket
+from noraflask.services.metrics.scrape_metrics import gauge
+from noraflask.web.metrics import FRESH, KEPT_SECONDS, Gathering, StillGathering
+from tests.clock import Clock
 from tests.protocol.oci import Registry
 
 NORA_1_4_3 = re.split(
@@ -123,7 +129,7 @@ def test_none_where_metrics_are_off(make_app):
 
 
 def test_a_server_that_finds_no_folder_for_them_serves_without(start, monkeypatch, caplog, tmp_path):
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "absent"))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "absent" / "folder"))
     client = start()
     assert client.get("/metrics").status_code == 404
     assert client.get("/v2/").status_code == 200
@@ -249,3 +255,129 @@ def test_a_reload_that_breaks_is_counted(client):
     ServedRegistry(client.application).reload_broke()
     assert value(client, "nora_task_panics_total", task="sighup") == 1
     assert value(client, "nora_reloads_total", result="failed") == 1
+
+
+# ---- how much it may cost
+
+
+class Counted:
+    """A collector that says how often it was asked."""
+
+    def __init__(self, work=lambda: None):
+        self.times, self._work = 0, work
+
+    def collect(self):
+        self.times += 1
+        self._work()
+        yield gauge("asked", "How often.", (), [((), self.times)])
+
+
+def shown(gathering):
+    return next(iter(gathering.figures().collect())).samples[0].value
+
+
+def test_who_asks_now_and_then_gets_what_is_true_now():
+    clock, counted = Clock(1000.0), Counted()
+    gathering = Gathering([counted], lambda: clock.now)
+    for second in range(100):
+        assert shown(gathering) == second + 1
+        clock.now += 1
+
+
+def test_a_flood_gets_figures_of_less_than_a_second_ago():
+    clock, counted = Clock(1000.0), Counted()
+    gathering = Gathering([counted], lambda: clock.now)
+    for _ in range(10_000):
+        gathering.figures()
+        clock.now += 0.01
+        assert clock.now - gathering._kept.gathered < KEPT_SECONDS + 0.02
+    assert counted.times <= FRESH.burst + 101
+
+
+def test_requests_that_come_meanwhile_wait_for_the_same_figures():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        assert go_on.wait(10)
+
+    counted = Counted(work)
+    gathering = Gathering([counted])
+    with ThreadPoolExecutor(50) as pool:
+        first = pool.submit(shown, gathering)
+        assert begun.wait(10)
+        others = [pool.submit(shown, gathering) for _ in range(49)]
+        go_on.set()
+        assert first.result() == 1
+        assert {other.result() for other in others} <= {1, 2, 3}, "those that came while the first were gathered get the next ones, together"
+    assert counted.times <= 3
+
+
+def test_a_scrape_that_hangs_holds_no_other(monkeypatch):
+    monkeypatch.setattr("noraflask.web.metrics.WAIT_SECONDS", 0.05)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        assert go_on.wait(10)
+
+    gathering = Gathering([Counted(work)])
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(shown, gathering)
+        assert begun.wait(10)
+        with pytest.raises(StillGathering) as caught:
+            gathering.figures()
+        assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "1")
+        go_on.set()
+        assert hanging.result() == 1
+
+
+def test_a_collector_that_fails_fails_alone():
+    outcomes = iter((ValueError("no"), None))
+
+    def work():
+        if problem := next(outcomes):
+            raise problem
+
+    gathering = Gathering([Counted(work)])
+    with pytest.raises(ValueError, match="no"):
+        gathering.figures()
+    assert shown(gathering) == 2
+
+
+def test_each_form_and_choice_is_of_the_same_figures(client, monkeypatch):
+    monkeypatch.setattr("noraflask.web.metrics.FRESH", Bucket(1e-6, 1))
+    monkeypatch.setattr("noraflask.web.metrics.KEPT_SECONDS", 1e6)
+    client.get("/metrics")
+    whole = client.get("/metrics").text
+    some = client.get("/metrics?name[]=nora_workers_wanted").text
+    again = client.get("/metrics").text
+    assert whole == again, "what was left out of one answer is in the others"
+    assert some.splitlines()[-1] in whole.splitlines()
+    for number in range(30):
+        client.get("/metrics", headers={"Accept": f"application/openmetrics-text;version=1.0.0;escaping={number}"})
+    assert client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}).text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_flood_meets_a_limit_and_monitors_do_not(start, method, monkeypatch):
+    client = start(rate_limit={"enabled": True})
+    clock = Clock(1000.0)
+    client.application.services.limits._here.buckets._clock = lambda: round(clock.now * TICKS)
+    for _ in range(10):
+        assert {client.open("/metrics", method=method).status_code for _ in range(10)} == {200}, "ten monitors, each second"
+        clock.now += 1
+    answers = [client.open("/metrics", method=method).status_code for _ in range(200)]
+    assert answers.count(429) == 100
+    assert client.get("/health").status_code == client.get("/v2/").status_code == 200, "nobody else is refused for that"
+    clock.now += 1
+    monkeypatch.setattr("noraflask.web.metrics.KEPT_SECONDS", 0)
+    assert value(client, "nora_rate_limit_requests_total", tier="metrics", outcome="refused") == 100
+
+
+def test_metrics_are_counted_here_while_redis_is_away(start):
+    """Closed: whatever Redis should count is refused."""
+    limits = {"enabled": True, "storage_url": "redis://127.0.0.1:1/0", "on_failure": "closed"}
+    client = start(rate_limit=limits)
+    assert client.get("/v2/").status_code == 503
+    assert value(client, "nora_rate_limit_store_failures_total") >= 1

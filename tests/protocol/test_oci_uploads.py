@@ -273,9 +273,9 @@ def test_a_mount_looks_under_its_lease(registry, monkeypatch):
     assert registry.status(f"third/blobs/{DIGEST}") == 404
 
 
-@pytest.mark.parametrize(("problem", "status"), [(StorageFull, 507), (StorageReadOnly, 503)])
+@pytest.mark.parametrize(("problem", "status", "named"), [(StorageFull, 507, "STORAGE_FULL"), (StorageReadOnly, 503, "TOOMANYREQUESTS")])
 @pytest.mark.parametrize("verb", ["create", "replace"])
-def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, verb):
+def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, named, verb):
     def refuse(self, key, source):
         raise problem()
 
@@ -288,7 +288,7 @@ def test_a_storage_that_takes_nothing(make_app, monkeypatch, problem, status, ve
         answer = registry.ask("POST", "app/blobs/uploads/", query_string={"digest": str(DIGEST)}, data=DATA)
     else:
         answer = registry.push("app", "2", registry.ask("GET", "app/manifests/1").data)
-    assert code(answer) == (status, "TOOMANYREQUESTS")
+    assert code(answer) == (status, named)
     assert int(answer.headers["Retry-After"]) > 0
     assert keys_in(storage) == before
     assert registry.ask("DELETE", "app/manifests/1").status_code == 202

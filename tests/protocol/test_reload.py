@@ -6,8 +6,10 @@ import gc
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +83,7 @@ class Reloaded:
         self.worker_class = Worker.configured(ServerConfig())
         self.signals: list[int] = []
         self.master.app = type("Loader", (), {"wsgi": lambda _: self.served})()
+        self.master.LISTENERS, self.master._num_workers, self.master.cfg = [], 2, SimpleNamespace(proc_name="test")
         self.master.worker_class, self.master.WORKERS, self.master.kill_workers = self.worker_class, {}, self.signals.append
 
     @property
@@ -96,8 +99,15 @@ class Reloaded:
         (self.folder / "config.toml").write_text(CONFIG.format(folder=self.folder, **values))
 
     def reload(self) -> str:
-        problem: str = self.master._reload()
-        return problem
+        """As the master does it between other things."""
+        told: list[str] = []
+        self.master.service_manager = SimpleNamespace(reloading=lambda: None, ready=told.append)
+        self.master.handle_hup()
+        while self.master.reading is not None:
+            time.sleep(0.005)
+            self.master.go_on_reading()
+        (status,) = told
+        return status.partition("; the last reload was refused: ")[2]
 
     def get(self, authorization: str, path: str = "/v2/app/manifests/1", **more: Any) -> Any:
         return self.client.get(path, headers={"Authorization": authorization}, **more)

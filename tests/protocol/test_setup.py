@@ -159,3 +159,97 @@ def test_a_page_does_not_tell_which_repositories_others_have(make_app):
     client = make_app(repositories=[{"name": "team", "format": "docker"}], auth={"users": {}}).test_client()
     assert [client.get(f"/setup/docker?repository={name}").status_code for name in ("team", "nobody")] == [404, 404]
     assert client.get("/setup/docker").status_code == 200
+
+
+# The page at the root.
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "text/plain; charset=utf-8"),
+        ("*/*", "text/plain; charset=utf-8"),
+        (BROWSER, "text/html; charset=utf-8"),
+        ("text/html", "text/html; charset=utf-8"),
+        ("application/json", "application/json"),
+        ("application/json, */*;q=0.1", "application/json"),
+        ("application/*", "application/json"),
+        ("text/html;q=0.1, application/json;q=0.2", "application/json"),
+        ("image/png", "text/plain; charset=utf-8"),
+        ("", "text/plain; charset=utf-8"),
+        ("nonsense;;q=x,,\x7f", "text/plain; charset=utf-8"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_root_is_what_the_caller_reads_best(client, accept, content_type, method):
+    answer = client.open("/", method=method, headers={"Accept": accept} if accept is not None else {})
+    assert (answer.status_code, answer.content_type) == (200, content_type)
+    assert (answer.headers["Cache-Control"], answer.headers["Vary"]) == ("no-store", "Accept")
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'; sandbox"
+    assert bool(answer.data) == (method == "GET")
+    assert int(answer.headers["Content-Length"]) > 0
+
+
+def shown(client, accept, **headers):
+    return client.get("/", headers={"Accept": accept, **headers}, environ_overrides={"REMOTE_ADDR": "127.0.0.1"}).text
+
+
+@pytest.mark.parametrize("accept", ["*/*", BROWSER, "application/json"])
+@pytest.mark.parametrize(
+    ("headers", "url"),
+    [
+        ({"Host": "r.example:5000"}, "http://r.example:5000"),
+        (FORWARDED, "https://r.example:8443"),
+        ({**FORWARDED, "X-Forwarded-Prefix": "/hub"}, "https://r.example:8443/hub"),
+    ],
+)
+def test_the_root_tells_where_each_client_is_set_up(client, accept, headers, url):
+    text = shown(client, accept, **headers)
+    for format in FORMATS:
+        assert format.ecosystem.title in text
+        for page in format.setup:
+            assert f"{url}/setup/{page.client}" in text
+            assert client.get(f"/setup/{page.client}").status_code == 200
+        for mount in format.mounts:
+            assert f"{url}{mount}/" in text
+
+
+@pytest.mark.parametrize("accept", ["*/*", BROWSER, "application/json"])
+def test_the_root_takes_the_public_url(make_app, accept):
+    client = make_app(server={"public_url": "https://hub.example.com/registry"}).test_client()
+    assert "https://hub.example.com/registry/setup/raw" in shown(client, accept, Host="other.example")
+
+
+@pytest.mark.parametrize("accept", ["*/*", BROWSER, "application/json"])
+def test_what_is_switched_off_is_not_shown(make_app, accept):
+    text = shown(make_app(raw={"enabled": False}).test_client(), accept)
+    assert "/setup/docker" in text
+    assert "raw" not in text.lower()
+
+
+def test_the_root_in_json(client):
+    found = json.loads(shown(client, "application/json"))
+    assert found["url"] == "http://localhost"
+    assert [entry["format"] for entry in found["formats"]] == [format.id for format in FORMATS]
+    docker = found["formats"][0]
+    assert docker["addresses"] == ["http://localhost/v2/"]
+    assert docker["setup"][0] == {"client": "docker", "title": "Docker engine", "url": "http://localhost/setup/docker"}
+
+
+@pytest.mark.parametrize("host", HOSTILE)
+@pytest.mark.parametrize("accept", ["*/*", BROWSER, "application/json"])
+def test_nothing_of_a_caller_gets_into_the_root(client, accept, host):
+    usual = shown(client, accept, Host="localhost:80")
+    assert shown(client, accept, Host=host) == usual
+    assert shown(client, accept, **{"Host": "localhost:80", "X-Forwarded-Host": host, "X-Forwarded-Proto": host}) == usual
+    prefixed = shown(client, accept, **{"Host": "localhost:80", "X-Forwarded-Prefix": f"/{host}"})
+    assert not re.search(r"[$`\\]\(|reboot|<script|`id`", prefixed)
+
+
+def test_the_root_needs_no_login_and_takes_no_other_method(make_app):
+    client = make_app(auth={"users": {"alice": "pw"}}).test_client()
+    assert client.get("/").status_code == 200
+    assert client.post("/").status_code == 405
+    assert client.get("/ui/").status_code == 404

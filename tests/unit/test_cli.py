@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -161,10 +163,10 @@ def peer():
 
 
 class Peer:
-    def __init__(self) -> None:
-        self.answer = b""
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.answer, self.pause_seconds = b"", 0.0
         self.heard: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
 
@@ -185,7 +187,13 @@ class Peer:
                 return
             with connection:
                 self.heard.append(connection.recv(65536))
-                connection.sendall(self.answer)
+                if not self.pause_seconds:
+                    connection.sendall(self.answer)
+                    continue
+                with contextlib.suppress(OSError):
+                    for byte in self.answer:
+                        connection.send(bytes((byte,)))
+                        time.sleep(self.pause_seconds)
 
 
 ANSWERS = [
@@ -216,6 +224,28 @@ def test_healthcheck_reads_the_file_and_turns_a_wildcard_into_the_loopback(host,
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     peer.answer = ANSWERS[0][0]
     assert main(["healthcheck"]) == 0
+
+
+def test_healthcheck_finds_a_server_that_speaks_ipv6_alone(monkeypatch):
+    """`::` with net.ipv6.bindv6only, and an IPv6 address by itself."""
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    with Peer("::1") as peer:
+        peer.answer = ANSWERS[0][0]
+        monkeypatch.setenv("NORA_PORT", str(peer.port))
+        for host in ("::", "::1", "0:0:0:0:0:0:0:1"):
+            monkeypatch.setenv("NORA_HOST", host)
+            assert main(["healthcheck"]) == 0
+        assert f"Host: [::1]:{peer.port}\r\n".encode() in peer.heard[0]
+
+
+def test_healthcheck_is_told_slowly(monkeypatch, capsys):
+    """Each byte in time, the whole not."""
+    with Peer() as peer:
+        peer.answer, peer.pause_seconds = ANSWERS[0][0], 0.02
+        monkeypatch.setenv("NORA_PORT", str(peer.port))
+        assert main(["healthcheck", "--timeout-secs", "0.1"]) == 1
+    assert "timed out" in capsys.readouterr().err
 
 
 def test_healthcheck_of_nobody_is_1(peer, monkeypatch, capsys):
@@ -252,9 +282,31 @@ def test_module_runs_and_a_bad_configuration_leaves_no_traceback(tmp_path):
     assert "NORA_PORT: expected" in done.stderr
 
 
+def test_healthcheck_imports_nothing_heavy():
+    """A container runs it every few seconds, within its bounds of memory and processor."""
+    code = "import sys; from noraflask.cli import main; main(['healthcheck']); print(*sys.modules)"
+    environ = {"PYTHONPATH": str(Path(__file__).parents[2]), "NORA_PORT": "1"}
+    loaded = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    heavy = {
+        "tomlkit",
+        "flask",
+        "gunicorn",
+        "werkzeug",
+        "urllib3",
+        "http.client",
+        "ssl",
+        "asyncio",
+        "email",
+        "cryptography",
+        "noraflask.storage.disk",
+    }
+    assert not heavy & set(loaded)
+    assert not [name for name in loaded if name.startswith(("noraflask.cli.", "noraflask.services", "noraflask.formats", "noraflask.serve"))][2:]
+
+
 def test_start_imports_nothing_heavy():
-    """A server without a file starts without tomlkit; --help starts without Flask and gunicorn."""
+    """A server without a file starts without a reader of TOML; --help starts without Flask and gunicorn."""
     code = "import sys, noraflask.cli, noraflask.config; noraflask.config.load(environ={}); print(*sys.modules)"
     environ = {"PYTHONPATH": str(Path(__file__).parents[2])}
     loaded = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=True).stdout.split()
-    assert not {"tomlkit", "tomllib", "flask", "gunicorn", "werkzeug", "http.client"} & set(loaded)
+    assert not {"tomllib", "flask", "gunicorn", "werkzeug", "http.client"} & set(loaded)

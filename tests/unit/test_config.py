@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import fields, is_dataclass, replace
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from noraflask.config import Config, ConfigError, StagingConfig, load
 from noraflask.config import document as doc
 from noraflask.config.settings import BY_ENV, BY_KEY, FORMAT_SETTINGS, NOT_YET, SETTINGS
-from noraflask.config.toml_file import MAX_BYTES, read_nodes
+from noraflask.config.text_file import MAX_BYTES
+from noraflask.config.toml_file import read_nodes
 
 TOP = Path(__file__).parents[2]
 
@@ -58,23 +60,40 @@ TAKEN_VARIABLES = [
     ("NORA_AUTH_TRUSTED_PROXIES", " 10.0.0.0/8 , ::1", "server.trusted_proxies", ("10.0.0.0/8", "::1")),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1/8", "server.trusted_proxies", ("10.0.0.1/8",)),
     ("NORA_AUTH_TRUSTED_PROXIES", "", "server.trusted_proxies", ()),
+    ("NORA_ALLOWED_HOSTS", "Build.example.com, [::2]:4000,*", "server.allowed_hosts", ("build.example.com", "[::2]:4000", "*")),
+    ("NORA_CORS_ALLOWED_ORIGINS", "", "cors.allowed_origins", ()),
+    *(
+        ("NORA_CORS_ALLOWED_ORIGINS", text, "cors.allowed_origins", (origin,))
+        for text, origin in (
+            ("https://UI.example.com", "https://ui.example.com"),
+            ("https://ui.example.com:443/", "https://ui.example.com"),
+            ("http://ui.example.com:443", "http://ui.example.com:443"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("http://localhost:8080, http://localhost:8080", "http://localhost:8080"),
+            ("*", "*"),
+        )
+    ),
     ("NORA_AUTH_TRUSTED_PROXIES", ",10.0.0.1, ,::1,", "server.trusted_proxies", ("10.0.0.1", "::1")),
     ("NORA_BODY_LIMIT_MB", "1", "server.body_limit_mb", 1),
     ("NORA_WORKERS", "64", "server.workers", 64),
     ("NORA_THREADS", "256", "server.threads", 256),
     ("NORA_TRANSFER_THREADS", "1024", "server.transfer_threads", 1024),
     ("NORA_MAX_CONNECTIONS", "2", "server.max_connections", 2),
+    ("NORA_MAX_CONNECTIONS_PER_CLIENT", "7", "server.max_connections_per_client", 7),
     ("NORA_HEADER_READ_TIMEOUT", "1", "server.header_read_timeout", 1),
     ("NORA_KEEP_ALIVE_TIMEOUT", "91", "server.keep_alive_timeout", 91),
     ("NORA_IDLE_TIMEOUT", "86400", "server.idle_timeout", 86400),
     ("NORA_MIN_TRANSFER_RATE", "0", "server.min_transfer_rate", 0),
     ("NORA_SHUTDOWN_TIMEOUT", "15", "server.shutdown_timeout", 15),
+    ("NORA_RELOAD_TIMEOUT_SECS", "1", "server.reload_timeout_secs", 1),
     ("NORA_MAINTENANCE_STALL_SECS", "90", "server.maintenance_stall_secs", 90),
     ("NORA_STORAGE_MODE", "Filesystem", "storage.mode", "local"),
     ("NORA_STORAGE_PATH", "/srv/naïve", "storage.path", Path("/srv/naïve")),
     ("NORA_STAGING_PATH", "/dev/shm", "staging.path", Path("/dev/shm")),
     ("NORA_STAGING_BUDGET_BYTES", "1048576", "staging.share_bytes", 1048576),
     ("NORA_STAGING_SHARE_BYTES", "0", "staging.share_bytes", 0),
+    ("NORA_STAGING_PRINCIPAL_SESSIONS", "5000", "staging.principal_sessions", 5000),
+    ("NORA_STAGING_PRINCIPAL_BYTES", "1000", "staging.principal_bytes", 1000),
     ("NORA_STAGING_SESSION_TTL_SECONDS", "1", "staging.session_ttl_seconds", 1),
     ("NORA_LOG_LEVEL", "WARNING", "logging.level", "warn"),
     ("NORA_LOG_FORMAT", "text", "logging.format", "text"),
@@ -82,6 +101,8 @@ TAKEN_VARIABLES = [
     ("NORA_RATE_LIMIT_WAIT_MS", "0", "rate_limit.wait_ms", 0),
     ("NORA_RATE_LIMIT_AUTH_RPS", "1000000", "rate_limit.auth_rps", 1_000_000),
     ("NORA_RATE_LIMIT_AUTH_BURST", "1", "rate_limit.auth_burst", 1),
+    ("NORA_RATE_LIMIT_METRICS_RPS", "1", "rate_limit.metrics_rps", 1),
+    ("NORA_RATE_LIMIT_METRICS_BURST", "2", "rate_limit.metrics_burst", 2),
     ("NORA_RATE_LIMIT_UPLOAD_RPS", "1", "rate_limit.upload_rps", 1),
     ("NORA_RATE_LIMIT_UPLOAD_BURST", "1000000", "rate_limit.upload_burst", 1_000_000),
     ("NORA_RATE_LIMIT_GENERAL_RPS", "300", "rate_limit.general_rps", 300),
@@ -137,6 +158,7 @@ TAKEN_VARIABLES = [
     ("NORA_AUTH_ADMIN_USERS", "", "auth.admin_users", ()),
     ("NORA_AUTH_ADMIN_USERS", "ann,, b b ,", "auth.admin_users", ("ann", "b b")),
     ("NORA_AUTH_BEARER_TTL_SECS", "1", "auth.bearer_ttl_secs", 1),
+    ("NORA_AUTH_REFRESH_TOKENS", "off", "auth.refresh_tokens", False),
     ("NORA_AUTH_REFRESH_TTL_DAYS", "3650", "auth.refresh_ttl_days", 3650),
     ("NORA_AUTH_OIDC_ENABLED", "true", "auth.oidc_enabled", True),
     ("NORA_ACCESS_DEFAULT_ROLE", "Read", "access.default_role", "read"),
@@ -273,6 +295,20 @@ REFUSED_VARIABLES = [
         for text in ("/", "_nora/", "/_nora", "//", "/a//b/", "/../", "/a/./", "/.a/", "/a b/", "/a%20b/", "/ä/", "http://h/", "/_nora/;", "/$a/")
     ),
     ("NORA_ACCEL_REDIRECT", f"/{'a' * 254}/", "expected a path such as /_nora/"),
+    *(
+        ("NORA_CORS_ALLOWED_ORIGINS", text, "entry 1: expected origins such as https://ui.example.com, or *")
+        for text in (
+            "null",
+            "ui.example.com",
+            "https://ui.example.com/app",
+            "https://*.example.com",
+            "ftp://a",
+            "https://u@a",
+            "https://a:0",
+            "https://",
+        )
+    ),
+    ("NORA_ALLOWED_HOSTS", "http://a", "entry 1: expected host names such as build.example.com or build.example.com:4000, or *"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.1,nonsense", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 2 is neither"),
     ("NORA_AUTH_TRUSTED_PROXIES", "10.0.0.0/33", "expected IP addresses and networks such as 127.0.0.1,10.0.0.0/8; entry 1 is neither"),
     *(("NORA_STORAGE_PATH", text, "expected a path of printable characters, not empty, got ") for text in ("", " ", "a\0b", "a\nb", "\udcff")),
@@ -291,6 +327,8 @@ REFUSED_VARIABLES = [
     ("NORA_SHUTDOWN_TIMEOUT", "0", "expected a whole number from 1 to"),
     ("NORA_MIN_TRANSFER_RATE", "-1", "expected a whole number from 0 to"),
     ("NORA_MAX_CONNECTIONS", "0", "expected a whole number from 1 to"),
+    ("NORA_MAX_CONNECTIONS_PER_CLIENT", "-1", "expected a whole number from 0 to"),
+    ("NORA_RELOAD_TIMEOUT_SECS", "0", "expected a whole number from 1 to 3600"),
     ("NORA_MAINTENANCE_STALL_SECS", "89", "expected a whole number from 90 to"),
     ("NORA_BODY_LIMIT_MB", "0", "expected a whole number from 1 to"),
     ("NORA_STAGING_BUDGET_BYTES", "1048575", "expected a whole number from 1048576 to"),
@@ -336,26 +374,7 @@ REFUSED_VARIABLES = [
             *("redis://[::g]", "redis://r/0?x=1", "redis://r\n", "unix://", "unix://run", "unix:///a b", "redis://a@b@c/", "redis://r/0#x"),
         )
     ),
-    *(
-        (name, "1", "belongs to a feature of NORA that is not supported by this version; remove it")
-        for name in (
-            "NORA_TLS_CA_CERT",
-            *(
-                "NORA_STORAGE_S3_URL",
-                "NORA_STORAGE_BUCKET",
-                "NORA_STORAGE_GCS_BASE_URL",
-            ),
-            *(
-                "NORA_GC_INTERVAL",
-                "NORA_GC_GRACE",
-                "NORA_RETENTION_INTERVAL",
-                "NORA_CB_THRESHOLD",
-                "NORA_SIGNING_KEY_PATH",
-            ),
-            *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_DOCKER_PROXY_TIMEOUT"),
-            *("NORA_DOCKER_SERVE_STALE", "NORA_SECRETS_PROVIDER", "NORA_IMPORT_AUTH", "NORA_MAVEN_PROXIES", "NORA_RPM_PROXIES"),
-        )
-    ),
+    ("NORA_TLS_CA_CERT", "/etc/ca.pem", "belongs to a feature of NORA that is not supported by this version; remove it"),
 ]
 
 
@@ -376,7 +395,7 @@ REFUSED_LINES = [
     ("[auht]\nenabled = true", "config.toml:1: auht: unknown section, did you mean auth?"),
     (
         "[[provinces]]\nname = 1",
-        "config.toml:1: provinces: unknown key, valid are access, audit, auth, curation, docker, logging, metrics, rate_limit, raw, "
+        "config.toml:1: provinces: unknown key, valid are access, audit, auth, cors, curation, docker, logging, metrics, rate_limit, raw, "
         "registries, repositories, server, staging, state, storage",
     ),
     ('["a\\nb"]', 'config.toml:1: "a\\nb": unknown section, valid are '),
@@ -428,11 +447,11 @@ REFUSED_LINES = [
     ("[npm.proxies]", "config.toml:1: npm.proxies: belongs to a feature of NORA that is not supported by this version; remove it"),
     ("[npm]\n[npm.x]", "config.toml:2: npm.x: belongs to a feature of NORA that is not supported by this version; remove it"),
     ('auth.trusted_proxies = ""\n[auth.oidc]\n[[auth.trusted_proxies]]', "config.toml:3: auth.trusted_proxies: is set twice"),
-    ("a = 1\na = 2", 'config.toml:2:1: not valid TOML: Key "a" already exists.'),
-    ("server = { port = 1, port = 2 }", 'config.toml:1:30: not valid TOML: Key "port" already exists.'),
-    ("\nserver.port = \n", "config.toml:2:15: not valid TOML: Unexpected character: '\\n'"),
-    ("a = 1\n[b]\nc.d = 1\n[b.c]\ne = 1", "config.toml:4:5: not valid TOML: Redefinition of an existing table"),
-    ("a = " + "[" * 3000, "config.toml:1:10"),
+    ("a = 1\na = 2", "config.toml:2: a: is set twice"),
+    ("server = { port = 1, port = 2 }", "config.toml:1:30: not valid TOML: Duplicate inline table key 'port'"),
+    ("\nserver.port = \n", "config.toml:2:15: not valid TOML: Invalid value"),
+    ("a = 1\n[b]\nc.d = 1\n[b.c]\ne = 1", "config.toml:4: b.c: is set twice"),
+    ("a = " + "[" * 3000, "config.toml:1:5: nested more than 64 levels deep"),
     (b"a = 1\nb = '\xff'\n", "config.toml:2: is not UTF-8 text: byte 0xff"),
     (b"#" * (MAX_BYTES + 1), "config.toml: is larger than 1 MiB, the most that is read"),
 ]
@@ -531,7 +550,7 @@ def test_unreadable_file_is_a_problem(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so the refusal is played
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything, so the refusal is played
     assert problems({}) == ["config.toml: cannot be read: Permission denied"]
 
 
@@ -589,8 +608,82 @@ def test_warnings(environ, text, begins):
     assert all(line.startswith(begin) for line, begin in zip(found, begins, strict=True))
 
 
-def test_port_of_a_service_link_is_refused_outside_kubernetes():
-    assert len(problems({"NORA_PORT": "tcp://10.0.0.1:4000"})) == 1
+LINKS = {
+    "NORA_SERVICE_HOST": "10.0.0.1",
+    "NORA_SERVICE_PORT": "4000",
+    "NORA_SERVICE_PORT_HTTP": "4000",
+    "NORA_PORT": "tcp://10.0.0.1:4000",
+    "NORA_PORT_4000_TCP": "tcp://10.0.0.1:4000",
+    "NORA_PORT_4000_TCP_PROTO": "tcp",
+    "NORA_PORT_4000_TCP_PORT": "4000",
+    "NORA_PORT_4000_TCP_ADDR": "10.0.0.1",
+    "NORA_PORT_53_UDP_ADDR": "10.0.0.1",
+    "NORA_REGISTRY_SERVICE_HOST": "10.0.0.1",
+    "NORA_REGISTRY_PORT": "tcp://10.0.0.1:80",
+    "NORA_REGISTRY_PORT_80_TCP_ADDR": "10.0.0.1",
+    "NORA_TLS_SERVICE_PORT": "443",
+    "NORA_TLS_PORT": "tcp://[fd00::1]:443",
+    "NORA_STORAGE_S3_SERVICE_HOST": "10.0.0.1",
+    "NORA_1_PORT": "tcp://172.17.0.2:4000",
+    "NORA_1_NAME": "/web/nora_1",
+    "NORA_NAME": "/web/nora",
+    "NORA_ENV_PATH": "/usr/bin:/bin",
+    "NORA_ENV_NORA_PORT": "4001",
+    "NORA_REGISTRY_ENV_GPG_KEY": "E3FF",
+    "NORA_PORT_8000_TCP_START": "tcp://172.17.0.2:8000",
+    "NORA_PORT_8000_TCP_PORT_END": "8010",
+}
+"""What Kubernetes and Docker set for services and links whose names begin with nora."""
+
+
+@pytest.mark.parametrize(("name", "value"), LINKS.items())
+def test_a_link_to_a_service_is_ignored(name, value):
+    config = load(environ={name: value})
+    assert config == Config()
+    (warning,) = config.warnings
+    assert warning.startswith(f"ignored {name}: Kubernetes")
+
+
+def test_links_are_one_warning_that_stays_short():
+    (warning,) = load(environ=LINKS | {f"NORA_{n}_SERVICE_HOST": "10.0.0.1" for n in range(1000)}).warnings
+    assert " and 1013 more: Kubernetes" in warning
+    assert len(warning) < 600
+
+
+@pytest.mark.parametrize("name", ["NORA_HOME", "NORA_NAME", "NORA_VERSION", "NORA_ENV", "NORA_IMAGE"])
+@pytest.mark.parametrize("value", ["", "/opt/nora", "production"])
+def test_what_images_and_units_call_their_own_is_ignored(name, value):
+    config = load(environ={name: value})
+    assert config == Config()
+    assert len(config.warnings) == 1
+    assert config.warnings[0].startswith(f"ignored {name}: ")
+
+
+def test_a_port_that_is_no_link_and_no_port_is_refused():
+    assert len(problems({"NORA_PORT": "http://10.0.0.1:4000"})) == 1
+    assert load(environ={"NORA_PORT": "4001", "NORA_SERVICE_HOST": "10.0.0.1"}).server.port == 4001
+
+
+WITHOUT_EFFECT = (
+    *("NORA_STORAGE_S3_URL", "NORA_STORAGE_S3_SECRET_KEY", "NORA_STORAGE_BUCKET", "NORA_STORAGE_GCS_BASE_URL"),
+    *("NORA_GC_INTERVAL", "NORA_GC_GRACE", "NORA_RETENTION_INTERVAL", "NORA_CB_THRESHOLD", "NORA_SIGNING_KEY_PATH"),
+    *("NORA_NPM_PROXY", "NORA_PYPI_PROXIES", "NORA_TF_PROXY", "NORA_HF_CDN_HOSTS", "NORA_DOCKER_PROXY_TIMEOUT", "NORA_MAVEN_PROXIES"),
+    *("NORA_DOCKER_SERVE_STALE", "NORA_SECRETS_PROVIDER", "NORA_IMPORT_AUTH", "NORA_RPM_PROXIES"),
+)
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_variable_that_switches_nothing_on_is_ignored(name):
+    config = load(environ={name: "hunter2"})
+    assert config == Config()
+    (warning,) = config.warnings
+    assert warning.startswith(f"ignored {name}: of a feature of NORA that this version lacks")
+    assert "hunter2" not in warning
+
+
+@pytest.mark.parametrize("value", ["", "false", "0", "no", "off", "None"])
+def test_a_switch_of_a_missing_feature_that_is_not_switched_on_is_taken(value):
+    assert load(environ={"NORA_GC_ENABLED": value, "NORA_NPM_ENABLED": value, "NORA_TLS_CA_CERT": ""}) == Config()
 
 
 # ---- features that are not there yet
@@ -769,20 +862,14 @@ def test_tables_out_of_order_keep_their_lines():
     ]
 
 
-@pytest.mark.parametrize(("name", "lines"), [("a", [0, 0, 0, 0]), ("a.b", [1, 3, 4, 7])])
-def test_array_of_tables_in_pieces_is_one_value(name, lines):
-    """tomlkit keeps the place of the second piece only below another table; a wrong line would be worse than none."""
+@pytest.mark.parametrize("name", ["a", "a.b"])
+def test_array_of_tables_in_pieces_is_one_value(name):
     nodes = _nodes(f"[[{name}]]\nx = 1\n[c]\ny = 2\n[[{name}]]\nx = 3\n[d]\n")
     told = [node for node in nodes if node.key in (name, "c", "c.y", "d")]
     assert [node.key for node in told] == [name, "c", "c.y", "d"]
     assert told[0].value == [{"x": 1}, {"x": 3}]
-    assert [node.line for node in told] == lines
-
-
-def test_problem_whose_line_is_not_known_names_the_file():
-    assert problems(text="[[a]]\n[server]\nport = 0\n[[a]]\n")[1] == (
-        "config.toml: server.port: expected a whole number from 1 to 65535, got the number 0"
-    )
+    assert [table.place("x") for table in told[0].value] == ["c.toml:2", "c.toml:6"]
+    assert [node.line for node in told] == [1, 3, 4, 7]
 
 
 def _nodes(text: str):

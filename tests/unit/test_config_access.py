@@ -508,8 +508,9 @@ def test_file_that_vanished_is_no_empty_file():
 LIVE = {
     *("access.default_role", "access.contact", "access.rules", "auth.anonymous_read", "auth.docker_anon_pull", "auth.admin_users"),
     *("auth.oidc_enabled", "auth.oidc_leeway_secs", "auth.oidc_jwks_cache_secs", "auth.oidc_providers"),
-    *("auth.bearer_ttl_secs", "auth.refresh_ttl_days", "rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms"),
-    *(f"rate_limit.{tier}_{key}" for tier in ("auth", "upload", "general") for key in ("rps", "burst")),
+    *("auth.bearer_ttl_secs", "auth.refresh_ttl_days", "auth.refresh_tokens", "rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms"),
+    *("server.allowed_hosts", "cors.allowed_origins"),
+    *(f"rate_limit.{tier}_{key}" for tier in ("auth", "upload", "general", "metrics") for key in ("rps", "burst")),
     *("docker.max_upload_session_size_mb", "docker.chunk_min_bytes"),
     *("raw.max_file_size", "raw.cache_control", "raw.overwrite", "raw.listing"),
 }
@@ -518,7 +519,7 @@ LIVE = {
 def test_every_field_needs_a_restart_but_the_live_ones():
     old = Config()
     changed = set()
-    for section in ("server", "storage", "state", "staging", "logging", "metrics", "auth", "access", "audit", "rate_limit"):
+    for section in ("server", "storage", "state", "staging", "logging", "metrics", "auth", "access", "audit", "rate_limit", "cors"):
         part = getattr(old, section)
         for field in fields(part):
             new = replace(old, **{section: replace(part, **{field.name: "other"})})

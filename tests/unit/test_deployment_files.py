@@ -77,6 +77,7 @@ def test_the_unit_and_the_server_mean_the_same():
     assert str(config.state.path) == f"/var/lib/{found['StateDirectory'][0]}/state"
     assert str(config.staging.path) == f"/run/{found['RuntimeDirectory'][0]}"
     assert found["WorkingDirectory"] == ["/var/lib/nora"]
+    assert (variables["PROMETHEUS_MULTIPROC_DIR"], found["RuntimeDirectoryMode"]) == (str(config.staging.path), ["0700"])
 
 
 def test_the_audit_log_that_is_turned_over_is_the_units():
@@ -94,6 +95,11 @@ def test_the_container_listens_everywhere_and_keeps_to_its_folders():
     config = load(None, dockerfile_variables())
     assert config.server.host == "0.0.0.0"
     assert (str(config.storage.path), str(config.state.path), str(config.staging.path)) == ("/data/storage", "/data/state", "/tmp")
+
+
+def test_the_counts_of_the_container_are_in_a_folder_that_the_server_makes_for_itself():
+    (place,) = re.findall(r"PROMETHEUS_MULTIPROC_DIR=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert Path(place).parent == load(None, dockerfile_variables()).staging.path
 
 
 def test_the_container_and_its_health_check_mean_the_default_port():
@@ -129,7 +135,7 @@ def test_the_compose_file_is_hardened():
     assert nora["security_opt"] == ["no-new-privileges:true"]
     assert (nora["mem_limit"], nora["mem_reservation"]) == ("512m", "128m")
     assert tmpfs_bytes(nora, "/tmp") == 256 * MIB > StagingConfig().budget_bytes
-    assert nora["healthcheck"]["test"][:4] == ["CMD", "wget", "-q", "--spider"]
+    assert nora["healthcheck"]["test"][:3] == ["CMD", "nora", "healthcheck"], "wherever the server listens"
     assert int(nora["stop_grace_period"].removesuffix("s")) > LONGEST_STOP_SECONDS
     assert nora["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
     assert "ports" not in nora, "Caddy is the way in"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from http.client import HTTPMessage
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,9 +18,11 @@ from noraflask.formats.docker.canary import Layer, hash_of
 from noraflask.formats.docker.canary_answers import judge_location, judge_pull
 from noraflask.services.doctor import certificate, files, machine, proxy, server
 from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding, ok, run, wrong
+from noraflask.services.doctor.format_checks import HEALTH
 from noraflask.services.doctor.front import Answer, Front, NoAnswer, Target
 from noraflask.services.doctor.machine import GIB, MIB, Mount
 from noraflask.storage.memory import MemoryStorage
+from noraflask.web.browsers import UnknownHost
 from tests.certificates import make_ca
 from tests.storage import keys_in
 
@@ -475,6 +479,15 @@ def test_what_the_registry_sees(what, verdicts):
 )
 def test_what_became_of_forged_headers(what, checks):
     assert told(proxy.judge_forgery(what)) == checks
+
+
+def test_a_name_that_the_registry_refuses_on_loopback_is_told_with_what_to_change():
+    body = json.dumps({"errors": [{"code": "DENIED", "message": UnknownHost.default_message}]}).encode()
+    front = SimpleNamespace(target=Target("https", "r.example", 443, ""), authorization=None, ask=lambda *_, **__: Answer(403, headers(), body))
+    (found,) = proxy.reachable(front, HEALTH)
+    assert (found.verdict, "the name r.example is refused" in found.text) == (WRONG, True)
+    assert any("proxy_set_header X-Forwarded-For" in line for line in found.remedy)
+    assert any('server.public_url = "https://r.example"' in line for line in found.remedy)
 
 
 @pytest.mark.parametrize(("host", "verdicts"), [("10.0.0.5", [WARNING]), ("r.example", [WARNING]), ("127.0.0.1", []), ("localhost", [])])

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -98,6 +99,52 @@ def test_lines_of_a_request_have_its_id(formatter):
     finally:
         log.REQUEST_ID.reset(mark)
     assert "request_id" not in before
+
+
+# Messages with fields: `name=value`, where the value came from outside.
+
+FIELD = re.compile(r' ([a-z_]+)=("(?:[^"\\]|\\.)*"|[^ ="]*)')
+
+
+def fields(message, *args, formatter=None):
+    """The fields of a message as a reader takes them apart; nothing may be left between them."""
+    line = (formatter or log.TextFormatter()).format(logging.LogRecord("nora.test", logging.INFO, "", 0, message, args, None))
+    assert line.isprintable()
+    text = line.partition(": ")[2]
+    found = FIELD.findall(f" {text}")
+    assert "".join(f" {name}={value}" for name, value in found) == f" {text}"
+    return [(name, json.loads(value) if value.startswith('"') else value) for name, value in found]
+
+
+@pytest.mark.parametrize("text", [*FORGED, "two words", "", "x request_id=forged", '"a" user="root"', '"unfinished', "a=b"])
+def test_a_value_of_a_message_is_one_word(text):
+    assert fields("user=%s count=%d by=%s", text, 3, "rule 7 of config.toml") == [("user", text), ("count", "3"), ("by", "rule 7 of config.toml")]
+
+
+def test_a_value_that_is_quoted_already_stays():
+    assert fields("user=%s action=%s", json.dumps("a b"), "pull") == [("user", "a b"), ("action", "pull")]
+
+
+@pytest.mark.parametrize("id", ['a"b', "a=b", 'x"user="root'])
+def test_a_request_id_from_outside_is_one_word(id):
+    mark = log.REQUEST_ID.set(id)
+    try:
+        assert fields("user=%s", "ann") == [("user", "ann"), ("request_id", id)]
+    finally:
+        log.REQUEST_ID.reset(mark)
+
+
+def test_no_message_says_the_id_that_its_line_has_anyway():
+    sources = Path(log.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if "request_id=%s" in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "args"), [("100%% of=%s", ("a b",)), ("%5.1f s for=%s", (2.5, "a b")), ("x=%(y)s", ({"y": "a"},)), ("x=%s", ()), ("%s", ("x=%s",))]
+)
+def test_any_message_of_logging_is_written(message, args):
+    record = logging.LogRecord("nora.test", logging.INFO, "", 0, message, args, None)
+    assert log.TextFormatter().format(record).endswith(record.getMessage().replace("a b", '"a b"'))
 
 
 @pytest.mark.parametrize(

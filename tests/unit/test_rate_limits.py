@@ -454,7 +454,7 @@ def test_counters(table):
         (
             {"auth_rps": 2},
             "rate limits by client: auth 2 a second, 5 at once; upload 200 a second, 500 at once; general 100 a second, 200 at once; "
-            "counted in memory of this server",
+            "metrics 50 a second, 100 at once; counted in memory of this server",
         ),
     ],
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -188,6 +190,14 @@ class Broken(PlainApplication):
 
 def test_a_master_whose_reload_breaks_says_so_and_goes_on():
     application = Broken(lambda environ, start_response: [])
-    master = SimpleNamespace(app=SimpleNamespace(wsgi=lambda: application))
-    assert Arbiter._reload(master) == "nobody expected this"
+    told: list[str] = []
+    master: Any = object.__new__(Arbiter)
+    master.app, master.LISTENERS, master._num_workers = SimpleNamespace(wsgi=lambda: application), [], 2
+    master.cfg = SimpleNamespace(proc_name="test")
+    master.service_manager = SimpleNamespace(reloading=lambda: None, ready=told.append)
+    master.handle_hup()
+    while master.reading is not None:
+        time.sleep(0.005)
+        master.go_on_reading()
+    assert [line.partition("; ")[2] for line in told] == ["the last reload was refused: nobody expected this"]
     assert application.broke == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noraflask.serve import connection
 from noraflask.serve.request import HeadParser, Refused
 
 PEER = ("192.0.2.1", 5000)
@@ -50,7 +52,7 @@ def outcome(parser: HeadParser, data: bytes, short_cut: bool) -> Any:
     """Everything that a parse decides, or the status it refuses with."""
     end = _end(data)
     try:
-        request, rest = parser.parse(data, end, PEER) if short_cut else parser._parse(data, PEER)
+        request, rest = parser.parse(data, end, PEER) if short_cut else parser._parse(data, end, PEER)
     except Refused as refused:
         return refused.status
     return request.environ, request.http11, request.keep_alive, request.parsed is not None, None if request.parsed else rest
@@ -115,3 +117,105 @@ def test_an_environ_of_one_request_does_not_reach_the_next() -> None:
 def test_whether_the_connection_stays(fields: str, version: str, kept: bool) -> None:
     request, _ = parse(f"GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n".encode())
     assert request.keep_alive is kept
+
+
+# ---- stricter than gunicorn
+
+HEAD = "PUT /v2/ HTTP/1.1\r\nHost: h\r\n"
+REFUSED = {
+    "identity": f"{HEAD}Transfer-Encoding: identity\r\n",
+    "a coding before": f"{HEAD}Transfer-Encoding: gzip, chunked\r\n",
+    "identity before": f"{HEAD}Transfer-Encoding: identity, chunked\r\n",
+    "identity before, in a field of its own": f"{HEAD}Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+    "a coding before, in a field of its own": f"{HEAD}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+    "an empty member": f"{HEAD}Transfer-Encoding: chunked,\r\n",
+    "an empty coding": f"{HEAD}Transfer-Encoding:\r\n",
+    "a parameter": f"{HEAD}Transfer-Encoding: chunked;a=b\r\n",
+    "chunked twice": f"{HEAD}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    "chunked in HTTP/1.0": "PUT /v2/ HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n",
+    "identity in HTTP/1.0": "PUT /v2/ HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: identity\r\n",
+    "chunked and a length": f"{HEAD}Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+    "two hosts in one": "GET / HTTP/1.1\r\nHost: a, b\r\n",
+    "a path in the host": "GET / HTTP/1.1\r\nHost: a/b\r\n",
+    "a user in the host": "GET / HTTP/1.1\r\nHost: a@b\r\n",
+    "a blank in the host": "GET / HTTP/1.1\r\nHost: a b\r\n",
+    "letters for a port": "GET / HTTP/1.1\r\nHost: a:b\r\n",
+    "a quote in the host": 'GET / HTTP/1.1\r\nHost: a"b\r\n',
+    "a fragment": "GET /v2/#a HTTP/1.1\r\nHost: h\r\n",
+    "a user in the target": "GET http://u@h/ HTTP/1.1\r\nHost: h\r\n",
+    "another scheme": "GET ftp://h/ HTTP/1.1\r\nHost: h\r\n",
+    "no host in the target": "GET http:///v2/ HTTP/1.1\r\nHost: h\r\n",
+    "a scheme behind a query": "GET v2?a=http://h/ HTTP/1.1\r\nHost: h\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_a_proxy_may_understand_otherwise_is_refused(kind: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(f"{REFUSED[kind]}\r\n0\r\n\r\n".encode())
+    assert refused.value.status == 400
+
+
+def test_a_length_beyond_all_bounds_is_refused() -> None:
+    with pytest.raises(Refused) as refused:
+        parse(f"{HEAD}Content-Length: {10**18}\r\n\r\n".encode())
+    assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("host", ["", "registry.example.com:5000", "my_registry", "192.0.2.1:80", "[::1]:4000", "[fe80::1%25eth0]", "h:"])
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_hosts_that_clients_send(host: str, method: str) -> None:
+    request, _ = parse(f"{method} / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert request.environ["HTTP_HOST"] == host
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path", "query"),
+    [
+        ("http://other:80/v2/?a=b", "other:80", "/v2/", "a=b"),
+        ("HTTPS://other", "other", "/", ""),
+        ("http://other?a=/b", "other", "/", "a=/b"),
+        ("http://[::1]:1//x", "[::1]:1", "//x", ""),
+    ],
+)
+def test_the_absolute_form_names_the_host(target: str, host: str, path: str, query: str) -> None:
+    environ = parse(f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode())[0].environ
+    assert (environ["HTTP_HOST"], environ["PATH_INFO"], environ["QUERY_STRING"]) == (host, path, query)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1000])
+@pytest.mark.parametrize("bad", [b"", b"\n", b"\r\n\n"])
+def test_a_head_that_grows_is_looked_at_once(step: int, bad: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been found well is not looked at again, and a bare LF is found wherever a piece ends."""
+    pattern, looked = connection._BARE_LF, 0
+
+    class Counting:
+        def search(self, head: bytes, start: int) -> object:
+            nonlocal looked
+            looked += len(head) - start
+            return pattern.search(head, start)
+
+    monkeypatch.setattr(connection, "_BARE_LF", Counting())
+    start = b"GET / HTTP/1.1\r\n" + b"Aa: b\r\n" * 2000 + b"A" + bad
+    head = start + b"B: c\r\n" * 100
+    end, refused = 0, False
+    with socket.socket() as sock:
+        conn = connection.Connection(sock, PEER, PEER[0], BASE, 0)
+        while end < len(head) and not refused:
+            end = min(end + step, len(head))
+            conn.buffer = head[:end]
+            try:
+                assert conn.next_request() is None
+            except Refused:
+                refused = True
+    assert refused == bool(bad)
+    assert end - step < len(start) <= end if bad else end == len(head)
+    assert looked <= 10 * len(head) + 10 * step
+
+
+@pytest.mark.parametrize("end", [b" \n", b"\n\r", b"\n\n", b"xy", b"A:"])
+def test_a_head_without_its_end_is_refused(end: bytes) -> None:
+    """A connection gives up on a head that can no longer become valid, and asks for the refusal: the short cut once took it for a whole one."""
+    data = b"GET / HTTP/1.1\r\nHost: h\r\n" + end
+    with pytest.raises(Refused):
+        HeadParser(BASE).parse(data, len(data), PEER)

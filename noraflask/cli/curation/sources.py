@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from noraflask.services.curation.policy import Policy
 
 HEAD_BYTES = 65536
+LARGEST = 256 * 1024 * 1024
+"""Bytes of a file of rules."""
 BLOCKLIST, ALLOWLIST, RULES = "blocklist_path", "allowlist_path", "rules_path"
 NAMES = {BLOCKLIST: "a block list", ALLOWLIST: "an allow list", RULES: "a rules file"}
 
@@ -44,8 +46,10 @@ def freeze_of(storage: Any) -> Freeze:
 
 def kind_of(path: Path) -> str | None:
     """What a file is: the setting that it would stand under, None for a whole configuration. Raises OSError."""
+    from noraflask.config.text_file import without_mark
+
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+        head = without_mark(file.read(HEAD_BYTES))
     if path.suffix.lower() == ".json" or (path.suffix.lower() != ".toml" and head.lstrip()[:1] == b"{"):
         key = _LIST_KEY.search(head)
         return ALLOWLIST if key and key[1] != b"rules" else BLOCKLIST
@@ -53,11 +57,11 @@ def kind_of(path: Path) -> str | None:
 
 
 def _is_configuration(path: Path) -> bool:
-    import tomllib
-
     from noraflask.config.settings import SECTIONS
+    from noraflask.config.text_file import FileProblem, read_text
+    from noraflask.config.toml_lines import parse
 
     try:
-        return not SECTIONS.isdisjoint(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return not SECTIONS.isdisjoint(parse(read_text(path, LARGEST))[0])
+    except FileProblem:
         return False  # the reader of rules says what is wrong with it, with the line

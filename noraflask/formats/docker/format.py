@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noraflask.ecosystems.docker import ECOSYSTEM
 from noraflask.formats.docker.doctor import CHECKS
-from noraflask.formats.docker.protocol.answers import API_HEADERS, render_error
+from noraflask.formats.docker.protocol.answers import API_HEADERS, PROTOCOL_HEADERS, render_error
 from noraflask.formats.docker.routes import bp
 from noraflask.formats.docker.setup import PAGES
 from noraflask.formats.docker.stock import STOCK
@@ -19,6 +19,7 @@ FORMAT = Format(
     stock=STOCK,
     login=Login(challenge, password_paths=("/v2/token",)),
     headers=API_HEADERS,
+    answer_headers=PROTOCOL_HEADERS,
     root="/v2",
     names_begin_with_repository=True,
     setup=PAGES,

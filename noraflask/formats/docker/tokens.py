@@ -30,7 +30,12 @@ def ping() -> Response:
 @bp.get("/token")
 @access(PUBLIC)
 def get_token() -> Response:
-    """Who asks is known by the Basic login of this request; whoever has none gets a token for what is open to all."""
+    """Who asks is known by the Basic login of this request, where a refresh token may be the password; whoever has none gets a token for what is
+    open to all.
+    """
+    logins = state().authenticator
+    if logins is not None:
+        request.environ[PRINCIPAL] = logins.authenticate(request.environ, takes_refresh=True)
     return issue_token(principal(), request.args.getlist("scope"), request.args.get("offline_token") == "true")
 
 
@@ -44,7 +49,7 @@ def post_token() -> Steps[Response]:
     form = {name: values[0] for name, values in fields.items()}
     grant = form.get("grant_type")
     if grant == "password":
-        who = logins.login(form.get("username", ""), form.get("password", ""), request.environ)
+        who = logins.login(form.get("username", ""), form.get("password", ""), request.environ, takes_refresh=True)
     elif grant == "refresh_token":
         who = logins.by_refresh_token(form.get("refresh_token", ""), request.environ)
     else:
@@ -71,7 +76,7 @@ def issue_token(who: Principal, scopes: list[str], offline: bool) -> Response:
         "issued_at": datetime.fromtimestamp(issued, UTC).isoformat().replace("+00:00", "Z"),
         "scope": " ".join(protocol.render_scope(wanted.name or LISTING, (action.value for action in scope.actions)) for wanted, scope in granted),
     }
-    if offline and who.source in (Source.PASSWORD, Source.TOKEN):
+    if offline and logins.config.refresh_tokens and who.source in (Source.PASSWORD, Source.TOKEN):
         members["refresh_token"] = logins.issue(who, "refresh", logins.config.refresh_ttl_days * 86400)[0]
     return Answer(json.dumps(members), content_type=JSON, headers={"Cache-Control": "no-store"})
 

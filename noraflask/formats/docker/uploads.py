@@ -15,7 +15,7 @@ from noraflask.services.metrics import catalogue
 from noraflask.services.upload import Upload
 from noraflask.suspension import Steps
 from noraflask.web.access import PULL, PUSH, access, may, may_by_right, may_everywhere
-from noraflask.web.context import note, principal, repository, services
+from noraflask.web.context import note, principal, repository, services, uploader
 from noraflask.web.gate import is_open
 from noraflask.web.responses import Answer
 
@@ -29,8 +29,8 @@ def start_upload(name: str) -> Steps[Response]:
     expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
     staging, scope = services().staging, scope_of(name)
     if expected is None:
-        return upload_state(202, name, staging.begin(scope), 0)
-    with staging.upload(scope) as upload:
+        return upload_state(202, name, staging.begin(scope, owner=uploader()), 0)
+    with staging.upload(scope, owner=uploader()) as upload:
         try:
             yield from receive(name, upload)
             return finish(name, upload, expected)

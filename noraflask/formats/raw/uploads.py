@@ -28,11 +28,11 @@ from noraflask.services.upload import Upload
 from noraflask.suspension import Steps
 from noraflask.web.access import PUSH, access
 from noraflask.web.addresses import outside
-from noraflask.web.context import note, principal, repository, services, target
+from noraflask.web.context import note, principal, repository, services, target, uploader
 from noraflask.web.responses import Answer
 
 MOST_UNFINISHED = 64
-"""Uploads that broke off and are kept, in each repository; beyond them a broken one is forgotten at once."""
+"""Uploads that broke off and are kept, of each principal in each repository; beyond them a broken one is forgotten at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def session_start(name: str) -> str:
 def opened(put: Put) -> Steps[Upload]:
     """The upload that the body belongs to: a new one, or the one that it goes on with."""
     if is_new(put):
-        return services().staging.upload(scope(), session_start(put.name))
+        return services().staging.upload(scope(), session_start(put.name), uploader())
     return (yield from services().staging.claim(scope(), session_at(put)))
 
 
@@ -157,7 +157,7 @@ def forgetting(put: Put, upload: Upload) -> Iterator[None]:
     try:
         yield
     except (ClientGone, SizeMismatch):
-        if is_new(put) and (not upload.offset or len(services().staging.unfinished(scope())) > MOST_UNFINISHED):
+        if is_new(put) and (not upload.offset or len(services().staging.unfinished(scope(), owner=uploader())) > MOST_UNFINISHED):
             upload.discard()
         raise
     except NoraError:

@@ -3,8 +3,11 @@
 Accepted are `Basic` and `Bearer` in any letter case, a bare token, and the headers of formats whose clients have one of their own.
 A secret is a password, an API token (`nra_…`),
 a token that this registry signed, or a JWT of an OIDC issuer; all but the password may also stand where a Basic password stands, for clients that
-know nothing else. What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds. Each state has an
-authenticator of its own, so that nobody is known by the rules of another one.
+know nothing else. A refresh token is taken where tokens are asked for, and nowhere else: as itself, or as a password, for readers of a client's
+credentials that know no other field.
+
+What was found out is remembered for a short time under a keyed hash, and asked again whether it still holds. Each state has an authenticator of its
+own, so that nobody is known by the rules of another one.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from noraflask.services.auth.signing import BadToken
 from noraflask.services.auth.tokens import FORM, TokenRecord
 
 SECRET_HEADERS = tuple(name for ecosystem in ECOSYSTEMS.values() for name in ecosystem.credential_headers)
+LOGIN_TYPES, REFRESH = ("bearer", "access"), "refresh"
+"""Kinds of tokens that we sign: those that are credentials everywhere, and the one for new tokens."""
+_FOR_TOKENS = b"token endpoint"
 KNOWN_KEPT = 8192
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
@@ -44,18 +50,20 @@ class Authenticator:
         self.config, self.oidc, self.logins = config, oidc, logins
         self._known: dict[bytes, Known] = {}
 
-    def authenticate(self, environ: Environ) -> Principal:
-        """Raises Unauthenticated, TooManyLogins, and what storage raises when tokens cannot be read."""
+    def authenticate(self, environ: Environ, takes_refresh: bool = False) -> Principal:
+        """`takes_refresh`: a refresh token may be the password. Raises Unauthenticated, TooManyLogins, and what storage raises."""
         header = environ.get("HTTP_AUTHORIZATION")
         if header is None:
             header = next((environ[name] for name in SECRET_HEADERS if name in environ), None)
             if header is None:
                 return ANONYMOUS
-        mark, now = blake2b(header.encode("latin-1", "replace"), key=self.logins.secret, digest_size=16).digest(), self.logins.clock()
+        person = _FOR_TOKENS if takes_refresh else b""  # what is good there may be no good elsewhere, and is remembered apart
+        mark = blake2b(header.encode("latin-1", "replace"), key=self.logins.secret, digest_size=16, person=person).digest()
+        now = self.logins.clock()
         place = (mark, self.logins.client_of(environ))
         known = self._known.get(mark)
         if known is None or known.until <= now or not self.logins.is_usual(known.principal, place, now) or not known.holds():
-            known = self._recognise(header, environ)
+            known = self._recognise(header, environ, takes_refresh)
             if len(self._known) >= KNOWN_KEPT:
                 self._known.clear()
             self._known[mark] = known
@@ -64,24 +72,24 @@ class Authenticator:
             self.logins.tokens.used(known.principal.token_id, now)
         return known.principal
 
-    def login(self, name: str, password: str, environ: Environ) -> Principal:
+    def login(self, name: str, password: str, environ: Environ, takes_refresh: bool = False) -> Principal:
         """A name and a password from elsewhere than a header, such as a form. The password may be a token, as in Basic."""
-        principal = self._log_in(Password(name, password.encode(errors="surrogatepass")), environ).principal
+        principal = self._log_in(Password(name, password.encode(errors="surrogatepass")), environ, takes_refresh).principal
         self.logins.note(principal, None, environ)
         return principal
 
     # By kind.
 
-    def _recognise(self, header: str, environ: Environ) -> Known:
+    def _recognise(self, header: str, environ: Environ, takes_refresh: bool) -> Known:
         try:
             credential = parse_authorization(header)
         except Malformed as problem:
             self._refuse(problem.reason, str(problem), environ)
         if credential is None:
             return Known(ANONYMOUS, self.logins.clock() + KNOWN_SECONDS, lambda: True)
-        return self._log_in(credential, environ)
+        return self._log_in(credential, environ, takes_refresh)
 
-    def _log_in(self, credential: Password | str, environ: Environ) -> Known:
+    def _log_in(self, credential: Password | str, environ: Environ, takes_refresh: bool) -> Known:
         secret = credential if isinstance(credential, str) else token_in(credential)
         if secret is None:
             assert isinstance(credential, Password)
@@ -90,7 +98,7 @@ class Authenticator:
             return self._by_token(secret, environ)
         if not looks_like_jwt(secret):
             self._refuse("unknown_token", "the token is not known; check that it was copied whole", environ)
-        return self._by_jwt(secret, environ)
+        return self._by_jwt(secret, environ, (*LOGIN_TYPES, REFRESH) if takes_refresh and secret is not credential else LOGIN_TYPES)
 
     def _by_password(self, given: Password, environ: Environ) -> Known:
         if not 0 < len(given.name) <= NAME_CHARACTERS:
@@ -143,10 +151,10 @@ class Authenticator:
         until = min(self.logins.clock() + KNOWN_SECONDS, record.expires_at)
         return Known(principal, until, lambda: self.logins.tokens.find(record.id) is record and self.logins.users.current() is directory)
 
-    def _by_jwt(self, token: str, environ: Environ) -> Known:
+    def _by_jwt(self, token: str, environ: Environ, types: tuple[str, ...]) -> Known:
         kid = kid_of(token)
         if kid.startswith(signing.KID_START):
-            claims = self._read(token, kid, ("bearer", "access"), environ)
+            claims = self._read(token, kid, types, environ)
             return self._of_claims(claims, kid, environ)
         try:
             principal = self.oidc.verify(token)
@@ -191,7 +199,7 @@ class Authenticator:
         if not looks_like_jwt(token):
             self._refuse("refresh_token", "the refresh token is not valid; log in again", environ)
         kid = kid_of(token)
-        principal = self._of_claims(self._read(token, kid, ("refresh",), environ), kid, environ).principal
+        principal = self._of_claims(self._read(token, kid, (REFRESH,), environ), kid, environ).principal
         self.logins.note(principal, None, environ)
         return principal
 

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from noraflask import http_client
 from noraflask.config import OidcProvider
+from noraflask.config.text_file import FileProblem, read_bytes, without_mark
 from noraflask.services.auth.key_sets import parse_object
 
 BOUNDS = http_client.Bounds()
@@ -81,9 +82,11 @@ def _headers(provider: OidcProvider, url: str) -> dict[str, str]:
 
 def _bearer(path: Path) -> str:
     """Read each time: a cluster replaces it every hour."""
-    with path.open("rb") as file:
-        text = file.read(MAX_BEARER_BYTES).decode("latin-1").strip()
-    if not _VISIBLE.match(text):  # said here: the HTTP library's own message would hold the secret
+    try:
+        text = without_mark(read_bytes(path)).decode("latin-1").strip()
+    except FileProblem as problem:
+        raise FetchFailed(f"bearer_token_file{problem}") from None
+    if len(text) > MAX_BEARER_BYTES or not _VISIBLE.match(text):  # said here: the HTTP library's own message would hold the secret
         raise FetchFailed("bearer_token_file holds no token")
     return text
 

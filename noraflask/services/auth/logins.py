@@ -64,7 +64,7 @@ class Logins:
             self.metrics.count(catalogue.OIDC_REJECTED, known if known in OIDC_REASONS else "jwt_invalid" if known in INVALID else "other")
         if reason == "locked_out" and not self.is_news(client, account):
             return
-        log.warning("login failed: reason=%s account=%s client=%s request_id=%s", reason, json.dumps(account), client, request_id)
+        log.warning("login failed: reason=%s account=%s client=%s", reason, json.dumps(account), client)
         self.audit.record(Record("login_failed", account, detail=reason, outcome="failed", client=client, request_id=request_id))
 
     def is_news(self, client: str, account: str) -> bool:

@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-
-def glob(pattern: str, text: str) -> bool:
-    """`*` stands for any run of characters, none and slashes included; all else for itself."""
-    if "*" not in pattern:
-        return pattern == text
-    first, *middle, last = pattern.split("*")
-    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for part in middle:
-        found = text.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True
+from noraflask.settings.texts import glob
 
 
 def matches_name(pattern: str, name: str) -> bool:

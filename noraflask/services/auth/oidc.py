@@ -19,9 +19,9 @@ from noraflask.config import OidcProvider
 from noraflask.errors import Unauthenticated
 from noraflask.services.auth.issuer_keys import IssuerKeys, KeysUnavailable
 from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url, parse_object
-from noraflask.services.auth.name_patterns import glob
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.documents import Documents
+from noraflask.settings.texts import glob
 
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_KID, MAX_SUBJECT = 255, 1024

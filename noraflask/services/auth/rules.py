@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
 from noraflask.ecosystems import Ecosystem, ecosystem_of
-from noraflask.services.auth.name_patterns import glob, holds_all_below, leads_below, matches_name
+from noraflask.services.auth.name_patterns import holds_all_below, leads_below, matches_name
 from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
 from noraflask.services.repositories import Repository
+from noraflask.settings.texts import glob
 
 T = TypeVar("T")
 
 EVERYTHING = ("**",)
 WRITES = frozenset((Action.PUSH, Action.DELETE))
+MOST_FILLED = 1000
+"""Names that one pattern with placeholders may stand for."""
 LOCAL = (Source.PASSWORD, Source.TOKEN)
 """Users of this server. The `sub` of another issuer may look like one of their names and is none."""
 
@@ -33,6 +37,8 @@ class Grant:
     scope: Scope
     by: str
     deny: bool = False
+    own: frozenset[str] = frozenset()
+    """Names of the scope that hold the principal's own name: where the format takes that for another's, they are nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +166,13 @@ def _grants(policy: Policy, principal: Principal) -> Iterator[Grant]:
     for number, rule in enumerate(policy.rules, 1):
         if not concerns(rule, principal):
             continue
-        names = tuple(filled for pattern in rule.names for filled in _filled(pattern, principal))
+        names = _names_of(rule, principal)
         if names:
             title = f', "{rule.title}"' if rule.title else ""
             scope = Scope(frozenset(Action(word) for word in rule.actions), rule.repositories, names)
             place = rule.place.rpartition("/")[2]  # clients read it too, and the server's folders are no business of theirs
-            yield Grant(scope, f"rule {number} ({place}{title})", rule.effect == "deny")
+            own = frozenset(names) - frozenset(rule.names) if principal.source in LOCAL else frozenset[str]()
+            yield Grant(scope, f"rule {number} ({place}{title})", rule.effect == "deny", own)
 
 
 def concerns(rule: AccessRule, principal: Principal) -> bool:
@@ -208,8 +215,14 @@ def _limits(principal: Principal) -> Iterator[Limit]:
 
 def in_ecosystem(rights: Rights, ecosystem: Ecosystem) -> Rights:
     """The same rights for canonical names: a pattern matches what it would match in any spelling of a name."""
-    grants = tuple(replace(grant, scope=_scope_in(grant.scope, ecosystem)) for grant in rights.grants)
+    grants = tuple(replace(grant, scope=_scope_in(_own_scope(grant, ecosystem), ecosystem)) for grant in rights.grants)
     return Rights(grants, tuple(replace(limit, scopes=tuple(_scope_in(scope, ecosystem) for scope in limit.scopes)) for limit in rights.limits))
+
+
+def _own_scope(grant: Grant, ecosystem: Ecosystem) -> Scope:
+    """Where letter case does not count, home/Alice is alice's: Alice has none."""
+    others = {name for name in grant.own if ecosystem.same_name(name).lower() == name.lower() != name and ecosystem.same_name(name) != name}
+    return replace(grant.scope, names=tuple(name for name in grant.scope.names if name not in others)) if others else grant.scope
 
 
 def _scope_in(scope: Scope, ecosystem: Ecosystem) -> Scope:
@@ -221,18 +234,39 @@ def _scope_in(scope: Scope, ecosystem: Ecosystem) -> Scope:
 
 
 def _filled(pattern: str, principal: Principal) -> list[str]:
-    """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself."""
+    """The pattern with the principal's words for {user} and {claim:name}; none when it has no such word, or one that could mean more than itself.
+
+    Raises _TooMany.
+    """
     if "{" not in pattern:
         return [pattern]
-    before, _, rest = pattern.partition("{")
-    word, _, after = rest.partition("}")
+    filled = [""]
+    for piece in re.split(r"(\{[^{}]*\})", pattern):
+        values = [value for value in _words(piece, principal) if _is_plain(value)] if piece.startswith("{") else [piece]
+        if len(filled) * len(values) > MOST_FILLED:
+            raise _TooMany
+        filled = [before + value for before in filled for value in values]
+    return filled
+
+
+class _TooMany(Exception):
+    """A pattern would stand for more names than anybody could mean: a token has many values for a claim that is there several times."""
+
+
+def _words(placeholder: str, principal: Principal) -> list[str]:
+    word = placeholder[1:-1]
     if word == "user":
-        values = [principal.name] if principal.source in LOCAL else []
-    else:
-        claim = word.removeprefix("claim:")
-        values = [value.lower() for name, value in principal.claims if name == claim]
-    fit = [value for value in values if _is_plain(value)]
-    return [before + value + tail for value in fit for tail in _filled(after, principal)]
+        return [principal.name] if principal.source in LOCAL else []
+    claim = word.removeprefix("claim:")
+    return [value.lower() for name, value in principal.claims if name == claim]
+
+
+def _names_of(rule: AccessRule, principal: Principal) -> tuple[str, ...]:
+    """The rule's names in the principal's words. Of too many a rule that allows has none, and one that denies has all."""
+    try:
+        return tuple(filled for pattern in rule.names for filled in _filled(pattern, principal))
+    except _TooMany:
+        return EVERYTHING if rule.effect == "deny" else ()
 
 
 def _is_plain(value: str) -> bool:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
+from noraflask.config.other_users import planted
+from noraflask.config.text_file import FileProblem, read_bytes, without_mark
 from noraflask.services.atomic_file import replace_file
 
 CHECK_SECONDS = 0.5
@@ -30,7 +32,10 @@ YOUNG_SECONDS = 2.0
 VERDICTS_KEPT = 4096
 PASSWORD_BYTES = 72
 """bcrypt looks at no more."""
-MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""Of either file: some 200,000 users."""
+MOST_PROBLEMS = 50
+"""Lines of a file that are told."""
 
 _BCRYPT = re.compile(rb"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}\Z")
 COSTS = range(4, 18)
@@ -70,7 +75,7 @@ def parse_htpasswd(data: bytes, label: str) -> tuple[dict[str, bytes], list[str]
     """Hashes by name, and a line for each problem. A name that is there twice counts as its last line says, as in NORA."""
     hashes: dict[str, bytes] = {}
     problems = []
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(without_mark(data).splitlines(), 1):
         line = line.strip()
         if not line or line.startswith(b"#"):
             continue
@@ -82,7 +87,12 @@ def parse_htpasswd(data: bytes, label: str) -> tuple[dict[str, bytes], list[str]
             if name in hashes:
                 problems.append(f"{label}:{number}: {name} is there twice; this line counts")
             hashes[name] = line.partition(b":")[2]
-    return hashes, problems
+    return hashes, _first(problems)
+
+
+def _first(problems: list[str]) -> list[str]:
+    more = len(problems) - MOST_PROBLEMS
+    return [*problems[:MOST_PROBLEMS], f"and {more} more lines that cannot be used"] if more > 0 else problems
 
 
 def _parse_user(line: bytes) -> tuple[str, str]:
@@ -108,7 +118,7 @@ def parse_groups(data: bytes, label: str) -> tuple[dict[str, frozenset[str]], li
     """The groups of each user, and a line for each problem."""
     members: dict[str, set[str]] = {}
     problems = []
-    for number, raw in enumerate(data.splitlines(), 1):
+    for number, raw in enumerate(without_mark(data).splitlines(), 1):
         line = raw.decode(errors="replace").strip()
         if not line or line.startswith("#"):
             continue
@@ -118,7 +128,7 @@ def parse_groups(data: bytes, label: str) -> tuple[dict[str, frozenset[str]], li
             continue
         for user in users.replace(",", " ").split():
             members.setdefault(user, set()).add(group.strip())
-    return {user: frozenset(groups) for user, groups in members.items()}, problems
+    return {user: frozenset(groups) for user, groups in members.items()}, _first(problems)
 
 
 class Users:
@@ -241,12 +251,13 @@ class _File:
             signature = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_dev, info.st_ctime_ns)
             if signature == self._seen and time.time() - max(info.st_mtime, info.st_ctime) > YOUNG_SECONDS:
                 return False
-            data = self._read()
-        except OSError as problem:
+            data = read_bytes(self.path, MAX_FILE_BYTES)
+        except (OSError, FileProblem) as problem:
             if not self._missing:
                 self._missing = True
                 then = "what was known stays" if self._seen else "it counts as empty"
-                log.warning("%s cannot be read: %s; %s", self.path.name, problem.strerror, then)
+                why = f": cannot be read: {problem.strerror}" if isinstance(problem, OSError) else str(problem)
+                log.warning("%s%s; %s", self.path.name, why.replace(": cannot", " cannot", 1), then)
             return False
         if self._missing:
             self._missing = False
@@ -256,10 +267,6 @@ class _File:
             return False
         self.data = data
         return True
-
-    def _read(self) -> bytes:
-        with open(self.path, "rb") as file:
-            return file.read(MAX_FILE_BYTES)
 
 
 # Editing, for `nora user`.
@@ -322,10 +329,13 @@ def _name_of(line: bytes) -> str | None:
 
 def _edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Change the file's lines, all or nothing, also beside another `nora user`."""
+    stranger = planted(path)
+    if stranger:
+        raise UserFileProblem(f"{path} is not changed: {stranger}")
     path = Path(os.path.realpath(path))
     with _locked(path):
         old = path.read_bytes() if path.exists() else b""
-        replace_file(path, (line + b"\n" for line in change(old.splitlines())), new_mode=0o600)
+        replace_file(path, (line + b"\n" for line in change(without_mark(old).splitlines())), new_mode=0o600)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from noraflask.config import ConfigError, CurationConfig
-from noraflask.config.toml_file import shown
+from noraflask.config.text_file import shown
 from noraflask.services.curation import nora_files, patterns, toml_rules
 from noraflask.services.curation.model import Bypass, Kind, Rule, RuleSet
 from noraflask.services.curation.rule_values import Sink, namespaces_of, never_matches

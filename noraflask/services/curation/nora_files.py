@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noraflask.config.problem_lines import nearest
-from noraflask.config.toml_file import FileProblem, label_of, read_text, shown
+from noraflask.config.text_file import FileProblem, label_of, read_text, shown
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Kind, Rule
 from noraflask.services.curation.rule_values import (
@@ -55,8 +55,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A key that is there twice would hide its first value."""
     made = dict(pairs)
     if len(made) != len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise _Twice(twice)
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Twice(key)
+            seen.add(key)
     return made
 
 

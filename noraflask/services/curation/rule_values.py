@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
-from noraflask.config.toml_file import shown
+from noraflask.config.text_file import shown
 from noraflask.ecosystems import ECOSYSTEMS, ecosystem_of, find
 from noraflask.services.curation import patterns
 from noraflask.services.curation.model import Bypass, Expect, Namespace, Rule
@@ -37,6 +37,11 @@ class Notes:
     @property
     def has_problems(self) -> bool:
         return self._counts[0] > 0
+
+    @property
+    def is_full(self) -> bool:
+        """Further problems are only counted."""
+        return self._counts[0] >= MOST_PROBLEMS
 
     def problem(self, place: str, text: str) -> None:
         self._add(0, place, text)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from noraflask.config.problem_lines import nearest
-from noraflask.config.toml_file import FileProblem, dotted, label_of, read_text, shown
+from noraflask.config.text_file import FileProblem, label_of, place, read_text, shown
+from noraflask.config.toml_file import dotted
 from noraflask.ecosystems import ecosystem_of
 from noraflask.services.curation.model import Bypass, Expect, Kind, Rule
 from noraflask.services.curation.rule_values import (
@@ -74,7 +75,7 @@ class _Reader:
     bypasses: dict[str, str] = field(default_factory=dict)
 
     def take(self, document: Document) -> None:
-        self._top(document.top)
+        self._top(document.top, document.lines)
         makers = {"bypass": self._bypass, "expect": self._expect}
         for table in document.tables:
             place = f"{self.path.name}:{table.line}" if table.line else self.path.name
@@ -109,7 +110,7 @@ class _Reader:
         known = KEYS[table.kind]
         unknown = [key for key in table.values if key not in known]
         for key in unknown:
-            near = nearest(key, list(known))
+            near = self._nearest(key, list(known))
             yield f"{dotted((key,))}: unknown key, " + (f"did you mean {near}?" if near else f"valid are {', '.join(known)}")
         missing = [key for key in _NEEDED.get(table.kind, ()) if not {key, f"{key}s"} & table.values.keys()]
         yield from (f"{key}: is missing" for key in missing)
@@ -119,21 +120,25 @@ class _Reader:
             except _Wrong as wrong:
                 yield str(wrong)
 
-    def _top(self, top: dict[str, Any]) -> None:
-        for key in top.keys() - set(_TOP):
-            near = nearest(key, [*_TOP, *KEYS])
-            self._say(f"{dotted((key,))}: unknown key, " + (f"did you mean {near}?" if near else f"valid are {', '.join((*_TOP, *KEYS))}"))
+    def _nearest(self, key: str, known: list[str]) -> str | None:
+        """Looked for while somebody will read it: it takes longer than all else of a line."""
+        return None if self.sink.notes.is_full else nearest(key, known)
+
+    def _top(self, top: dict[str, Any], lines: dict[str, int]) -> None:
+        for key in [key for key in top if key not in _TOP]:
+            near = self._nearest(key, [*_TOP, *KEYS])
+            self._say(lines, key, "unknown key, " + (f"did you mean {near}?" if near else f"valid are {', '.join((*_TOP, *KEYS))}"))
         if "flip_until" in top:
             try:
                 self.sink.flip_until = seconds_of(top["flip_until"])
             except ValueError as error:
-                self._say(f"flip_until: {error}")
+                self._say(lines, "flip_until", str(error))
         names = top.get("internal_namespaces", [])
         for number, entry in enumerate(names if isinstance(names, list) else [names], 1):
             try:
                 self._namespace(entry)
             except ValueError as error:
-                self._say(f"internal_namespaces: entry {number}: {error}")
+                self._say(lines, "internal_namespaces", f"entry {number}: {error}")
 
     def _namespace(self, entry: Any) -> None:
         if isinstance(entry, dict) and not {"pattern"} <= entry.keys() <= {"pattern", "format"}:
@@ -141,8 +146,8 @@ class _Reader:
         table = entry if isinstance(entry, dict) else {"pattern": entry}
         self.sink.namespaces += namespaces_of(table["pattern"], table.get("format", "*"), self.path.name)
 
-    def _say(self, text: str) -> None:
-        self.sink.notes.problem(self.label, text)
+    def _say(self, lines: dict[str, int], key: str, text: str) -> None:
+        self.sink.notes.problem(place(self.label, lines.get(key, 0)), f"{dotted((key,))}: {text}")
 
     def _rule(self, table: Table, place: str) -> None:
         values = table.values

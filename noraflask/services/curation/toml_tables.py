@@ -1,16 +1,16 @@
 """The tables of a rule file, each with its line: the text is cut at the headers.
 
-Tables of plain strings, of which feeds have very many, are read without tomllib.
+Tables of plain strings, of which feeds have very many, are read without a parser.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from noraflask.config.toml_file import FileProblem
+from noraflask.config import toml_lines
+from noraflask.config.text_file import FileProblem
 
 PEOPLE = ("reason", "owner", "ticket")
 _OF_RULES = ("id", "format", "formats", "name", "names", "version", "versions", "range", "repository", "expires", *PEOPLE)
@@ -25,15 +25,16 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 
 _TOKEN = re.compile(
-    r'#[^\n]*|"""(?:[^\\]|\\.)*?"{3,5}|'
-    r"'''.*?'{3,5}|"
-    r'"(?:[^"\\\n]|\\.)*"|'
-    r"'[^'\n]*'|"
-    rf"^[ \t]*\[\[[ \t]*({'|'.join(KEYS)})[ \t]*\]\](?=[ \t]*(?:#[^\n]*)?\r?(?:\n|\Z))",
+    r'\#[^\n]*+|"""(?:[^"\\]|\\.|"(?!""))*+"{0,5}+|'
+    r"'''(?:[^']|'(?!''))*+'{0,5}+|"
+    r'"(?:[^"\\\n]|\\.)*+"?+|'
+    r"'[^'\n]*+'?+|"
+    rf"^[ \t]*+\[\[[ \t]*+({'|'.join(KEYS)})[ \t]*+\]\](?=[ \t]*+(?:\#[^\n]*+)?\r?(?:\n|\Z))",
     re.MULTILINE | re.DOTALL,
 )
-_PAIR = re.compile(r'^[ \t]*([A-Za-z0-9_-]+)[ \t]*=[ \t]*"([^"\\\x00-\x08\x0a-\x1f\x7f]*)"[ \t]*\r?$', re.MULTILINE)
-_PLAIN = re.compile(r'(?:[ \t]*(?:[A-Za-z0-9_-]+[ \t]*=[ \t]*"[^"\\\x00-\x08\x0a-\x1f\x7f]*")?[ \t]*(?:\r?\n|\Z))*+')
+"""A string or comment, or the header of a table. None is tried twice: a string that is not closed goes to the end, and tomllib says so."""
+_PAIR = re.compile(r'^[ \t]*+([A-Za-z0-9_-]++)[ \t]*+=[ \t]*+"([^"\\\x00-\x08\x0a-\x1f\x7f]*+)"[ \t]*+\r?$', re.MULTILINE)
+_PLAIN = re.compile(r'(?:[ \t]*+(?:[A-Za-z0-9_-]++[ \t]*+=[ \t]*+"[^"\\\x00-\x08\x0a-\x1f\x7f]*+"[ \t]*+)?+(?:\r?\n|\Z))*+')
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Table:
 class Document:
     top: dict[str, Any]
     tables: list[Table]
+    lines: dict[str, int]
+    """Of the keys of `top`."""
 
 
 def parse(text: str) -> Document:
@@ -66,7 +69,8 @@ def _by_pieces(text: str) -> Document | None:
     headers = _headers(text)
     ends = [start for _, start, _ in headers[1:]] + [len(text)]
     try:
-        top = tomllib.loads(text[: headers[0][1]] if headers else text)
+        top, statements = toml_lines.parse(text[: headers[0][1]] if headers else text)
+        lines = _lines_of(statements)
         tables, line, counted = list[Table](), 1, 0
         numbers = dict.fromkeys(KEYS, 0)
         for order, ((kind, start, begin), end) in enumerate(zip(headers, ends, strict=False), 1):
@@ -75,15 +79,27 @@ def _by_pieces(text: str) -> Document | None:
             numbers[kind] += 1
             values = _plain(text, begin, end)
             if values is None:
-                piece = tomllib.loads(text[start:end])
+                piece, statements = toml_lines.parse(text[start:end])
                 values = piece.pop(kind)[0]
-                if piece.keys() & (top.keys() | KEYS.keys()):
+                if any(key in top or key in KEYS for key in piece):
                     return None
                 top |= piece
+                lines |= {key: line - 1 + at for key, at in _lines_of(statements).items() if key in piece}
             tables.append(Table(kind, values, line, numbers[kind], order))
-    except (ValueError, RecursionError):
+    except (ValueError, FileProblem):
         return None
-    return None if top.keys() & KEYS.keys() else Document(top, tables)
+    return None if top.keys() & KEYS.keys() else Document(top, tables, lines)
+
+
+def _lines_of(statements: list[toml_lines.Statement]) -> dict[str, int]:
+    """Of the keys of the whole: those of headers, and those before any header."""
+    lines: dict[str, int] = {}
+    headers = False
+    for statement in statements:
+        headers = headers or bool(statement.header)
+        if statement.header or not headers:
+            lines.setdefault(statement.key[0], statement.line)
+    return lines
 
 
 def _plain(text: str, begin: int, end: int) -> dict[str, Any] | None:
@@ -98,18 +114,13 @@ def _plain(text: str, begin: int, end: int) -> dict[str, Any] | None:
 
 def _as_a_whole(text: str) -> Document:
     """Lines only where there are as many headers as tables."""
-    try:
-        top = tomllib.loads(text)
-    except RecursionError:
-        raise FileProblem(": not valid TOML: nested too deeply") from None
-    except ValueError as error:
-        said, _, where = str(error).partition(" (at ")
-        match = re.match(r"line (\d+), column (\d+)\)", where)
-        place = f":{match[1]}:{match[2]}" if match else ""
-        raise FileProblem(f"{place}: not valid TOML: {(said.splitlines() or ['error'])[0]}") from None
+    top, statements = toml_lines.parse(text)
     lines: dict[str, list[int]] = {kind: [] for kind in KEYS}
+    line, counted = 1, 0
     for kind, start, _ in _headers(text):
-        lines[kind].append(text.count("\n", 0, start) + 1)
+        line += text.count("\n", counted, start)
+        counted = start
+        lines[kind].append(line)
     tables = []
     for kind in [key for key in top if key in KEYS]:
         values = top.pop(kind)
@@ -120,4 +131,4 @@ def _as_a_whole(text: str) -> Document:
     tables.sort(key=lambda table: table.line)
     for order, table in enumerate(tables, 1):
         table.order = order
-    return Document(top, tables)
+    return Document(top, tables, _lines_of(statements))

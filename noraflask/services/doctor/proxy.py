@@ -27,6 +27,9 @@ def reachable(front: Front, home: Home) -> Iterator[Finding]:
         yield wrong("front", f"the proxy does not reach the registry: {answer.told()}", *remedies.UPSTREAM)
     elif answer.status == 401 and front.authorization:
         yield wrong("front", f"the login is refused: {answer.told()}", "nora whoami --url … --user <name>: the same login, alone", *_dropped_login())
+    elif answer.status == 403 and b"server.allowed_hosts" in answer.body:
+        told = f"the registry listens on a loopback address, and the proxy does not say that it is one: the name {front.target.host} is refused"
+        yield wrong("front", told, *remedies.unknown_host(front.target.base))
     elif answer.status not in (200, 401) or not home.is_ours(answer):
         hint = remedies.outside_address(front.target.base, front.target.prefix) if front.target.prefix else remedies.UPSTREAM
         yield wrong("front", f"{front.target.base}{home.path} is no registry: {answer.told()}", *hint)

@@ -113,3 +113,8 @@ def outside_address(base: str, prefix: str) -> tuple[str, ...]:
         caddy = f"handle_path {prefix}/* {{ reverse_proxy 127.0.0.1:4000 {{ header_up X-Forwarded-Prefix {prefix} }} }}"
         traefik = f'middlewares.<name>.stripPrefix.prefixes = ["{prefix}"]: it sends X-Forwarded-Prefix by itself'
     return (*_of(nginx, caddy, traefik), f'or once and for all: server.public_url = "{base}" (NORA_PUBLIC_URL)')
+
+
+def unknown_host(base: str) -> tuple[str, ...]:
+    """A proxy that hands on the clients' Host and shows itself by no header looks like a browser that was led here by a foreign name."""
+    return (*CLIENT_ADDRESS, f'or once and for all: server.public_url = "{base}" (NORA_PUBLIC_URL)')

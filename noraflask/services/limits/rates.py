@@ -18,7 +18,7 @@ from noraflask.services.limits.strategy import TokenBucket
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 
-AUTH, UPLOAD, GENERAL = "auth", "upload", "general"
+AUTH, UPLOAD, GENERAL, METRICS = "auth", "upload", "general", "metrics"
 ALLOWED, REFUSED = "allowed", "refused"
 
 _EACH_LINE = Bucket(1 / 60, 1, "line")
@@ -50,7 +50,7 @@ class Limits:
     @classmethod
     def of(cls, config: RateLimitConfig) -> Limits:
         pairs = {AUTH: (config.auth_rps, config.auth_burst), UPLOAD: (config.upload_rps, config.upload_burst)}
-        pairs[GENERAL] = (config.general_rps, config.general_burst)
+        pairs |= {GENERAL: (config.general_rps, config.general_burst), METRICS: (config.metrics_rps, config.metrics_burst)}
         buckets = {tier: Bucket(rps, burst, tier) for tier, (rps, burst) in pairs.items()}
         return cls(config.enabled, config.on_failure, config.wait_ms / 1000, buckets)
 
@@ -125,9 +125,10 @@ class RateLimits:
 
     def _take(self, limits: Limits, bucket: Bucket, network: str) -> Taken | None:
         """None: it could not be counted, and passes."""
-        if self._redis is not None and self._may_try():
+        redis = None if bucket.namespace == METRICS else self._redis  # a monitor must see that Redis is away
+        if redis is not None and self._may_try():
             try:
-                taken = self._redis.take(bucket, network)
+                taken = redis.take(bucket, network)
             except Exception as error:  # whatever it is: a limiter that fails must not take the registry down
                 self._away[0] = 1
                 self._here.take(_TRIES, "")
@@ -135,7 +136,7 @@ class RateLimits:
             else:
                 self._came_back()
                 return taken
-        if self._redis is None or limits.on_failure == "local":
+        if redis is None or limits.on_failure == "local":
             try:
                 return self._here.take(bucket, network)
             except Exception as error:

@@ -138,10 +138,10 @@ RATE_LIMITED = Family(
     COUNTER,
     "Requests that rate limits were asked about.",
     ("tier", "outcome"),
-    (("auth", "upload", "general"), ("allowed", "refused")),
+    (("auth", "upload", "general", "metrics"), ("allowed", "refused")),
 )
 RATE_DELAYED = Family(
-    "nora_rate_limit_delayed_total", COUNTER, "Requests that waited a moment for their turn.", ("tier",), (("auth", "upload", "general"),)
+    "nora_rate_limit_delayed_total", COUNTER, "Requests that waited a moment for their turn.", ("tier",), (("auth", "upload", "general", "metrics"),)
 )
 RATE_LIMIT_FAILURES = Family("nora_rate_limit_store_failures_total", COUNTER, "Requests that could not be counted where they should.")
 
@@ -206,8 +206,9 @@ STAGING_REFUSED = Family(
     COUNTER,
     "Uploads that could not go on: no space, or too many of them.",
     ("reason",),
-    (("storage_full", "read_only", "too_many_uploads"),),
+    (("storage_full", "read_only", "too_many_uploads", "principal_sessions", "principal_bytes"),),
 )
+STAGING_MADE_ROOM = Family("nora_staging_made_room_total", COUNTER, "Idle uploads that were removed because others could not begin or go on.")
 UPLOADS_IN_FLIGHT = Family("nora_upload_in_flight", GAUGE, "Uploads whose bytes are coming in now.")
 
 # Background work.

@@ -6,10 +6,14 @@
 A file of values is named by the worker's place, not by its process id: the worker that takes the place of a dead one goes on in the same file, so no
 count is lost, nothing is merged, and there are never more files than places. A series is named once for all workers and costs each of them 8 bytes a
 cell. So a thousand repositories fit, and a scrape adds up columns of numbers rather than reading the same names in every file.
+
+The folder mostly lies where other users of the machine may write to as well. It is reached through its descriptor, so that it is this one whatever
+becomes of its name; and nothing is opened in what only looks like one that an earlier server left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from noraflask.services.metrics.catalogue import FAMILIES, GAUGE, HISTOGRAM, OTHER, Family
+from noraflask.services.private_folder import inside
 from noraflask.services.shared_lock import SharedLock
 
 MOST_CELLS = 1 << 20
@@ -69,9 +74,12 @@ class CounterFiles:
         """Makes a folder below `parent`, best on a tmpfs; it goes with this process. Raises OSError when it cannot be made."""
         sweep(parent)
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        held = _lock(self.folder)
-        self._index = SeriesIndex(self.folder / "series", families)
-        weakref.finalize(self, _remove, self.folder, (held, self._index.descriptor), os.getpid())
+        descriptor = _open_own(self.folder)
+        self.inside = Path(inside(descriptor)) if os.path.exists(inside(descriptor)) else self.folder
+        """A path to the folder by way of its descriptor, for all that opens something in it."""
+        held = _lock(descriptor)
+        self._index = SeriesIndex(self.inside / "series", families)
+        weakref.finalize(self, _remove, self.folder, (descriptor, held, self._index.descriptor), os.getpid())
         self._full = False
         self.move(MASTER)
 
@@ -113,13 +121,13 @@ class CounterFiles:
         """Every series with its cells, added up over all places. Raises OSError."""
         named = self._index.all()
         used = max((series.first + _size(series.family) for series in named), default=0)
-        columns = [_read_cells(path, used) for path in sorted(self.folder.glob("cells-*"))]
+        columns = [_read_cells(path, used) for path in sorted(self.inside.glob("cells-*"))]
         sums = tuple(map(sum, zip(*columns, strict=True)))
         for series in named:
             yield series, sums[series.first : series.first + _size(series.family)]
 
     def _path(self, place: str) -> Path:
-        return self.folder / f"cells-{place}"
+        return self.inside / f"cells-{place}"
 
 
 class SeriesIndex:
@@ -241,19 +249,35 @@ class Buckets:
 
 
 def parent_folder() -> Path:
-    """Where prometheus_client's own variable says, else memory that no restart of the machine outlives."""
+    """Where prometheus_client's own variable says, else memory that no restart of the machine outlives.
+
+    The folder that the variable names is made when it is missing, for this user alone. Raises OSError.
+    """
     named = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return Path(named or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()))
+    if not named:
+        return Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(named, 0o700)
+    return Path(named)
 
 
 def sweep(parent: Path) -> None:
-    """Remove what servers left that were killed: nobody holds the lock of their folders."""
-    for folder in parent.glob(f"{PREFIX}*"):
+    """Remove what servers of this user left that were killed: nobody holds the lock of their folders."""
+    try:
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
+    except OSError:
+        return
+    for name in names:
+        descriptors: list[int] = []
         try:
-            descriptor = _lock(folder)
-        except OSError:  # somebody does, or it is not ours
+            descriptors.append(_open_own(parent / name))
+            descriptors.append(_lock(descriptors[0]))
+        except OSError:  # somebody holds it, or it is not ours
+            for descriptor in descriptors:
+                os.close(descriptor)
             continue
-        _remove(folder, (descriptor,), os.getpid())
+        _remove(parent / name, tuple(descriptors), os.getpid())
 
 
 def _size(family: Family) -> int:
@@ -280,9 +304,19 @@ def _read_cells(path: Path, cells: int) -> array[float]:
     return found
 
 
-def _lock(folder: Path) -> int:
+def _open_own(folder: Path) -> int:
+    """A descriptor of a folder that this user alone can have filled. Raises OSError for a link, a pipe, and what is somebody else's to write to."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(descriptor)
+        raise PermissionError(f"{folder} belongs to somebody else")
+    return descriptor
+
+
+def _lock(folder: int) -> int:
     """Held as long as the master or one of its workers lives. Raises OSError."""
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDONLY, 0o600)
+    descriptor = os.open(".lock", os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -292,8 +326,10 @@ def _lock(folder: Path) -> int:
 
 
 def _remove(folder: Path, descriptors: tuple[int, ...], owner: int) -> None:
-    """Only the process that made it; its workers end with copies of everything."""
+    """Only the process that made it; its workers end with copies of everything. The first descriptor is the folder's."""
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(folder), os.fstat(descriptors[0])):
+                shutil.rmtree(folder, ignore_errors=True)
         for descriptor in descriptors:
             os.close(descriptor)

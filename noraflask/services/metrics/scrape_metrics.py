@@ -110,6 +110,8 @@ class ScrapeMetrics:
         staging = self.staging
         yield gauge("nora_upload_sessions", "Unfinished uploads.", (), [((), staging.open_sessions())])
         yield gauge("nora_upload_sessions_max", "How many there may be.", (), [((), staging.max_sessions)])
+        yield gauge("nora_upload_sessions_of_one", "Of the principal who has most.", (), [((), staging.open_sessions_of_one())])
+        yield gauge("nora_upload_sessions_of_one_max", "How many one principal may have.", (), [((), staging.max_sessions_of_one)])
         yield gauge("nora_staging_bytes", "What unfinished uploads take of the temporary folder.", (), [((), staging.taken_bytes())])
         yield gauge("nora_staging_budget_bytes", "staging.budget_bytes.", (), [((), staging.budget_bytes)])
 

@@ -7,6 +7,12 @@ import json
 API_HEADERS = (("Docker-Distribution-Api-Version", "registry/2.0"),)
 """On every answer: old clients take a server without it for another kind."""
 
+PROTOCOL_HEADERS = (
+    *("Docker-Content-Digest", "Docker-Distribution-Api-Version", "Docker-Upload-UUID", "OCI-Chunk-Min-Length", "OCI-Filters-Applied"),
+    *("OCI-Subject", "OCI-Tag", "Range"),
+)
+"""Of some answers; clients that run in a browser must be let read them."""
+
 CODES = {
     "InvalidName": "NAME_INVALID",
     "InvalidTag": "MANIFEST_INVALID",
@@ -29,6 +35,7 @@ CODES = {
     "TooManyLogins": "TOOMANYREQUESTS",
     "RateLimited": "TOOMANYREQUESTS",
     "Unavailable": "TOOMANYREQUESTS",
+    "StorageFull": "STORAGE_FULL",  # the list has none; clients show it, and nobody is told to look for a limit of requests
     "NoraError": "UNSUPPORTED",
 }
 

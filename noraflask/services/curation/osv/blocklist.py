@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from noraflask.config.other_users import planted
 from noraflask.services.atomic_file import replace_file
 from noraflask.services.curation.osv.records import MAX_LISTED
 from noraflask.services.curation.osv.values import MADE_BY, Block, Import, OsvProblem
@@ -26,6 +27,9 @@ def write_blocklist(feed: Import, path: Path, *, force: bool = False) -> int:
     Raises OsvProblem, and leaves the old file, when it has more than twice as many rules (a feed cut short), or was not made by an import; with
     `force` neither matters.
     """
+    stranger = planted(path)
+    if stranger:
+        raise OsvProblem(f"{path} is not written: {stranger}")
     path = Path(os.path.realpath(path))
     as_json = path.suffix.lower() == ".json"
     count = sum(len(block.versions) for block in feed.blocks) if as_json else len(feed.blocks)
