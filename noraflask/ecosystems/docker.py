@@ -17,7 +17,7 @@ from noraflask.ecosystems.names import FLAT, Names
 from noraflask.ecosystems.ranges import ORDER, Language
 from noraflask.ecosystems.versions import RELEASE, Key, numbers_of, without_zeros
 from noraflask.errors import InvalidName, RepositoryUnknown
-from noraflask.settings import MIB, Off, Setting, Switch, WholeNumber, setting
+from noraflask.settings import MIB, Choice, Off, Setting, Switch, WholeNumber, setting
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ class DockerConfig:
         WholeNumber(1, 1024 * MIB),
         "Announced to clients as OCI-Chunk-Min-Length; smaller chunks are taken all the same.",
         env="NORA_DOCKER_CHUNK_MIN_BYTES",
+        per_repository=True,
+    )
+    sparse_indexes: str = setting(
+        "require",
+        Choice(("require", "allow")),
+        "Whether an index may be pushed while what it lists is not there: require = all of it must be, allow = any of it may be missing.",
+        env="NORA_DOCKER_SPARSE_INDEXES",
         per_repository=True,
     )
 

@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 from noraflask.ecosystems.ecosystem import Ecosystem, Versions
 from noraflask.ecosystems.names import Names
 from noraflask.ecosystems.ranges import Language
-from noraflask.ecosystems.versions import Key
+from noraflask.ecosystems.versions import REMEMBERED_CHARACTERS, Key
 
 _FOLDED = re.compile(r"[-_.]+")
 _WORDS = re.compile(r"[-_.]?(alpha|beta|preview|pre)[-_.]?")
@@ -30,8 +30,12 @@ def _name_pattern(text: str) -> str:
     return "*".join(map(_same_name, text.split("*"))) + tree
 
 
-@lru_cache(maxsize=16384)
 def _same_version(version: str) -> str:
+    return _normal_version(version) if len(version) <= REMEMBERED_CHARACTERS else _normal_version.__wrapped__(version)
+
+
+@lru_cache(maxsize=8192)
+def _normal_version(version: str) -> str:
     """PEP 440's normal form, with just three numbers where fewer or trailing zeros say the same: `1.0.*` then matches 1.0 and 1.0.0 alike."""
     try:
         parsed = Version(version)

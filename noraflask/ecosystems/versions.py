@@ -13,6 +13,9 @@ from typing import Any
 MAX_VERSION = 256
 """Characters; a longer text is no version."""
 
+REMEMBERED_CHARACTERS = 64
+"""Of a version whose key or form a process remembers; honest ones are shorter."""
+
 Key = Any
 """What a version compares by; only keys of one ecosystem compare."""
 
@@ -33,9 +36,15 @@ def is_readable(version: str) -> bool:
     return len(version) <= MAX_VERSION and version.isascii()
 
 
-@lru_cache(maxsize=16384)
 def cached_key(make: Callable[[str], Key | None], version: str) -> Key | None:
-    return make(version) if version and is_readable(version) else None
+    if not version or not is_readable(version):
+        return None
+    return _cached_key(make, version) if len(version) <= REMEMBERED_CHARACTERS else make(version)
+
+
+@lru_cache(maxsize=8192)
+def _cached_key(make: Callable[[str], Key | None], version: str) -> Key | None:
+    return make(version)
 
 
 def semver(version: str, least: int) -> re.Match[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -12,6 +13,11 @@ ENTRY_BYTES = 300
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+def bytes_of(*texts: str | bytes | None) -> int:
+    """What texts take in memory."""
+    return sum(map(sys.getsizeof, texts))
 
 
 class BoundedMemory(Generic[Key, Value]):
@@ -33,6 +39,17 @@ class BoundedMemory(Generic[Key, Value]):
                 return None
             self._values.move_to_end(key)
             return known[0]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
+            self.bytes = 0
+
+    def forget(self, key: Key) -> None:
+        with self._lock:
+            known = self._values.pop(key, None)
+            if known is not None:
+                self.bytes -= known[1]
 
     def put(self, key: Key, value: Value, size_bytes: int) -> None:
         size_bytes += ENTRY_BYTES

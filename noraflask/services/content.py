@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 from noraflask.digest import Digest
-from noraflask.errors import AlreadyExists, DigestMismatch, NotFound, Unavailable
+from noraflask.errors import AlreadyExists, Changed, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
 from noraflask.services.documents import Documents
@@ -29,6 +29,7 @@ REMEMBERED_BYTES = 4 * 1024 * 1024
 SMALL_BYTES = 16 * 1024
 TOUCH_SECONDS = 60.0
 TOUCHED_KEPT = 4096
+UNMARKING = b"somebody looks whether this name is still needed\n"
 ENTRY_BYTES = 400  # what remembering costs beside the bytes
 
 log = logging.getLogger(__name__)
@@ -193,15 +194,45 @@ class Content:
                 yield entry
 
     def mark(self, key: Key) -> None:
-        """Note that a name exists: an object without bytes, which leads nowhere."""
-        with contextlib.suppress(AlreadyExists):
-            self._storage.create(key, b"")
+        """Note that a name exists: an object that leads nowhere, and is empty. To be called when what is of the name can be found."""
+        while True:
+            with contextlib.suppress(AlreadyExists):
+                self._storage.create(key, b"")
+            info = self._storage.stat(key)
+            if info is None:  # taken back just now
+                continue
+            if not info.size:
+                return
+            with contextlib.suppress(Changed):
+                self._storage.swap(key, b"", info.version)
+
+    def unmark(self, key: Key, is_needed: Callable[[], bool]) -> None:
+        """Take such a note back, unless `is_needed` finds something of the name.
+
+        Who takes it back says so first, by another version, and looks afterwards; who marks has put there what is to be found, and then undoes that
+        version. So one of them sees the other, and a server that is killed in between leaves the note.
+        """
+        info = self._storage.stat(key)
+        if info is None or is_needed():
+            return
+        with contextlib.suppress(Changed):  # somebody needs it, or took it back himself
+            version = info.version if info.size else self._storage.swap(key, UNMARKING, info.version)
+            if is_needed():
+                self._storage.swap(key, b"", version)
+            else:
+                self._storage.delete(key, version)
 
     def exists(self, key: Key) -> bool:
         return self._storage.stat(key) is not None
 
-    def remove(self, key: Key) -> None:
-        self._storage.delete(key)
+    def version(self, key: Key) -> str | None:
+        info = self._storage.stat(key)
+        return info.version if info else None
+
+    def remove(self, key: Key, expected: str | None = None) -> None:
+        """`expected`: only the pointer of that version; quiet when it is another one by now."""
+        with contextlib.suppress(Changed):
+            self._storage.delete(key, expected)
 
     def list(self, folder: str, after: str = "", limit: int | None = None, delimiter: Literal["", "/"] = "") -> Iterator[Entry]:
         """One page of what is below a folder of pointers, as Storage.list: whole keys, with sizes and versions. `after`: a name below the folder."""

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from noraflask.storage.disk_files import explain, sync, version_of
 
-SETTLED_KEPT = 100_000
+SETTLED_BYTES = 4 * 1024 * 1024
+"""Of the folders that a process has seen to."""
+FOLDER_BYTES = 120
 DURABLE_KEPT = 4096
 READ_ONLY = "storage is read-only; pulls are served, pushes are refused"
 
@@ -25,6 +27,7 @@ class Folders:
         self.root = root
         self._private = private
         self._settled = {root}
+        self._settled_bytes = 0
         self._durable: dict[str, str] = {}
         """Files that were made durable when they were found, with the version that they had."""
         self._group = _Group()
@@ -39,7 +42,7 @@ class Folders:
             self._settle(folder)
             place()
         except FileNotFoundError:  # the folder was removed since this process last looked
-            self._settled = {self.root}
+            self._settled, self._settled_bytes = {self.root}, 0
             self._settle(folder)
             place()
         if self._group.folders is None:
@@ -119,8 +122,9 @@ class Folders:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700 if self.is_private(f"{folder[len(self.root) + 1 :]}/") else 0o750)
         sync(parent)
-        if len(self._settled) > SETTLED_KEPT:
-            self._settled = {self.root}
+        self._settled_bytes += len(folder) + FOLDER_BYTES
+        if self._settled_bytes > SETTLED_BYTES:
+            self._settled, self._settled_bytes = {self.root}, 0
         self._settled.add(folder)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from noraflask import json_document
 from noraflask.errors import BadRequest, Denied, NoraError, NotFound, Unauthenticated, Unprocessable, UnsupportedMediaType
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.credentials import is_secret
@@ -25,6 +26,7 @@ bp = Blueprint("auth", __name__)
 
 DAY = 86400
 BODY_BYTES = 64 * 1024
+MOST_VALUES = 4096
 TEXT_CHARACTERS = 4096
 EXCHANGED_SECONDS = 900
 ROLES = ("read", "write", "admin")
@@ -273,9 +275,9 @@ def read_json() -> Steps[dict[str, Any]]:
         raise UnsupportedMediaType()
     data = yield from read_body(BODY_BYTES)
     try:
-        members = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadRequest("the request body is not valid JSON") from None
+        members = json_document.parse(data, MOST_VALUES)
+    except ValueError as problem:
+        raise BadRequest(f"the request body is not valid JSON: {str(problem)[:200]}") from None
     if not isinstance(members, dict):
         raise Unprocessable("the request body must be a JSON object")
     return members

@@ -16,7 +16,7 @@ from noraflask.errors import BadRequest, NoraError, Unauthenticated, Unprocessab
 from noraflask.services import state_folder
 from noraflask.services.auth.principal import Action, Source
 from noraflask.services.curation import replay
-from noraflask.services.curation.explaining import Given, Judge, Stored, explain, parse_coordinate, question_of, stamp
+from noraflask.services.curation.explaining import Given, Judge, Stored, digests_of_version, explain, parse_coordinate, question_of, stamp
 from noraflask.services.curation.freeze import Frozen
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.model import Package
@@ -27,7 +27,7 @@ from noraflask.settings.texts import read_duration
 from noraflask.suspension import Steps
 from noraflask.web.access import ADMIN, LOGIN, access
 from noraflask.web.auth import read_json
-from noraflask.web.context import formats, note, principal, services, state
+from noraflask.web.context import formats, note, principal, repositories, services, state
 from noraflask.web.gate import policy
 from noraflask.web.responses import Answer
 
@@ -106,7 +106,9 @@ def show_impact() -> Response:
         since = read_duration(query.get("since", USUAL_SINCE))
         curation.ledger.flush()
         entries = read(ledger_folder(), curation.now() - since)
-        receipts = replay.impact(entries, told[0], told[1], query.get("version") or told[2] or "*")
+        version = query.get("version") or told[2] or "*"
+        kinds = ((one.format, one.name) for one in repositories())
+        receipts = replay.impact(entries, told[0], told[1], version, digests_of_version(look, kinds, told[0], told[1], version))
     except ValueError as problem:
         raise BadRequest(f"{problem}: ask with coordinate=FORMAT:NAME[@VERSION] and since=90d") from None
     return _json({**replay.impact_as_dict(receipts[:MOST_RECEIPTS]), "receipts_count": len(receipts)})

@@ -13,12 +13,21 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
+from noraflask.errors import NoraError
 from noraflask.services import Services
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.suspension import SUSPENDS, Steps, Suspended, drive, is_waiting, receive_now
 from noraflask.web.context import EXTENSION
+from noraflask.web.format import Format
+from noraflask.web.targets import ELSEWHERE, TARGET
 
-MATCHES_KEPT = 4096
+MATCHES_BYTES = 2 * 1024 * 1024
+"""Of the addresses whose routes a process remembers."""
+MATCH_BYTES = 600
+"""One of them without its texts."""
 REMEMBERED_LENGTH = 512
+NAMES = ("name", "folder")
+"""Arguments of views that are names."""
 
 
 class NoSessions(SessionInterface):
@@ -38,7 +47,7 @@ class RegistryFlask(Flask):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
-        self._matches: dict[tuple[str, str], Any] = {}
+        self._matches: BoundedMemory[tuple[str, str], Any] = BoundedMemory(MATCHES_BYTES)
         self.url_map.merge_slashes = False
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would pass by the guard; no client of ours asks
 
@@ -94,15 +103,16 @@ class RegistryFlask(Flask):
         """Routes here depend on the path and the method alone; to work out the host's name for each request would cost time."""
         if request is None:
             return super().create_url_adapter(request)
-        return RememberedMatches(self._matches, self.url_map, "localhost", "/", "", request.scheme, request.path, request.method)
+        format: Format | None = request.environ.get(TARGET, ELSEWHERE).format
+        return RememberedMatches(self._matches, format, self.url_map, "localhost", "/", "", request.scheme, request.path, request.method)
 
 
 class RememberedMatches(MapAdapter):
     """Finds the route of an address that was asked for before without looking through the rules again; they do not change after the start."""
 
-    def __init__(self, known: dict[tuple[str, str], Any], *arguments: Any) -> None:
+    def __init__(self, known: BoundedMemory[tuple[str, str], Any], format: Format | None, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._known = known
+        self._known, self._format = known, format
 
     def match(self, *arguments: Any, **options: Any) -> Any:
         if arguments or options != {"return_rule": True} or len(self.path_info) > REMEMBERED_LENGTH:
@@ -111,10 +121,18 @@ class RememberedMatches(MapAdapter):
         found = self._known.get(key)
         if found is None:
             found = self._exactly(return_rule=True)
-            if len(self._known) >= MATCHES_KEPT:
-                self._known.clear()
-            self._known[key] = found
+            if all(self._is_sound(found[1].get(argument)) for argument in NAMES):
+                self._known.put(key, found, MATCH_BYTES + 2 * bytes_of(self.path_info))
         return found[0], dict(found[1])
+
+    def _is_sound(self, name: str | None) -> bool:
+        """Nothing is remembered for a name that no package can have: of such there are as many as anybody likes."""
+        if name is not None and self._format is not None:
+            try:
+                self._format.ecosystem.parse_name(name)
+            except NoraError:
+                return False
+        return True
 
     def _exactly(self, *arguments: Any, **options: Any) -> Any:
         """An address has one spelling, with a slash at its end or without; nobody is sent from one to the other."""

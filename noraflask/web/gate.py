@@ -26,7 +26,7 @@ from noraflask.services.curation.gate import Permit, Refusal, refusal
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 from noraflask.services.metrics import catalogue
-from noraflask.web.context import STATE, note, principal, repository_name, services, state, surroundings
+from noraflask.web.context import STATE, note, recognise, repository_name, services, state, surroundings
 
 PERMIT = "nora.permit"
 """In a request's environ, once the gate was asked."""
@@ -39,6 +39,9 @@ CI_CLAIMS = ("repository", "project_path", "kubernetes.io.namespace", "ref", "ru
 Asked = Package | tuple[Package, Decision]
 """What the gate is asked about, and, where a format has worked it out itself from several answers of decide(), the verdict."""
 Entry = TypeVar("Entry")
+
+READ_BACK = "read back by its pusher"
+_ACTIONS = {"blocked": "curation_block", "would be blocked": "curation_would_block", READ_BACK: "curation_read_back"}
 
 log = logging.getLogger("nora.curation")
 
@@ -94,8 +97,8 @@ def _check(package: Package, decision: Decision | None) -> Permit:
         _tell(denied.refusal, "blocked")
         raise
     request.environ[PERMIT] = granted
-    if granted.decision.would_block or granted.decision.bypassed_by:
-        what = "would be blocked" if granted.decision.would_block else f"bypassed with the token {granted.decision.bypassed_by}"
+    if granted.decision.would_block or granted.decision.bypassed_by or granted.decision.read_back:
+        what = _told_as(granted.decision)
         told = refusal(snapshot, package, granted.decision, services().curation.now())
         if granted.decision.would_block:
             _count(told, "audit")
@@ -103,6 +106,12 @@ def _check(package: Package, decision: Decision | None) -> Permit:
     elif snapshot.settings.audit_allows:
         note("curation_allow", _artifact(package), snapshot.fingerprint, registry=package.repository or None)
     return granted
+
+
+def _told_as(decision: Decision) -> str:
+    if decision.would_block:
+        return "would be blocked"
+    return READ_BACK if decision.read_back else f"bypassed with the token {decision.bypassed_by}"
 
 
 def is_open() -> bool:
@@ -113,6 +122,16 @@ def is_open() -> bool:
 def decide(package: Package) -> Decision:
     """Without a permit: for formats that work out an answer from several."""
     return services().curation.decide(policy(), package, bypass_token())
+
+
+def decide_for_all(package: Package) -> Decision:
+    """As decide(), whatever bypass token the request has: for what is remembered of the package."""
+    return services().curation.decide(policy(), package)
+
+
+def names_digests(package: Package, algorithm: str) -> bool:
+    """Whether a rule on the package's name speaks of digests of that algorithm."""
+    return services().curation.names_digests(policy(), package, algorithm)
 
 
 def versions_matter(package: Package) -> bool:
@@ -129,10 +148,12 @@ def bypass_token() -> str | None:
 
 def served(granted: Permit, digest: Digest) -> None:
     """Note in the ledger what leaves now, and to whom. Nothing leaves on HEAD."""
-    if not granted.package.format or request.method != "GET" or not state().keeps_ledger:
+    if not granted.package.format:
         return
-    who = principal()
-    services().curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
+    services, environ, _ = surroundings()
+    if environ["REQUEST_METHOD"] == "GET" and environ[STATE].keeps_ledger:
+        who = recognise(environ)
+        services.curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
 
 
 def ci_of(who: Principal) -> str:
@@ -154,8 +175,8 @@ def _count(told: Refusal, mode: str) -> None:
 def _tell(told: Refusal, what: str) -> None:
     package = told.package
     log.info("%s: %s (%s)", what, told.message, package.repository or repository_name())
-    outcome = {"blocked": "denied", "would be blocked": "ok"}.get(what, "ok")
-    action = "curation_bypass" if what.startswith("bypassed") else "curation_block" if what == "blocked" else "curation_would_block"
+    outcome = "denied" if what == "blocked" else "ok"
+    action = _ACTIONS.get(what, "curation_bypass")
     note(action, _artifact(package), f"{told.rule} {told.rule_id} {told.reason} {what} {told.id}", outcome, registry=package.repository or None)
 
 

@@ -131,10 +131,11 @@ def test_skopeo_says_what_is_blocked_and_why(skopeo: Client, curated: Curated, i
 
 
 def test_crane_says_what_is_blocked_and_why(crane: Client, curated: Curated, images: Images) -> None:
-    """Also where it asks by HEAD, whose answer has no text."""
+    """Who may push is told by HEAD what is there, and gets nothing of it."""
     curated.enforce(BLOCK_ONE)
     assert_told(crane.refused("pull", f"{curated.address}/team/app:1", "image.tar"), "DENIED:")
-    assert_told(crane.refused("digest", f"{curated.address}/team/app:1"))
+    assert_told(crane.refused("manifest", f"{curated.address}/team/app:1"))
+    assert crane("digest", f"{curated.address}/team/app:1").strip() == images["1"]["digest"]
     assert crane("ls", f"{curated.address}/team/app").split() == ["2", "all", "arm64"]
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from noraflask.services.auth.users import hash_password
+from tests.protocol.curated import Curated
 from tests.protocol.oci import Registry
 
 
@@ -21,3 +24,8 @@ def _one_hash_of_a_password() -> Iterator[None]:
 @pytest.fixture
 def registry(client: FlaskClient) -> Registry:
     return Registry(client)
+
+
+@pytest.fixture
+def curated(tmp_path: Path, app_with: Callable[..., Flask]) -> Curated:
+    return Curated(tmp_path, app_with).fill()

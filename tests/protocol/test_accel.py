@@ -16,6 +16,7 @@ from noraflask.services.content import content_key
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web.responses import INLINE_BYTES
+from tests.multipart import parts_of
 from tests.protocol.oci import Registry, code
 
 ON = {"X-Nora-Accel": "on"}
@@ -127,8 +128,9 @@ def test_ranges_and_conditions_that_nginx_reads_as_we_do(build, headers, status)
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({"Range": "bytes=1-2,4-5"}, 200),
-        ({"Range": "bytes=0-1,999999999-"}, 200),
+        ({"Range": "bytes=1-2,2-5"}, 206),
+        ({"Range": "bytes=0-1,999999999-"}, 206),
+        ({"Range": f"bytes={','.join(f'{2 * at}-{2 * at}' for at in range(1000))}"}, 200),
         ({"Range": "bytes=a-b"}, 200),
         ({"Range": "bytes=-0"}, 200),
         ({"Range": "items=0-1"}, 200),
@@ -146,6 +148,14 @@ def test_what_nginx_might_see_otherwise_is_answered_here(build, headers, status)
     assert answer.status_code == status
     assert "X-Accel-Redirect" not in answer.headers
     assert (answer.data, same(answer.headers)) == (plain.data, same(plain.headers))
+
+
+def test_several_ranges_are_sent_from_here(build):
+    """nginx would send each as often as it was asked for."""
+    registry = build()
+    answer = registry.ask("GET", PATH, headers=ON | {"Range": "bytes=0-9,100-109,5-12"})
+    assert "X-Accel-Redirect" not in answer.headers
+    assert parts_of(answer) == [(f"bytes {start}-{stop - 1}/{len(LARGE)}", LARGE[start:stop]) for start, stop in ((0, 13), (100, 110))]
 
 
 def same(headers: Any) -> list[tuple[str, str]]:

@@ -4,104 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 
 from noraflask.digest import Digest
 from noraflask.formats.docker.protocol.media_types import DOCKER_MANIFEST, OCI_MANIFEST
 from noraflask.services.curation.compiling import compile
 from noraflask.services.curation.files import read_rules
-from noraflask.services.curation.gate import Curation, read_decision_id
+from noraflask.services.curation.gate import read_decision_id
 from noraflask.services.curation.ledger import read
 from noraflask.services.curation.policy import DAY, Policy, Settings
 from noraflask.services.state import State
 from noraflask.web import gate
 from tests.conftest import config_of
 from tests.live import enforce
-from tests.protocol.access import Clock, basic, rule
-from tests.protocol.oci import Registry, code, descriptor, image, index
+from tests.protocol.access import basic
+from tests.protocol.curated import NOW, Curated, block, table, when, with_logins
+from tests.protocol.oci import code, descriptor, image, index
 
-NOW = 1_800_000_000.0
 TOKEN, NAMED = "the-token", "ann's token"
-
-
-def block(version: str = "*", name: str = "app", **more: str) -> str:
-    return table("block", name=name, version=version, **more)
-
-
-def table(kind: str, **members: Any) -> str:
-    members = {"format": "docker", **members} if kind != "bypass" else members
-    return f"[[{kind}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in members.items())
-
-
-def when(seconds: float) -> str:
-    return datetime.fromtimestamp(NOW + seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-class Curated(Registry):
-    """A registry whose rules a test changes as it goes, with a clock of its own.
-
-    app:1 is an index of two images (layers base and amd, base and arm), app:2 an image (base and two); other:1 is app:2 under another name.
-    """
-
-    def __init__(self, folder: Path, app_with: Callable[..., Flask], **sections: Any) -> None:
-        self.folder = folder
-        self.app = app_with(**{"audit": {"mode": "file"}, **sections})
-        super().__init__(self.app.test_client())
-        self.clock = Clock(NOW)
-        self.services = self.app.services  # type: ignore[attr-defined]
-        self.curation: Curation = self.services.curation
-        self.curation._clock = self.curation.ledger._clock = self.clock
-        self.curation.freeze._clock = self.services.content.now = self.clock
-
-    def fill(self) -> Curated:
-        self.amd, self.arm = (self.push_image("app", layers=(b"base", layer)) for layer in (b"amd", b"arm"))
-        self.one = Digest.of(self._index())
-        assert self.push("app", "1", self._index()).status_code == 201
-        self.two = self.push_image("app", "2", layers=(b"base", b"two"))
-        self.push_image("other", "1", layers=(b"base", b"two"))
-        return self
-
-    def _index(self) -> bytes:
-        entries = [
-            descriptor(child, OCI_MANIFEST, platform={"os": "linux", "architecture": name})
-            for child, name in ((self.amd, "amd64"), (self.arm, "arm64"))
-        ]
-        return index(*entries)
-
-    def rules(self, *tables: str, **settings: Any) -> Policy:
-        """These and no others from the next request on; in force, unless told otherwise."""
-        config = config_of(self.folder, curation={"mode": "enforce", "rules": "\n".join(tables), **settings}).curation
-        found = Policy.from_buffer(compile(Settings.of(config), read_rules(config, self.clock.now)))
-        enforce(self.services.live, found)
-        return found
-
-    def readable(self, name: str = "app", **more: Any) -> set[str]:
-        """What of app can be had, by short names."""
-        blobs = {layer: Digest.of(layer.encode()) for layer in ("base", "amd", "arm", "two")}
-        paths = {f":{tag}": f"manifests/{tag}" for tag in "12"}
-        paths |= {"@1": f"manifests/{self.one}", "@amd": f"manifests/{self.amd}", "@arm": f"manifests/{self.arm}", "@2": f"manifests/{self.two}"}
-        paths |= {layer: f"blobs/{digest}" for layer, digest in blobs.items()}
-        answers = {short: self.ask("GET", f"{name}/{path}", **more).status_code for short, path in paths.items()}
-        assert set(answers.values()) <= {200, 403}, answers
-        return {short for short, status in answers.items() if status == 200}
-
-    def audit(self, action: str) -> list[dict[str, Any]]:
-        path = self.services.config.state.path / "audit.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line for line in lines if line["action"] == action]
-
-
-@pytest.fixture
-def curated(tmp_path: Path, app_with: Callable[..., Flask]) -> Curated:
-    return Curated(tmp_path, app_with).fill()
-
-
 INDEX, SOLO = {":1", "@1", "@amd", "@arm", "amd", "arm"}, {":2", "@2", "two"}
 ALL = INDEX | SOLO | {"base"}
 
@@ -146,6 +68,19 @@ def test_a_rule_by_the_digest_of_a_layer_blocks_it_for_every_image(curated):
     assert curated.status(f"other/blobs/{Digest.of(b'base')}", "GET") == 403
 
 
+def test_a_rule_by_tag_reaches_the_blobs_of_an_index(curated):
+    """BuildKit's older caches are indexes of layers."""
+    layer, config, base = (curated.push_blob("app", blob) for blob in (b"cached", b"cache", b"base"))
+    entries = [descriptor(blob, "application/vnd.oci.image.layer.v1.tar+gzip") for blob in (b"cached", b"base")]
+    body = index(*entries, descriptor(b"cache", "application/vnd.buildkit.cacheconfig.v0"))
+    assert curated.push("app", "cache", body).status_code == 201
+    curated.rules(block("cache"))
+    for path in ("manifests/cache", f"manifests/{Digest.of(body)}", f"blobs/{layer}", f"blobs/{config}"):
+        assert curated.status(f"app/{path}", "GET") == 403
+    assert curated.status(f"app/blobs/{base}", "GET") == 200  # of other images too
+    assert curated.tags("app") == ["1", "2"]
+
+
 def test_a_range_reaches_the_tags_in_it_and_the_digests_they_lead_to(curated):
     curated.rules(table("block", name="app", range="<2"))
     assert curated.readable() == SOLO | {"base"}
@@ -158,14 +93,13 @@ def test_a_rule_of_another_format_or_repository_is_none_of_ours(curated):
     assert curated.readable() == set()
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-0"}, {"If-None-Match": "*"}, {"Accept": "*/*"}, {"Accept": DOCKER_MANIFEST}])
-def test_neither_range_nor_condition_helps(curated, method, headers):
+def test_neither_range_nor_condition_helps(curated, headers):
     etags = f'"{curated.one}", "{Digest.of(b"amd")}"'
     headers = {**headers, "If-None-Match": etags} if "If-None-Match" in headers else headers
     curated.rules(block("1"))
     for path in ("app/manifests/1", f"app/manifests/{curated.one}"):
-        assert curated.ask(method, path, headers=headers).status_code == 403
+        assert curated.ask("GET", path, headers=headers).status_code == 403
     assert curated.ask("GET", f"app/blobs/{Digest.of(b'amd')}", headers=headers).status_code == 403
 
 
@@ -193,14 +127,11 @@ def test_who_may_push_is_told_that_a_layer_is_there_and_gets_no_bytes(curated):
 
 
 def test_who_may_only_pull_is_not_told(tmp_path, app_with):
-    logins = {"users": {"root": "r", "joe": "j"}}
-    rules = (rule(("pull",), users=("joe",)), rule(("pull", "push"), users=("root",)))
-    curated = Curated(tmp_path, app_with, auth=logins, access={"default_role": "none", "rules": rules})
-    curated.client.environ_base["HTTP_AUTHORIZATION"] = basic("root", "r")
-    curated.fill().rules(block("1"))
+    curated = Curated(tmp_path, app_with, **with_logins()).as_user("root").fill()
+    curated.rules(block("1"))
     path = f"app/blobs/{Digest.of(b'amd')}"
     assert curated.status(path) == 200
-    curated.client.environ_base["HTTP_AUTHORIZATION"] = basic("joe", "j")
+    curated.as_user("joe")
     assert curated.status(path) == 403
     assert curated.status(f"app/blobs/{Digest.of(b'base')}") == 200
 
@@ -548,9 +479,11 @@ def test_a_refusal_is_in_the_form_of_oci_with_the_members_of_nora(curated):
     assert str(curated.folder) not in answer.text
 
 
-def test_a_head_has_the_headers_alone(curated):
+def test_a_head_has_the_headers_alone(tmp_path, app_with):
+    """To those who may only pull; who may push is told what is there (test_curation_pushes.py)."""
+    curated = Curated(tmp_path, app_with, **with_logins()).as_user("root").fill()
     curated.rules(block("1"))
-    answer = curated.ask("HEAD", "app/manifests/1")
+    answer = curated.as_user("joe").ask("HEAD", "app/manifests/1")
     assert (answer.status_code, answer.data) == (403, b"")
     assert answer.headers["X-Nora-Decision"] == "blocked"
     assert "Docker-Content-Digest" not in answer.headers
@@ -593,8 +526,7 @@ def test_each_refusal_is_written_down(curated):
 
 
 def ledger(curated: Curated) -> list[tuple[str, str, str]]:
-    curated.curation.ledger.flush()
-    return sorted((entry.name, entry.version, entry.digest) for entry in read(curated.folder / "state" / "ledger", NOW - 1))
+    return [(entry.name, entry.version, entry.digest) for entry in curated.ledger() if not entry.part]
 
 
 def test_what_was_served_is_in_the_ledger(curated):

@@ -15,10 +15,9 @@ import bcrypt
 import pytest
 
 from noraflask.config import RoleRule
-from noraflask.services.auth import authenticator as module
-from noraflask.services.auth import logins as logins_module
 from noraflask.services.auth.authenticator import mark_of
 from noraflask.services.auth.lockout import ACCOUNT_LIMIT
+from noraflask.services.bounded_memory import BoundedMemory
 from tests.conftest import write_htpasswd
 from tests.oidc import Issuer
 from tests.protocol.access import ALL, Door, basic, bearer, rule
@@ -263,11 +262,12 @@ def test_who_is_locked_out_and_tries_on_is_noted_once_a_minute(door, caplog):
 
 
 def test_what_is_kept_of_who_was_told_is_bounded(door, monkeypatch):
-    monkeypatch.setattr(logins_module, "TOLD_KEPT", 5)
     logins = door.services.logins
+    monkeypatch.setattr(logins, "told", BoundedMemory(5 * 500))
     for number in range(20):
         assert logins.is_news("192.0.2.7", f"user {number}")
-    assert len(logins.told) <= 5
+        assert not logins.is_news("192.0.2.7", f"user {number}")
+    assert 0 < len(logins.told) < 8
 
 
 class Queue:
@@ -352,13 +352,13 @@ def test_a_login_that_goes_on_is_noted_again_after_a_quarter_of_an_hour(door):
 
 
 def test_clients_and_credentials_that_are_remembered_are_bounded(door, monkeypatch):
-    monkeypatch.setattr(module, "KNOWN_KEPT", 5)
-    monkeypatch.setattr(logins_module, "SEEN_KEPT", 7)
     logins = door.services.logins
+    monkeypatch.setattr(door.authenticator, "_known", BoundedMemory(5 * 2000))
+    monkeypatch.setattr(logins, "seen", BoundedMemory(7 * 500))
     for number in range(30):
         assert door.get("/v2/", ALICE, client=f"198.51.100.{number}").status_code == 200
         assert door.get("/v2/", bearer(door.api_token("alice"))).status_code == 200
-        assert (len(door.authenticator._known) <= 5, len(logins.seen) <= 7) == (True, True)
+        assert (len(door.authenticator._known) < 7, len(logins.seen) < 9) == (True, True)
 
 
 @pytest.mark.parametrize(

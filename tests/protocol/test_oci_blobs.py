@@ -8,7 +8,9 @@ from noraflask.digest import Digest
 from noraflask.services.content import content_key
 from noraflask.storage import GRACE_SECONDS
 from noraflask.storage.memory import MemoryStorage
+from noraflask.web.byte_ranges import MOST_RANGES
 from noraflask.web.responses import INLINE_BYTES
+from tests.multipart import parts_of
 from tests.protocol.oci import Registry, code
 
 DATA = b"0123456789"
@@ -105,18 +107,78 @@ def test_ranges_outside_of_the_blob(registry, blob, header):
     assert answer.headers["Content-Range"] == "bytes */10"
 
 
-def test_every_range_of_an_empty_blob_lies_outside(registry):
+@pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=5-", "bytes=0-1,3-4", "bytes=3-1"])
+def test_of_an_empty_blob_there_is_nothing_to_take_a_part_of(registry, header):
+    """Some clients send a Range with each request, to limit what they get."""
     path = f"app/blobs/{registry.push_blob('app', b'')}"
-    assert registry.ask("GET", path, headers={"Range": "bytes=0-"}).status_code == 416
-    assert registry.ask("GET", path).status_code == 200
+    for method in ("GET", "HEAD"):
+        answer = registry.ask(method, path, headers={"Range": header})
+        assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (200, "0", b"")
+        assert "Content-Range" not in answer.headers
 
 
 @pytest.mark.parametrize(
-    "header", ["", "bytes", "bytes=", "bytes=a-b", "items=0-1", "0-1", "bytes=0-1,4-5", "bytes=0-1,-1", "bytes=--1", "bytes=1--2", "\xff"]
+    "header", ["", "bytes", "bytes=", "bytes=a-b", "items=0-1", "0-1", "bytes=0-1,5-3", "bytes=0-1,x", "bytes=,", "bytes=--1", "bytes=1--2", "\xff"]
 )
 def test_what_may_be_ignored_is_ignored(registry, blob, header):
     answer = registry.ask("GET", blob, headers={"Range": header})
     assert (answer.status_code, answer.data) == (200, DATA)
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=0-1,-1", f"bytes={','.join(f'{at}-{at}' for at in range(0, 10, 2))}"])
+def test_several_ranges_that_would_take_more_bytes_than_the_whole(registry, blob, header):
+    for method in ("GET", "HEAD"):
+        answer = registry.ask(method, blob, headers={"Range": header})
+        assert (answer.status_code, answer.headers["Content-Length"]) == (200, "10")
+        assert answer.data == (DATA if method == "GET" else b"")
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "last"), [("bytes=0-1,50-60", 0, 1), ("bytes=5-6,0-4", 0, 6), ("bytes=-2,7-8", 7, 9), ("bytes=1-1,1-1", 1, 1)]
+)
+def test_several_ranges_that_come_to_one(registry, blob, header, first, last):
+    answer = registry.ask("GET", blob, headers={"Range": header})
+    assert (answer.status_code, answer.data) == (206, DATA[first : last + 1])
+    assert answer.headers["Content-Range"] == f"bytes {first}-{last}/10"
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("data", [b"x" * INLINE_BYTES, LARGE], ids=["small", "large"])
+def test_several_ranges(registry, data):
+    """As stargz-snapshotter asks for chunks of a layer."""
+    path, size = f"app/blobs/{registry.push_blob('app', data)}", len(data)
+    headers = {"Range": f"bytes=500-599,0-99 , 550-649,-10,{size + 5}-"}
+    expected = [(500, 650), (0, 100), (size - 10, size)]
+    answer = registry.ask("GET", path, headers=headers)
+    assert answer.status_code == 206
+    assert parts_of(answer) == [(f"bytes {start}-{stop - 1}/{size}", data[start:stop]) for start, stop in expected]
+    assert answer.headers["Content-Length"] == str(len(answer.data))
+    assert "Content-Range" not in answer.headers
+    assert answer.headers["ETag"] == registry.ask("HEAD", path).headers["ETag"]
+    head = registry.ask("HEAD", path, headers=headers)
+    assert (head.status_code, head.headers["Content-Length"]) == (206, str(len(answer.data)))
+    other = registry.ask("GET", path, headers={**headers, "If-Range": '"other"'})
+    assert (other.status_code, other.data) == (200, data)
+    gone = registry.ask("GET", path, headers={"Range": f"bytes={size}-,{size + 5}-{size + 9},-0"})
+    assert (code(gone)[0], gone.headers["Content-Range"]) == (416, f"bytes */{size}")
+
+
+def test_more_ranges_than_one_answer_has(registry):
+    path = f"app/blobs/{registry.push_blob('app', LARGE)}"
+    few, many = (",".join(f"{200 * at}-{200 * at}" for at in range(count)) for count in (MOST_RANGES, MOST_RANGES + 1))
+    assert len(parts_of(registry.ask("GET", path, headers={"Range": f"bytes={few}"}))) == MOST_RANGES
+    answer = registry.ask("GET", path, headers={"Range": f"bytes={many}"})
+    assert (answer.status_code, answer.data) == (200, LARGE)
+    answer = registry.ask("GET", path, headers={"Range": f"bytes={','.join(['7-7'] * MOST_RANGES)}"})
+    assert (answer.status_code, answer.data) == (206, LARGE[7:8])
+
+
+def test_the_first_of_several_ranges_is_there_before_the_answer_begins(make_app):
+    storage = MemoryStorage()
+    registry = Registry(make_app(storage).test_client())
+    digest = registry.push_blob("app", LARGE)
+    storage.delete(content_key(digest))
+    assert code(registry.ask("GET", f"app/blobs/{digest}", headers={"Range": "bytes=0-9,100-109"})) == (404, "BLOB_UNKNOWN")
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (1, INLINE_BYTES), (1, INLINE_BYTES + 1), (INLINE_BYTES, INLINE_BYTES + 2), (5, 6)])

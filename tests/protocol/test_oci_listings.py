@@ -48,10 +48,18 @@ def test_tags_after(registry, tagged, size):
 
 
 @pytest.mark.parametrize("path", ["app/tags/list", "_catalog", f"app/referrers/{Digest.of(b'')}"])
-@pytest.mark.parametrize("n", ["-1", "x", "", "1.5", "1e3", "%2b1", "%d9%a1", "9" * 40])
+@pytest.mark.parametrize("n", ["-1", "x", " ", "1.5", "1e3", "%2b1", "%d9%a1", "9" * 40])
 def test_a_bad_n(registry, tagged, path, n):
     assert registry.ask("GET", f"{path}?n={n}").status_code == 400
     assert code(registry.ask("GET", f"{path}?n={n}"))[1] == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize("path", ["app/tags/list", "_catalog", f"app/referrers/{Digest.of(b'')}"])
+def test_parameters_that_are_empty_count_as_absent(registry, tagged, path):
+    registry.push_image("app", "subject", subject=descriptor(Digest.of(b""), OCI_MANIFEST))
+    plain, answer = registry.ask("GET", path), registry.ask("GET", f"{path}?n=&last=")
+    assert (answer.status_code, answer.json) == (200, plain.json)
+    assert "Link" not in answer.headers
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskClient
 
+from noraflask.web.responses import INLINE_BYTES
+from tests.multipart import read_parts
 from tests.protocol.raw import STREAMED, Files, digest_field, error, etag, sha256
 
 DATA, OTHER = b"hello\n", b"other\n"
@@ -271,6 +273,30 @@ def test_conditions_and_ranges_of_reads(files, headers, status, body):
     assert answer.status_code == status
     assert body is None or answer.data == body
     assert files.ask("HEAD", "a", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("size", [1000, INLINE_BYTES + 1000])
+def test_several_ranges(files, size):
+    data = (b"0123456789" * (size // 10 + 1))[:size]
+    files.store("a.txt", data)
+    headers = {"Range": "bytes=500-599,0-9,550-649", "If-Range": etag(data)}
+    answer = files.ask("GET", "a.txt", headers=headers)
+    assert (answer.status_code, answer.headers["ETag"]) == (206, etag(data))
+    assert read_parts(answer.headers["Content-Type"], answer.data) == [
+        ("text/plain", f"bytes 500-649/{size}", data[500:650]),
+        ("text/plain", f"bytes 0-9/{size}", data[:10]),
+    ]
+    assert files.ask("HEAD", "a.txt", headers=headers).headers["Content-Length"] == str(len(answer.data))
+    whole = files.ask("GET", "a.txt", headers={**headers, "If-Range": etag(OTHER)})
+    assert (whole.status_code, whole.data) == (200, data)
+    assert files.ask("GET", "a.txt", headers={"Range": f"bytes={size}-,-0"}).status_code == 416
+
+
+@pytest.mark.parametrize("header", ["bytes=0-", "bytes=-1", "bytes=0-1,3-4"])
+def test_a_range_of_an_empty_file(files, header):
+    files.store("empty", b"")
+    answer = files.get("empty", Range=header)
+    assert (answer.status_code, answer.data) == (200, b"")
 
 
 def test_a_file_that_is_not_there(files):

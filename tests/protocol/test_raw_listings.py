@@ -158,3 +158,21 @@ def test_a_page_of_ten_thousand_files_reads_no_more_than_it_shows(make_app, monk
         assert len(read) <= 1001
         read.clear()
     assert found == [f"{number:05}" for number in range(10_000)]
+
+
+@pytest.mark.parametrize("size", ["", "?n=2", "?n=1"])
+def test_a_long_folder_is_looked_through_in_steps(files, monkeypatch, size):
+    """However much of it the caller may not see: a page may be short, and its Link leads on."""
+    monkeypatch.setattr("noraflask.formats.raw.listing.SCANNED", 2)
+    for number in range(5):
+        files.store(f"tools/{number}.txt", b"x")
+    monkeypatch.setattr("noraflask.formats.raw.folders.may_by_right", lambda action, name: not name.endswith(("1.txt", "2.txt", "3.txt")))
+    found, path, pages = [], f"tools/{size}", 0
+    while path:
+        answer = files.get(path)
+        found += [*answer.json["folders"], *(entry["name"] for entry in answer.json["files"])]
+        path = f"tools/{answer.json['next']}" if answer.json["next"] else ""
+        assert ("Link" in answer.headers) == bool(path)
+        pages += 1
+    assert found == ["linux", "0.txt", "4.txt", "a.txt", "b.txt"]
+    assert pages >= 4

@@ -9,6 +9,7 @@ from noraflask.digest import Digest
 from noraflask.formats import FORMATS
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import Access, Decision, Policy
+from noraflask.services.bounded_memory import BoundedMemory
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web.context import PRINCIPAL
 from noraflask.web.targets import INNER
@@ -158,7 +159,7 @@ def test_errors_and_links_of_a_second_repository(two, mount):
 
 
 def test_an_address_asked_for_again_finds_the_same_route(app, monkeypatch):
-    monkeypatch.setattr("noraflask.web.flask_app.MATCHES_KEPT", 3)
+    monkeypatch.setattr(app, "_matches", BoundedMemory(3 * 1200))
     client = app.test_client()
     for _ in range(3):
         assert client.get("/v2/").status_code == 200
@@ -169,4 +170,10 @@ def test_an_address_asked_for_again_finds_the_same_route(app, monkeypatch):
         assert len(app._matches) <= 3
     app._matches.clear()
     client.get("/v2/" + "a" * 600 + "/tags/list")
-    assert not app._matches, "long addresses are not kept"
+    assert len(app._matches) == 0, "long addresses are not kept"
+    for number in range(20):
+        for name in (f"A{number}", f"-{number}", f"{number}:5000/a", f"a__b__-{number}", "a" * 300 + f"{number}"):
+            client.get(f"/v2/{name}/tags/list")
+            client.get(f"/v2/{name}/manifests/1")
+        client.get(f"/raw/a%00{number}")
+    assert len(app._matches) == 0, "nor what no name can be"

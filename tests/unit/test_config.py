@@ -124,6 +124,7 @@ TAKEN_VARIABLES = [
     ("NORA_MAX_UPLOAD_SESSIONS", "100", "docker.max_upload_sessions", 100),
     ("NORA_MAX_UPLOAD_SESSION_SIZE_MB", "2048", "docker.max_upload_session_size_mb", 2048),
     ("NORA_DOCKER_CHUNK_MIN_BYTES", "1", "docker.chunk_min_bytes", 1),
+    ("NORA_DOCKER_SPARSE_INDEXES", "Allow", "docker.sparse_indexes", "allow"),
     ("NORA_RAW_ENABLED", "no", "raw.enabled", False),
     ("NORA_RAW_MAX_FILE_SIZE", "1", "raw.max_file_size", 1),
     ("NORA_RAW_CACHE_CONTROL", "public, max-age=60", "raw.cache_control", "public, max-age=60"),

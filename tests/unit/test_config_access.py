@@ -511,7 +511,7 @@ LIVE = {
     *("auth.bearer_ttl_secs", "auth.refresh_ttl_days", "auth.refresh_tokens", "rate_limit.enabled", "rate_limit.on_failure", "rate_limit.wait_ms"),
     *("server.allowed_hosts", "cors.allowed_origins"),
     *(f"rate_limit.{tier}_{key}" for tier in ("auth", "upload", "general", "metrics") for key in ("rps", "burst")),
-    *("docker.max_upload_session_size_mb", "docker.chunk_min_bytes"),
+    *("docker.max_upload_session_size_mb", "docker.chunk_min_bytes", "docker.sparse_indexes"),
     *("raw.max_file_size", "raw.cache_control", "raw.overwrite", "raw.listing"),
 }
 

@@ -74,7 +74,7 @@ def test_every_setting_of_raw_may_be_a_repositorys_own(line, field, value):
 
 def test_every_own_setting_is_tried():
     assert {entry.key for entry in own_settings("raw")} == {"max_file_size", "cache_control", "overwrite", "listing"}
-    assert {entry.key for entry in own_settings("docker")} == {"max_upload_session_size_mb", "chunk_min_bytes"}
+    assert {entry.key for entry in own_settings("docker")} == {"max_upload_session_size_mb", "chunk_min_bytes", "sparse_indexes"}
     assert own_settings("npm") == ()
 
 

@@ -134,11 +134,14 @@ def test_a_permit_that_rests_on_storage_is_not_given_to_who_cannot_tell_its_stat
 
 
 def test_recalled_permits_are_bounded(gate, monkeypatch):
-    monkeypatch.setattr("noraflask.services.curation.gate.PERMITS_KEPT", 5)
+    monkeypatch.setattr("noraflask.services.curation.gate.PERMITS_BYTES", 6 * 1500)
     here, permits = gate.curation, Permits(gate.policy)
     for number in range(20):
         here.remember(permits, number, here.check(gate.policy, replace(APP, name="other")), None)
-    assert sum(here.recall(permits, number, lambda: None) is not None for number in range(20)) <= 5
+    assert 0 < sum(here.recall(permits, number, lambda: None) is not None for number in range(20)) <= 6
+    for number in range(20):
+        here.remember(permits, number, here.check(gate.policy, replace(APP, name="other" * 2000)), None)
+    assert permits.known.bytes <= 6 * 1500, "long names count for what they are"
 
 
 def test_the_policy_that_is_asked_is_the_one_that_was_handed_in(gate):

@@ -9,13 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import Unavailable
-from noraflask.formats.docker import graphs
-from noraflask.formats.docker.graphs import Graph, Graphs, graph_of
+from noraflask.formats.docker import graphs, twins
+from noraflask.formats.docker.graphs import Graph, Graphs, Holders, graph_of
 from noraflask.formats.docker.images import ALLOWED, TOO_LARGE, Images, combined, is_block, package
 from noraflask.formats.docker.protocol import keys
+from noraflask.formats.docker.protocol.kept import FEW_PARTS, Parts, has_many_parts, manifest_members
+from noraflask.formats.docker.protocol.manifests import parse_manifest
 from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
 from noraflask.pointer import Pointer
 from noraflask.services.content import Content
@@ -321,13 +325,18 @@ def test_packages():
 # Graphs, as storage has them.
 
 
-def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256") -> str:
+def keep(content: Content, body: dict[str, Any], *tags: str, algorithm: str = "sha256", is_told: bool = True) -> str:
+    """`is_told`: the pointers say what the manifest is made of."""
     data = json.dumps(body).encode()
     found = Digest.of(data, algorithm)
     pointer = Pointer(found, len(data), body["mediaType"], content.now())
+    manifest = parse_manifest(data, body["mediaType"])
+    own = manifest_members(manifest, found, Digest.of(data), Parts.of(manifest)) if is_told else {}
     with content.changing("docker/app"):
         content.keep_bytes(data, found)
-        content.point(keys.manifest_pointer("docker", "app", found), pointer)
+        if is_told and has_many_parts(manifest):
+            content.repoint(keys.parts_pointer("docker", "app", found), replace(pointer, own=Parts.of(manifest).members()))
+        content.repoint(keys.manifest_pointer("docker", "app", found), replace(pointer, own=own))
         for tag in tags:
             content.repoint(keys.tag_pointer("docker", "app", tag), pointer)
     return str(found)
@@ -395,7 +404,7 @@ def test_no_more_bytes_of_graphs_are_kept_than_said(content):
 def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(content):
     """And read once for each state, like any other: its pusher shall not make each request read all of it."""
     keep(content, solo(BASE, TOP), "1")
-    graph = Graphs(limit_bytes=1000).of(content, "docker", "app")
+    graph = Graphs(limit_bytes=500).of(content, "docker", "app")
     assert graph.is_too_large
     found = images(graph=graph)
     assert [found.tag("1", SOLO), found.manifest(SOLO), found.blob(TOP, is_read=True)] == [TOO_LARGE] * 3
@@ -405,14 +414,94 @@ def test_a_name_that_holds_more_than_is_kept_of_one_is_refused_as_a_whole(conten
     assert Graphs(limit_bytes=5000).of(content, "docker", "tags").is_too_large
 
 
-def test_parsed_manifests_are_kept_within_their_share(content, monkeypatch):
-    monkeypatch.setattr(graphs, "PARTS_SHARE_BYTES", 1000)
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("layers", [0, 1, FEW_PARTS + 1])
+def test_a_graph_is_the_same_where_pointers_do_not_say_what_manifests_are_made_of(content, layers, algorithm):
+    """As after a restore of some documents, or a power cut."""
+    names = [digest(f"layer {number}") for number in range(layers)]
+    graphs_of_both = []
+    for is_told in (True, False):
+        one = keep(content, solo(*names), "1", algorithm=algorithm, is_told=is_told)
+        keep(content, index(one), "2", is_told=is_told)
+        if not is_told:
+            with content.changing("docker/app"):
+                content.remove(keys.parts_pointer("docker", "app", one))
+        graphs_of_both.append(Graphs().of(content, "docker", "app"))
+    assert graphs_of_both[0] == graphs_of_both[1]
+    assert graphs_of_both[0].holders == {blob: [graphs_of_both[0].same(one)] for blob in (CONFIG, *names)}
+
+
+def test_manifests_are_not_parsed_for_a_graph(content, monkeypatch):
+    keep(content, solo(BASE), "1")
+    keep(content, solo(*(digest(f"layer {number}") for number in range(FEW_PARTS + 1))), "2")
+    monkeypatch.setattr(content, "read", lambda _: pytest.fail("a manifest was read"))
+    assert len(Graphs().of(content, "docker", "app").digests) == 2
+
+
+def test_after_a_push_what_is_new_is_read_alone(content, monkeypatch):
+    known, asked = Graphs(), []
+    for number in range(20):
+        keep(content, solo(digest(f"{number}")), f"{number}")
+    first = known.of(content, "docker", "app")
+    pointer = content.pointer
+    monkeypatch.setattr(content, "pointer", lambda key: asked.append(key) or pointer(key))
+    new = keep(content, solo(BASE), "7")
+    asked.clear()
+    second = known.of(content, "docker", "app")
+    assert asked == [keys.manifest_pointer("docker", "app", Digest.parse(new)), keys.tag_pointer("docker", "app", "7")]
+    anew = Graphs().of(content, "docker", "app")
+    assert replace(second, holders={}) == replace(anew, holders={})
+    assert {blob: set(found) for blob, found in second.holders.items()} == {blob: set(found) for blob, found in anew.holders.items()}
+    assert new not in first.digests
+    assert not first.holders.get(BASE)
+
+
+def test_what_was_deleted_or_written_anew_leaves_the_graph(content):
     known = Graphs()
-    small, large = solo(BASE), solo(*(digest(f"layer {number}") for number in range(10)))
-    keep(content, large, "large")
-    kept = keep(content, small, "small")
-    known.of(content, "docker", "app")
-    assert list(known._parts._values) == [(kept, OCI_MANIFEST)]
+    one, two = keep(content, solo(BASE), "1"), keep(content, solo(TOP), "2")
+    both = keep(content, index(one, two), "3")
+    assert known.of(content, "docker", "app").parents == {one: [both], two: [both]}
+    with content.changing("docker/app"):
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(both)))
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(two)))
+        content.remove(keys.tag_pointer("docker", "app", "3"))
+    assert known.of(content, "docker", "app") == Graphs().of(content, "docker", "app")
+    assert known.of(content, "docker", "app").holders == {CONFIG: [one], BASE: [one]}
+    content.now = lambda: NOW + 5
+    keep(content, solo(TOP), "2")
+    keep(content, solo(BASE), "1")
+    assert known.of(content, "docker", "app").created == {one: NOW + 5, two: NOW + 5}
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=6), max_size=12), st.sampled_from(["sha256", "sha512"]))
+def test_who_holds_a_blob_is_found_as_in_a_dict(made_of, algorithm):
+    """Digests here have bytes in common, so that one may seem to begin within another."""
+    rows = [bytes([number % 3] * 30 + [number] * (2 if algorithm == "sha256" else 34)) for number in range(13)]
+    texts = [f"{algorithm}:{row.hex()}" for row in rows]
+    holders, expected = Holders(), {}
+    for place, blobs in enumerate(made_of):
+        blobs = list(dict.fromkeys(blobs))
+        holders.add(f"{place}", {algorithm: b"".join(rows[number] for number in blobs)})
+        for number in blobs:
+            expected.setdefault(texts[number], set()).add(f"{place}")
+    assert {blob: set(found) for blob, found in holders.items()} == expected
+    for number in range(13):
+        assert set(holders.get(texts[number], ())) == expected.get(texts[number], set())
+        assert len(holders.get(texts[number], ())) == len(expected.get(texts[number], set()))
+
+
+def test_names_that_take_long_are_read_one_at_a_time_and_others_do_not_wait(content, monkeypatch):
+    monkeypatch.setattr(graphs, "SHORT_READS", 3)
+    monkeypatch.setattr(graphs, "LONG_SECONDS", 0.01)
+    known = Graphs()
+    keep(content, solo(BASE), "1")
+    with known._long:
+        assert known.of(content, "docker", "app").digests
+        keep(content, solo(TOP), "2", "3", "4")
+        with pytest.raises(Unavailable):
+            known.of(content, "docker", "app")
+    assert len(known.of(content, "docker", "app").digests) == 2
+    assert not known._long.locked()
 
 
 def test_a_name_that_is_being_read_holds_up_no_other(content, monkeypatch):
@@ -443,7 +532,7 @@ def test_requests_and_explanations_share_one_memory(content):
 
 def test_lost_bytes_cost_a_manifest_its_part_in_the_graph_alone(content):
     kept = keep(content, solo(BASE), "1")
-    lost = keep(content, solo(TOP), "2")
+    lost = keep(content, solo(TOP), "2", is_told=False)
     known = Graphs()
     content._storage.delete(f"blobs/sha256/{lost[7:9]}/{lost[7:]}")
     content._remembered.clear()
@@ -463,3 +552,125 @@ def test_a_rule_by_sha256_reaches_a_manifest_that_was_pushed_by_sha512(content):
         assert not found.manifest(long).allowed
         assert not found.blob(TOP, is_read=True).allowed
     assert images(rule("pin", "1", integrity=(short,)), graph=graph).tag("1", long).allowed
+
+
+# Twins.
+
+
+LONG, TWIN = str(Digest.of(b"long", "sha512")), str(Digest.of(b"solo", "sha512"))
+TWINS = replace(GRAPH, aliases={TWIN: SOLO})
+
+
+@pytest.mark.parametrize("version", [SOLO, TWIN, "2"])
+def test_a_rule_on_one_twin_reaches_the_other(version):
+    found = images(rule("block", version), graph=TWINS)
+    assert [found.manifest(one).allowed for one in (SOLO, TWIN)] == [False, False]
+    assert not found.tag("2", TWIN).allowed
+    assert not found.blob(LONE, is_read=True).allowed
+    assert images(rule("allow", version), graph=TWINS).manifest(TWIN).allowed
+
+
+def test_the_age_of_twins_is_that_of_the_first():
+    moments = {SOLO: NOW - 8 * DAY, TWIN: NOW}
+    found = policy(settings=Settings(mode="enforce", min_release_age=7 * DAY, hosted=True))
+    assert Images("docker", "app", TWINS, lambda asked: decide(found, asked, NOW), moments.get).manifest(TWIN).allowed
+
+
+def test_a_stray_blob_is_judged_as_its_twin():
+    stray = str(Digest.of(b"lone again", "sha512"))
+    for version in ("2", LONE, stray):
+        found = images(rule("block", version))
+        assert found.blob(stray, True, LONE).allowed is False
+        assert found.blob(BASE, True).allowed
+    assert images(rule("block", "1")).blob(stray, True, LONE).allowed
+
+
+def test_the_other_digest_is_found_only_where_it_is_wanted():
+    asked: list[str] = []
+
+    def other(digest: str) -> str:
+        asked.append(digest)
+        return LONG if digest == TOP else digest.replace("sha256", "sha512") + digest[7:]
+
+    found = policy(rule("block", LONG))
+    assert not Images("docker", "app", GRAPH, lambda one: decide(found, one, NOW), lambda _: None, other).blob(TOP, True).allowed
+    assert asked.count(TOP) == 1
+
+
+def test_twins_in_a_graph(content):
+    body = solo(BASE, LONG)
+    long, short = keep(content, body, "long", algorithm="sha512"), keep(content, body, "short")
+    inside = Digest.parse(LONG)
+    with content.changing("docker/app"):
+        twins.note(content, "docker", "app", inside, Digest.of(b"long"), 4)
+    both = keep(content, index(long), "all")
+    found = Graphs().of(content, "docker", "app")
+    assert found.aliases == {long: short, LONG: digest("long")}
+    assert {one: sorted(tags) for one, tags in found.tags.items()} == {short: ["long", "short"], both: ["all"]}
+    assert found.parents == {short: [both]}
+    assert set(found.holders[digest("long")]) == {short}
+    assert found.digests == {short, both}
+
+
+# What was deleted.
+
+
+@pytest.mark.parametrize(
+    ("gone", "rules", "blocked"),
+    [
+        ({SOLO: ["3"]}, [("block", "3")], SECOND),
+        ({SOLO: ["3"]}, [("block", "4")], set()),
+        ({SOLO: ["3"]}, [("block", "3"), ("except", "3")], set()),
+        ({INDEX: ["0"]}, [("block", "0")], FIRST | {"top"}),
+        ({INDEX: []}, [("block", "0")], set()),
+    ],
+)
+def test_a_deleted_tag_blocks_what_it_led_to(gone, rules, blocked):
+    everything = FIRST | SECOND | {"top", "base"}
+    assert free(images(*(rule(*one) for one in rules), graph=replace(GRAPH, gone=gone))) == everything - blocked
+
+
+GONE = Graph({SOLO: ["2"]}, {AMD: [INDEX], ARM: [INDEX]}, GRAPH.holders, frozenset({AMD, ARM, SOLO}), gone={INDEX: ["1"]})
+"""As GRAPH, where the index was deleted."""
+
+
+def test_a_deleted_index_blocks_its_platforms_and_allows_none():
+    assert not images(rule("block", "1"), graph=GONE).manifest(AMD).allowed
+    assert not images(rule("block", INDEX), graph=GONE).blob(TOP, is_read=True).allowed
+    assert images(rule("block", "1"), graph=GONE).blob(BASE, is_read=True).allowed, "an allowed image has it too"
+    assert images(graph=GONE).manifest(AMD).allowed
+    for version in ("1", INDEX):
+        assert not images(rule("allow", version), graph=GONE).manifest(AMD).allowed
+        assert images(rule("allow", version), graph=GRAPH).manifest(AMD).allowed
+
+
+def test_a_deleted_platform_cannot_be_read_as_a_blob():
+    graph = replace(GRAPH, digests=frozenset({INDEX, ARM, SOLO}), gone={AMD: []})
+    assert not images(rule("block", "1"), graph=graph).blob(AMD, is_read=True).allowed
+    assert images(graph=graph).blob(AMD, is_read=True).allowed
+    assert not images(rule("allow", "1"), graph=graph).blob(AMD, is_read=True).allowed
+
+
+def test_a_deleted_tag_allows_nothing():
+    gone = replace(GRAPH, gone={SOLO: ["3"]})
+    assert not images(rule("allow", "3"), graph=gone).manifest(SOLO).allowed
+    assert not images(rule("allow", "3"), rule("block", "3", audit_only=True), graph=gone).manifest(SOLO).allowed
+
+
+def test_audit_tells_of_deleted_ones_too():
+    told = images(rule("block", "1"), graph=GONE, settings=AUDIT).manifest(AMD)
+    assert (told.allowed, told.would_block) == (True, True)
+
+
+def test_a_graph_of_what_was_deleted(content):
+    first = keep(content, solo(BASE), "1")
+    pointer = content.pointer(keys.manifest_pointer("docker", "app", Digest.parse(first)))
+    with content.changing("docker/app"):
+        content.repoint(keys.gone_pointer("docker", "app", Digest.parse(first)), replace(pointer, own={"tags": ["0", 5]}))
+    known = Graphs()
+    here = known.of(content, "docker", "app")
+    assert (here.gone, here.digests, {*here.holders[BASE]}) == ({first: ["0"]}, {first}, {first})
+    with content.changing("docker/app"):
+        content.remove(keys.manifest_pointer("docker", "app", Digest.parse(first)))
+    gone = known.of(content, "docker", "app")
+    assert (gone.gone, gone.digests, gone.holders[BASE]) == ({first: ["0"]}, frozenset(), [first])

@@ -144,11 +144,12 @@ def test_the_same_is_noted_once_in_ten_minutes(ledger, folder, clock, after, cha
 
 
 def test_what_it_remembers_is_bounded(ledger, folder):
-    for number in range(3 * module.RECENT_KEYS):
-        ledger.served(package(str(number)), "", "joe", "token")
-        assert len(ledger._recent) <= module.RECENT_KEYS
+    for number in range(10_000):
+        ledger.served(package(str(number)), "", "j" * 600 + f"{number}", "token")
+        assert ledger._recent.bytes <= module.RECENT_BYTES
+    assert 1000 < len(ledger._recent) < 5000
     ledger.flush()
-    assert len(entries(folder)) == 3 * module.RECENT_KEYS
+    assert len(entries(folder)) == 10_000
 
 
 def test_lines_are_written_when_256_wait(ledger, folder):
@@ -531,3 +532,21 @@ def test_the_name_of_the_host_cannot_lead_elsewhere(ledger, folder, monkeypatch,
     ledger.flush()
     (found,) = files(folder)
     assert found.startswith(f"2025-06-16/{file}-{os.getpid()}-")
+
+
+def test_what_artifacts_are_made_of_is_told_apart(ledger, folder):
+    """By a last field that an artifact's line does not have."""
+    ledger.served(Package("docker", "app", "sha256:1", "docker", digests=("sha256:1",), is_part=True), "sha256:1", "joe", "token")
+    ledger.served(Package("docker", "app", "1", "docker", digests=("sha256:2",)), "sha256:2", "joe", "token")
+    ledger.flush()
+    assert [entry.part for entry in entries(folder)] == [True, False]
+    part, artifact = (line.split(b",") for path in folder.rglob("*.jsonl") for line in path.read_bytes().splitlines())
+    assert (len(part), part[-1], len(artifact)) == (13, b"1]", 12)
+
+
+@pytest.mark.parametrize(
+    ("field", "part"), [("1", True), ("0", False), ("null", False), ("true", True), ('"1"', False), ("[1]", False), ("{}", False)]
+)
+def test_odd_last_fields(field, part):
+    line = f'[1,"docker","docker","app","1","sha256:1","joe","token","",1,null,null,{field}]\n'
+    assert parse(line.encode()).part is part

@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from noraflask.digest import Digest
 from noraflask.errors import ManifestInvalid
-from noraflask.formats.docker.protocol.manifests import (
+from noraflask.formats.docker.protocol.kept import (
+    ANNOTATIONS_BYTES,
+    ARTIFACT_TYPE_CHARACTERS,
+    FEW_PARTS,
+    Parts,
     default_child,
     descriptor_of,
-    parse_manifest,
+    digests_in,
+    manifest_members,
     referrer_members,
     render_referrers,
+    subject_of,
+    tag_members,
 )
+from noraflask.formats.docker.protocol.manifests import MANIFEST_BYTES, parse_manifest
 from noraflask.formats.docker.protocol.media_types import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -27,6 +35,7 @@ from noraflask.formats.docker.protocol.media_types import (
     OCI_INDEX,
     OCI_MANIFEST,
     accepts,
+    takes_images_alone,
 )
 from noraflask.pointer import Pointer
 
@@ -120,8 +129,38 @@ def test_what_an_image_may_lack(members):
     assert parse(members).media_type == OCI_MANIFEST
 
 
-def test_an_index_may_be_empty():
-    assert parse(index(manifests=[])).children == ()
+@pytest.mark.parametrize("value", [[], None])
+@pytest.mark.parametrize("content_type", ["", OCI_INDEX])
+def test_an_index_may_be_empty(value, content_type):
+    found = parse(index(manifests=value), content_type)
+    assert (found.media_type, found.children, found.blobs) == (OCI_INDEX, (), ())
+
+
+@pytest.mark.parametrize(
+    ("members", "media_type"),
+    [
+        (image(manifests=None), OCI_MANIFEST),
+        (image(manifests=None, blobs=None, layers=None), OCI_MANIFEST),
+        (index(config=None, layers=None, blobs=None), OCI_INDEX),
+        (index(manifests=None, config=None), OCI_INDEX),
+    ],
+)
+def test_members_that_are_null_say_nothing_of_what_it_is(members, media_type):
+    assert parse(members).media_type == media_type
+
+
+def test_an_index_may_list_blobs():
+    """As BuildKit's older caches do; the gate finds them among its blobs."""
+    entries = [
+        descriptor(LAYER),
+        descriptor(CONFIG, "application/vnd.buildkit.cacheconfig.v0"),
+        descriptor(OTHER, f"{OCI_MANIFEST};a=b".upper()),
+        descriptor(LAYER),
+        descriptor(Digest.of(b"far"), "application/vnd.oci.image.layer.nondistributable.v1.tar"),
+    ]
+    found = parse(index(manifests=entries))
+    assert (found.blobs, found.images) == ((LAYER, CONFIG), (OTHER,))
+    assert found.children == (LAYER, CONFIG, OTHER, LAYER, Digest.of(b"far"))
 
 
 @pytest.mark.parametrize(
@@ -202,11 +241,10 @@ def test_schema_version(make, version):
     [
         (image(manifests=[]), OCI_MANIFEST),
         (image(manifests=[descriptor()]), ""),
-        (image(manifests=None), OCI_MANIFEST),
         (index(layers=[]), OCI_INDEX),
         (index(layers=[descriptor()]), ""),
         (index(config=descriptor()), OCI_INDEX),
-        (index(config=None), DOCKER_LIST),
+        (index(config={}), DOCKER_LIST),
         (index(blobs=[]), OCI_INDEX),
         (artifact(manifests=[]), OCI_ARTIFACT),
     ],
@@ -284,7 +322,7 @@ def test_layers_of_a_wrong_type(value):
     assert "layers" in refused(image(layers=value))
 
 
-@pytest.mark.parametrize("value", [*NO_LIST, None, ABSENT])
+@pytest.mark.parametrize("value", [*NO_LIST, ABSENT])
 def test_manifests_of_a_wrong_type(value):
     assert "manifests" in refused(index(manifests=value), OCI_INDEX)
 
@@ -388,7 +426,7 @@ def test_surrogates_are_kept_out_of_answers():
     assert refused('{"mediaType": "\\ud800"}').encode()
     found = parse(json.dumps(image(artifactType="\ud800", annotations={"\udfff": "\ud800"}, subject=descriptor())))
     stored = Pointer.parse(Pointer(OTHER, 1, OCI_MANIFEST, 0.0, referrer_members(found)).render())
-    assert json.loads(render_referrers([descriptor_of(stored)]))
+    assert json.loads(render_referrers([json.dumps(descriptor_of(stored)).encode()]))
 
 
 json_values = st.recursive(
@@ -454,6 +492,28 @@ def test_accepts(header, is_admitted):
     assert accepts(header, OCI_INDEX) == is_admitted
 
 
+@pytest.mark.parametrize(
+    ("header", "alone"),
+    [
+        (None, False),
+        ("", False),
+        ("*/*", False),
+        (OCI_MANIFEST, True),
+        (f"{DOCKER_MANIFEST} ; q=0.5,text/html", True),
+        (f"{OCI_MANIFEST}, {OCI_INDEX};q=0, {DOCKER_LIST}; q=0.00, */*;q=0", True),
+        (f"{OCI_MANIFEST}, {OCI_INDEX}", False),
+        (f"{OCI_MANIFEST}, {DOCKER_LIST};q=0.1", False),
+        (f"{OCI_MANIFEST}, *", False),
+        (f"{OCI_MANIFEST}, application/*", False),
+        (f"{OCI_MANIFEST};q=0", False),
+        (OCI_ARTIFACT, False),
+        ("application/json", False),
+    ],
+)
+def test_takes_images_alone(header, alone):
+    assert takes_images_alone(header) is alone
+
+
 @given(st.text())
 def test_accepts_takes_any_header(header):
     assert accepts(header, OCI_INDEX) in (True, False)
@@ -484,7 +544,9 @@ ARM64 = platform(LAYER, "linux", "arm64")
     ],
 )
 def test_default_child(children, accept, found):
-    assert default_child(parse(index(manifests=children)), accept) == found
+    manifest = parse(index(manifests=children))
+    stored = Pointer.parse(Pointer(OTHER, 7, OCI_INDEX, 0.0, tag_members(manifest)).render())
+    assert default_child(stored, accept) == found
 
 
 # What is written.
@@ -512,6 +574,90 @@ def test_render_referrer(members, more):
 
 @pytest.mark.parametrize("descriptors", [[], [descriptor()], [descriptor(), descriptor(OTHER)]])
 def test_render_referrers_is_an_index(descriptors):
-    body = render_referrers(iter(descriptors))
+    body = render_referrers(json.dumps(entry).encode() for entry in descriptors)
     assert json.loads(body) == {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}
     assert parse(body, OCI_INDEX).children == tuple(Digest.parse(entry["digest"]) for entry in descriptors)
+
+
+# What is kept of a manifest for those who read.
+
+
+def test_the_parts_of_a_manifest_are_kept_once_each():
+    manifest = parse(image(layers=[descriptor(), descriptor(OTHER), descriptor()]))
+    own = Pointer.parse(Pointer(LAYER, 1, OCI_MANIFEST, 0.0, manifest_members(manifest, LAYER, LAYER, Parts.of(manifest))).render()).own
+    found = Parts.read(own)
+    assert [list(digests_in(rows)) for rows in found] == [[], [str(CONFIG), str(LAYER), str(OTHER)]]
+    assert len(found.blobs["sha512"]) == 64
+    many = parse(index(manifests=[descriptor(CONFIG, OCI_MANIFEST), descriptor(OTHER, OCI_INDEX)] * 20_000))
+    assert [list(digests_in(rows)) for rows in Parts.of(many)] == [[str(CONFIG), str(OTHER)], []]
+
+
+def test_what_a_pointer_holds_of_a_manifest_is_small_whatever_the_manifest_is():
+    entries = [platform(Digest.of(b"%d" % number), "linux", "amd64") for number in range(15_000)]
+    manifest = parse(index(manifests=entries, **SUBJECT, annotations={"a": "x" * 1_000_000}))
+    own = manifest_members(manifest, OTHER, LAYER, Parts.of(manifest))
+    assert own == {"default": {OCI_MANIFEST: entries[0]["digest"]}, "subject": str(CONFIG), "sha256": str(LAYER)}
+    assert subject_of(Pointer(OTHER, 1, OCI_INDEX, 0.0, own)) == CONFIG
+    few = parse(index(manifests=entries[:FEW_PARTS]))
+    assert len(json.dumps(manifest_members(few, LAYER, LAYER, Parts.of(few)))) < 100 * FEW_PARTS
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [None, [], 1, {}, {"children": {}}, {"children": {}, "blobs": []}, {"children": {"md5": "00"}, "blobs": {}}]
+    + [{"children": {}, "blobs": {"sha256": digits}} for digits in ("0", "00", "xx", 1, None, "0" * 66)],
+)
+def test_parts_that_are_damaged_are_none(parts):
+    assert Parts.read({"parts": parts}) is None
+    assert Parts.read({}) is None
+
+
+@pytest.mark.parametrize("subject", [None, 1, "", "x", []])
+def test_a_damaged_subject_is_none(subject):
+    assert subject_of(Pointer(OTHER, 1, OCI_MANIFEST, 0.0, {"subject": subject})) is None
+
+
+def test_what_the_list_of_referrers_has_of_one_is_bounded():
+    small, large = {f"{number}": "y" * 100 for number in range(5)}, {"large": "x" * ANNOTATIONS_BYTES, "quotes": '"' * (ANNOTATIONS_BYTES - 100)}
+    members = referrer_members(parse(image(**SUBJECT, annotations=large | small, artifactType="a/b")))
+    assert members == {"artifactType": "a/b", "annotations": small}
+    many = referrer_members(parse(image(**SUBJECT, annotations={f"{number}": "\u20ac" * 10 for number in range(50_000)}, artifactType="a/b")))
+    assert 0 < len(json.dumps(many)) < ANNOTATIONS_BYTES + 1000
+    assert "artifactType" not in referrer_members(parse(image(**SUBJECT, artifactType="a/" + "b" * ARTIFACT_TYPE_CHARACTERS)))
+
+
+# Manifests that would take much memory or time.
+
+
+LIMIT = MANIFEST_BYTES - 100
+
+
+@pytest.mark.parametrize(
+    "filling",
+    [
+        b"[" + b"[]," * (LIMIT // 3) + b"1]",
+        b"[" + b"{}," * (LIMIT // 3) + b"1]",
+        b"[" + b"1," * (LIMIT // 2) + b"1]",
+        b"{" + b",".join(b'"%x":1' % number for number in range(400_000)) + b"}",
+        b"[" * (LIMIT // 2) + b"]" * (LIMIT // 2),
+        b"[" * (LIMIT // 2),
+        b'{"a":' * 100 + b"1" + b"}" * 100,
+        b'["' + b'","' * (LIMIT // 3) + b'"]',
+    ],
+    ids=["lists", "objects", "numbers", "members", "deep", "open", "nested", "strings"],
+)
+def test_a_manifest_of_too_many_values_is_refused_before_it_is_parsed(filling, monkeypatch):
+    monkeypatch.setattr("noraflask.json_document.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    refused(b'{"schemaVersion": 2, "x": ' + filling + b"}")
+
+
+@pytest.mark.parametrize("text", [",[]{}" * 200_000, '"[,' * 200_000, "[" * 1_000_000, "\\" * 500_000])
+def test_what_is_in_strings_counts_for_nothing(text):
+    assert parse(image(annotations={"a": text})).annotations == {"a": text}
+
+
+def test_an_index_of_4_mib_is_taken():
+    entries = [descriptor(CONFIG, OCI_MANIFEST)] * 27_000
+    body = json.dumps(index(manifests=entries), separators=(",", ":")).encode()
+    assert MANIFEST_BYTES * 0.9 < len(body) < MANIFEST_BYTES
+    assert len(parse_manifest(body, "").children) == 27_000

@@ -138,12 +138,12 @@ def test_upload_range(size, text):
     assert upload_range(size) == text
 
 
-@pytest.mark.parametrize(("text", "size"), [(None, None), ("0", 0), ("1", 1), ("100", 100), ("007", 7), ("9" * 30, int("9" * 30))])
+@pytest.mark.parametrize(("text", "size"), [(None, None), ("", None), ("0", 0), ("1", 1), ("100", 100), ("007", 7), ("9" * 30, int("9" * 30))])
 def test_page_size(text, size):
     assert page_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", "1.0", "1e3", "a", " 1", "1 ", "1\n", "\u0661", "0x1", "9" * 31, "9" * 5000, "\ud800"])
+@pytest.mark.parametrize("text", ["-1", "+1", "1.0", "1e3", "a", " 1", "1 ", "1\n", "\u0661", "0x1", "9" * 31, "9" * 5000, "\ud800"])
 def test_what_is_no_page_size(text):
     with pytest.raises(InvalidPage):
         page_size(text)

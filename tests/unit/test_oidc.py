@@ -13,7 +13,8 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from noraflask.config import OidcProvider, RoleRule
-from noraflask.services.auth.key_sets import ALGORITHMS, KeySet, parse_object
+from noraflask.json_document import parse_object
+from noraflask.services.auth.key_sets import ALGORITHMS, KeySet
 from noraflask.services.auth.oidc import MAX_TOKEN_BYTES, REFUSALS, Oidc, OidcRefused, flatten, looks_like_jwt
 from noraflask.services.auth.principal import Source
 from tests.oidc import Issuer, base64url, private_key, sign

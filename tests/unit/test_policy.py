@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noraflask.services.curation.compiling import compile
-from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, explain, next_change, visible
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, explain, names_digests, next_change, visible
 from noraflask.services.curation.filters import FILTERS, Ask, Match, Step, allowlist, blocklist, min_release_age, pin, quarantine, span
 from noraflask.services.curation.model import Bypass, Decision, Kind, Namespace, Package, Rule, RuleSet
 from noraflask.services.curation.patterns import Pattern
@@ -450,6 +450,24 @@ def test_quarantine_has_a_mode_of_its_own(own: str, allowed: bool) -> None:
 )
 def test_concerns_versions(found: Policy, expected: bool) -> None:
     assert concerns_versions(found, "npm", "left-pad", "here") is expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (policy(block(version=THREE)), True),
+        (policy(block(version="sha512:3*")), True),
+        (policy(block(version="SHA512:3*", format="*")), True),
+        (policy(rule(Kind.PIN, integrity=(THREE,))), True),
+        (policy(rule(Kind.ALLOW, integrity=(ONE, THREE))), True),
+        (policy(block(version=ONE), rule(Kind.PIN, integrity=(TWO,))), False),
+        (policy(block(), block(version="*3"), block(version="512")), False),
+        (policy(block("other", THREE)), False),
+        (policy(), False),
+    ],
+)
+def test_names_digests(found: Policy, expected: bool) -> None:
+    assert names_digests(found, "npm", "left-pad", "here", "sha512") is expected
 
 
 def test_blocks_name() -> None:

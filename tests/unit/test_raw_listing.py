@@ -59,12 +59,12 @@ def test_who_gets_html(accept, html):
     assert wants_html(accept) is html
 
 
-@pytest.mark.parametrize(("text", "size"), [(None, PAGE), ("1", 1), ("1000", PAGE), ("999999999", PAGE), ("007", 7)])
+@pytest.mark.parametrize(("text", "size"), [(None, PAGE), ("", PAGE), ("1", 1), ("1000", PAGE), ("999999999", PAGE), ("007", 7)])
 def test_page_sizes(text, size):
     assert parse_page_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "x", "1_0", "9" * 10, "\u0661"])
+@pytest.mark.parametrize("text", [" ", "0", "-1", "1.5", "x", "1_0", "9" * 10, "\u0661"])
 def test_other_page_sizes_are_bad(text):
     with pytest.raises(InvalidPage):
         parse_page_size(text)

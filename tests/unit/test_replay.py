@@ -7,6 +7,7 @@ import math
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -379,3 +380,40 @@ def test_two_hundred_thousand_entries_are_replayed():
     assert report.entries == 200_000
     assert [(change.count, change.kind) for change in report.changes] == [(5, BLOCKED)] * 20
     assert flip_share(past, always(ALLOW), new, NOON) == (20, 40_000)
+
+
+# What artifacts are made of.
+
+
+LAYER = "sha256:" + "ab" * 32
+
+
+def part(version: str = LAYER) -> Entry:
+    return entry("app", version, format="docker", digest=version, part=True)
+
+
+def test_a_part_is_blocked_by_its_own_digest_and_by_no_allowlist():
+    listed = always(Decision(False, "allowlist"))
+    assert replay([part()], always(ALLOW), listed, NOON).changes == []
+    assert [change.kind for change in replay([part()], always(ALLOW), always(BLOCK), NOON).changes] == [BLOCKED]
+    assert [change.kind for change in replay([replace(part(), part=False)], always(ALLOW), listed, NOON).changes] == [BLOCKED]
+
+
+def test_parts_are_no_coordinates_for_the_flip_guard():
+    entries = [entry("app", "1"), *(part(f"sha256:{number:064x}") for number in range(50))]
+    assert flip_share(entries, always(ALLOW), always(BLOCK), NOON) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "digests", "named"),
+    [
+        (LAYER, (), [True]),
+        ("*", (), [True]),
+        ("1", (), []),
+        ("1", {LAYER}, [True]),
+        (">=1 <2", (), []),
+        ("sha256:" + "cd" * 32, (), []),
+    ],
+)
+def test_who_read_a_layer_directly(version, digests, named):
+    assert [receipt.certain for receipt in impact([part()], "docker", "app", version, digests)] == named

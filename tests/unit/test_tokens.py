@@ -128,8 +128,8 @@ def test_a_rotation_that_a_revocation_overtakes_makes_no_token(tokens, storage, 
 def test_a_worker_that_knew_of_no_token_yet_revokes_it(tokens, storage, clock):
     other = worker(storage, clock)
     token, record = tokens.mint("alice", "read", 60)
-    assert other._read == {}
-    other._read[record.id] = (None, clock.now)
+    assert len(other._read) == 0
+    other._read.put(record.id, (None, clock.now), 0)
     assert other.revoke(record.id)
     clock.now += FRESH_SECONDS
     assert tokens.check(token) is None

@@ -34,7 +34,7 @@ def explain(options: argparse.Namespace) -> int:
     question = _question(options)
     config = read_configuration()
     policy = policy_of(config.curation)
-    with _storage_parts(config) as (look, freeze):
+    with storage_parts(config) as (look, freeze):
         members = explaining.explain(policy, question, look, freeze.current() if freeze else None)
     if options.json:
         tell_json(members)
@@ -65,7 +65,7 @@ def _question(options: argparse.Namespace) -> Question:
 
 
 @contextmanager
-def _storage_parts(config: Config) -> Iterator[tuple[Look | None, Freeze | None]]:
+def storage_parts(config: Config) -> Iterator[tuple[Look | None, Freeze | None]]:
     """What looks a package up in storage, and the freeze; nothing of them where there is no storage yet."""
     if not config.storage.path.is_dir():
         yield None, None

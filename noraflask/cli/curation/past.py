@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noraflask.cli.curation.explain import storage_parts
 from noraflask.cli.curation.sources import NAMES, kind_of, policy_of, read_configuration
 from noraflask.cli.subcommand import (
     FAILED,
@@ -18,6 +19,7 @@ from noraflask.cli.subcommand import (
     tell,
     tell_json,
 )
+from noraflask.ecosystems import ECOSYSTEMS
 
 if TYPE_CHECKING:
     from noraflask.config import Config, CurationConfig
@@ -69,6 +71,15 @@ def _ledger(config: Config, since: float, now: float) -> Iterator[Entry]:
     return read(ledger_folder(config), now - since)
 
 
+def _digests_of(config: Config, format: str, name: str, version: str) -> frozenset[str]:
+    """Of what the version is made of, as far as there is a storage to ask."""
+    from noraflask.services.curation.explaining import digests_of_version
+
+    repositories = [*((id, id) for id in ECOSYSTEMS), *((one.format, one.name) for one in config.repositories)]
+    with storage_parts(config) as (look, _):
+        return digests_of_version(look, repositories, format, name, version) if look else frozenset()
+
+
 def impact(options: argparse.Namespace) -> int:
     from noraflask.cli.curation.past_tables import render_impact
     from noraflask.services.curation import replay as replays
@@ -82,8 +93,9 @@ def impact(options: argparse.Namespace) -> int:
     except ValueError as problem:
         raise WrongUse(str(problem)) from None
     config = read_configuration()
+    digests = _digests_of(config, format, name, version or "*")
     with owner_of(config.state.path):
-        receipts = replays.impact(_ledger(config, options.since, time.time()), format, name, version or "*")
+        receipts = replays.impact(_ledger(config, options.since, time.time()), format, name, version or "*", digests)
     if options.json:
         tell_json(replays.impact_as_dict(receipts))
     else:

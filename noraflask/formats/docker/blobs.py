@@ -11,6 +11,7 @@ from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.verdicts import permit_blob
 from noraflask.web.access import DELETE, PULL, PUSH, access, may
 from noraflask.web.context import note, repository, services
+from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
 
 
@@ -26,6 +27,7 @@ def get_blob(name: str, digest: str) -> Response:
     found = content.stat(wanted) if content.exists(keys.blob_pointer(repository().name, name, wanted)) else None
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
+    served(granted, wanted)
     return send(granted, wanted, found.size, "application/octet-stream", BlobUnknown, content_headers(wanted, IMMUTABLE))
 
 

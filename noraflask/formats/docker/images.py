@@ -2,7 +2,9 @@
 
 A rule on a tag reaches the manifest that it leads to, and so every other tag of it. What a blocked image alone is made of (children of an index,
 config, layers) is blocked with it; what an allowed image is made of as well stays free. Under an allowlist it is the other way round: what an allowed
-image is made of is allowed. The graph (graphs.py) is read only where a rule can tell versions of the name apart.
+image is made of is allowed. What was deleted while it was blocked goes on blocking, and allows nothing (deletions.py). Twins, the same bytes by
+digests of several algorithms, are one thing with the rules of all their digests (twins.py). The graph (graphs.py) is read only where a rule can tell
+versions of the name apart.
 """
 
 from __future__ import annotations
@@ -21,28 +23,57 @@ TOO_LARGE = Decision(False, "images", reason="the name holds more layers than th
 
 
 class Images:
-    """Verdicts on what a name holds, by one policy at one moment. `published`: when a manifest or a blob was pushed, by its digest.
+    """Verdicts on what a name holds, by one policy at one moment. `published`: when a manifest or a blob was pushed, by its digest. `other`: the
+    sha512 of what is only known by its sha256, where a rule speaks of sha512.
 
     Each verdict is worked out twice where a rule only tells what it would do: as it is, and as it would be if that rule were in force.
     """
 
-    def __init__(self, repository: str, name: str, graph: Graph, judge: Judge, published: Callable[[str], float | None]) -> None:
+    def __init__(
+        self,
+        repository: str,
+        name: str,
+        graph: Graph,
+        judge: Judge,
+        published: Callable[[str], float | None],
+        other: Callable[[str], str | None] | None = None,
+    ) -> None:
         self._repository, self._name, self._graph = repository, name, graph
-        self._judge, self._published = judge, published
+        self._judge, self._published, self._other = judge, published, other
+        self._twins: dict[str, list[str]] = {}
+        for twin, digest in graph.aliases.items():
+            self._twins.setdefault(digest, []).append(twin)
         self._own: dict[str, list[Decision]] = {}
         self._verdicts: tuple[dict[str, Decision], dict[str, Decision]] = ({}, {})
         self._tells = False
 
     def tag(self, tag: str, digest: str) -> Decision:
         """The tag's own verdict, then that of what it leads to."""
+        digest = self._graph.same(digest)
         own = self._ask(tag, digest)
         return self._answer(lambda strict: own if is_block(own, strict) else self._manifest(digest, strict))
 
+    def own_tag(self, tag: str, digest: str) -> Decision:
+        """The tag's own verdict alone."""
+        return self._ask(tag, self._graph.same(digest))
+
+    def deleted(self, digest: str) -> Decision:
+        """Of what is deleted, or was; where the name is too large to be looked through, its own verdict alone."""
+        digest = self._graph.same(digest)
+        if self._graph.is_too_large:
+            return self._block_of(digest, strict=True) or self._own_of(digest)[0]
+        return self.manifest(digest)
+
     def manifest(self, digest: str) -> Decision:
+        digest = self._graph.same(digest)
         return self._answer(lambda strict: self._manifest(digest, strict))
 
-    def blob(self, digest: str, is_read: bool) -> Decision:
-        """`is_read`: its bytes are wanted, and not only whether it is there, which a push asks before there is a manifest."""
+    def blob(self, digest: str, is_read: bool, twin: str | None = None) -> Decision:
+        """`is_read`: its bytes are wanted, and not only whether it is there, which a push asks before there is a manifest. `twin`: its sha256."""
+        asked, digest = digest, twin or self._graph.same(digest)
+        if asked != digest and asked not in self._twins.get(digest, ()):
+            self._twins.setdefault(digest, []).append(asked)
+            self._own.pop(digest, None)
         return self._answer(lambda strict: self._blob(digest, is_read, strict))
 
     def _answer(self, find: Callable[[bool], Decision]) -> Decision:
@@ -55,13 +86,13 @@ class Images:
         return replace(told, allowed=True, would_block=True) if is_refused(told, strict=True) else told
 
     def _blob(self, digest: str, is_read: bool, strict: bool) -> Decision:
-        own = self._own_of(digest)
-        block = next((decision for decision in own if is_block(decision, strict)), None)
+        own, block = self._own_of(digest), self._block_of(digest, strict)
         if block:
             return block
-        above = [self._manifest(holder, strict) for holder in self._graph.holders.get(digest, ())]
-        if digest in self._graph.digests:  # a manifest whose bytes were pushed as a blob too
-            above.append(self._manifest(digest, strict))
+        holders = (holder for one in self._digests_of(digest) for holder in self._graph.holders.get(one, ()))
+        above = self._counting(((holder, self._manifest(holder, strict)) for holder in holders), strict)
+        if digest in self._graph.digests or digest in self._graph.gone:  # a manifest whose bytes were pushed as a blob too
+            above += self._counting([(digest, self._manifest(digest, strict))], strict)
         if not above:
             return own[0] if is_read else ALLOWED
         return combined(own, above, False, strict)
@@ -72,30 +103,48 @@ class Images:
         while todo:
             current = todo[-1]
             if current not in verdicts:
-                own, parents = self._own_of(current), self._graph.parents.get(current, ())
-                block = next((decision for decision in own if is_block(decision, strict)), None)
+                own, block, parents = self._own_of(current), self._block_of(current, strict), self._graph.parents.get(current, ())
                 waiting = [] if block else [parent for parent in parents if parent not in verdicts and parent not in opened]
                 if waiting:
                     opened.add(current)
                     todo += waiting
                     continue
                 tagged = current in self._graph.tags
-                verdicts[current] = block or combined(own, [verdicts[parent] for parent in parents if parent in verdicts], tagged, strict)
+                above = self._counting(((parent, verdicts[parent]) for parent in parents if parent in verdicts), strict)
+                verdicts[current] = block or combined(own, above, tagged, strict)
             todo.pop()
         return verdicts[digest]
 
+    def _counting(self, owners: Iterable[tuple[str, Decision]], strict: bool) -> list[Decision]:
+        """Their verdicts; of owners that were deleted only those that block."""
+        graph = self._graph
+        return [verdict for owner, verdict in owners if owner not in graph.gone or owner in graph.digests or is_block(verdict, strict)]
+
     def _own_of(self, digest: str) -> list[Decision]:
-        """On the digest, and on all tags that lead to it."""
+        """On all its digests, and on all tags that lead to it."""
         found = self._own.get(digest)
         if found is None:
-            versions = [*self._graph.tags.get(digest, ()), digest, *filter(None, [self._graph.aliases.get(digest)])]
+            versions = [*self._graph.tags.get(digest, ()), *self._digests_of(digest)]
             found = self._own[digest] = [self._ask(version, digest) for version in versions]
         return found
 
+    def _block_of(self, digest: str, strict: bool) -> Decision | None:
+        """What blocks the thing itself; also by a tag that led to it when it was deleted, which can do nothing else."""
+        gone = (self._ask(tag, digest) for tag in self._graph.gone.get(digest, ()))
+        return next((decision for decision in (*self._own_of(digest), *gone) if is_block(decision, strict)), None)
+
+    def _digests_of(self, digest: str) -> list[str]:
+        """All digests of the same bytes, as far as rules speak of them."""
+        twins = self._twins.get(digest, [])
+        if self._other is not None and not twins:
+            twins = self._twins[digest] = [twin for twin in (self._other(digest),) if twin]
+        return [digest, *twins]
+
     def _ask(self, version: str, digest: str) -> Decision:
-        asked = package(self._repository, self._name, version, digest, self._published(digest))
-        alias = self._graph.aliases.get(digest)
-        decision = self._judge(replace(asked, digests=(digest, alias)) if alias else asked)
+        digests = self._digests_of(digest)
+        moments = [moment for moment in map(self._published, digests) if moment is not None]
+        asked = package(self._repository, self._name, version, digest, min(moments, default=None))
+        decision = self._judge(replace(asked, digests=tuple(digests)) if len(digests) > 1 else asked)
         self._tells = self._tells or decision.would_block
         return decision
 

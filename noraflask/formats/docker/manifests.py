@@ -6,13 +6,18 @@ from dataclasses import replace
 
 from flask import Response, request
 
+from noraflask import json_document
 from noraflask.digest import Digest
-from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, NotFound
+from noraflask.errors import DigestMismatch, ManifestBlobUnknown, ManifestUnknown, Unavailable
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import IMMUTABLE, address, bp, content_headers
-from noraflask.formats.docker.protocol import keys, media_types, names
+from noraflask.formats.docker.deletions import remember_manifest, remember_tag
+from noraflask.formats.docker.protocol import kept, keys, media_types, names
 from noraflask.formats.docker.protocol import manifests as protocol
 from noraflask.formats.docker.protocol.manifests import Manifest
+from noraflask.formats.docker.readback import note_push
 from noraflask.formats.docker.verdicts import permit_manifest
+from noraflask.keys import Key
 from noraflask.pointer import Pointer
 from noraflask.services.metrics import catalogue
 from noraflask.suspension import Steps
@@ -22,6 +27,9 @@ from noraflask.web.context import note, repository, services, state
 from noraflask.web.gate import served
 from noraflask.web.responses import Answer, send
 
+PUSH_ATTEMPTS = 10
+"""How often a manifest is put there anew that others delete while it is pushed."""
+
 
 @bp.get("/<path:name>/manifests/<reference>")
 @access(PULL)
@@ -30,7 +38,7 @@ def get_manifest(name: str, reference: str) -> Response:
     stored = find_manifest(name, wanted)
     granted = permit_manifest(name, wanted, stored.digest)
     accept = request.environ.get("HTTP_ACCEPT")
-    if isinstance(wanted, str) and not media_types.accepts(accept, stored.media_type):
+    if isinstance(wanted, str) and stored.media_type in media_types.INDEXES and media_types.takes_images_alone(accept):
         stored = acceptable_child(name, stored, accept)
         granted = permit_manifest(name, stored.digest, stored.digest)
     served(granted, stored.digest)
@@ -53,10 +61,13 @@ def put_manifest(name: str, reference: str) -> Steps[Response]:
     digest = Digest.of(data, wanted.algorithm if wanted else "sha256")
     if wanted and wanted != digest:
         raise DigestMismatch(detail={"expected": str(wanted), "received": str(digest)})
-    manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
-    check_references(name, manifest)
-    with services().content.changing(keys.name_folder(repository().name, name)):
-        keep_manifest(name, manifest, Pointer(digest, len(data), manifest.media_type, services().content.now()), data, tags)
+    with json_document.take_turn(len(data)):
+        manifest = protocol.parse_manifest(data, request.headers.get("Content-Type", ""))
+        check_references(name, manifest)
+        stored = Pointer(digest, len(data), manifest.media_type, services().content.now())
+        with services().content.changing(keys.name_folder(repository().name, name)):
+            keep_manifest(name, manifest, stored, data, tags)
+    note_push(name, stored, tags)
     for tag in tags or [""]:
         note("push", f"{name}:{tag}" if tag else f"{name}@{digest}", f"manifest {digest}")
     services().metrics.count(catalogue.UPLOADS, repository().name)
@@ -79,6 +90,7 @@ def delete_manifest(name: str, reference: str) -> Response:
         if isinstance(wanted, Digest):
             forget_manifest(name, stored)
         else:
+            remember_tag(name, wanted, stored)
             content.remove(keys.tag_pointer(repository_name, name, wanted))
     if isinstance(wanted, Digest):
         note("delete", f"{name}@{wanted}", "manifest")
@@ -88,17 +100,40 @@ def delete_manifest(name: str, reference: str) -> Response:
 
 
 def forget_manifest(name: str, stored: Pointer) -> None:
+    """And the name, with its last manifest. A push of the same manifest at this moment finds that it is gone, and puts it there anew."""
     content, repository_name, digest = services().content, repository().name, stored.digest
-    for tag, leads_to in content.pointers(keys.tags_folder(repository_name, name)):
-        if leads_to.digest == digest:
-            content.remove(keys.tag_pointer(repository_name, name, tag))
-    try:
-        subject = protocol.parse_manifest(read_manifest(stored), stored.media_type).subject
-    except ManifestUnknown:  # its bytes are lost; what is left must be deletable all the same
-        subject = None
-    if subject:
-        content.remove(keys.referrer_pointer(repository_name, name, subject, digest))
-    content.remove(keys.manifest_pointer(repository_name, name, digest))
+    key, subject, seen = keys.manifest_pointer(repository_name, name, digest), kept.subject_of(stored), dict[str, str]()
+    tags = tags_of(name, digest, seen)
+    remember_manifest(name, stored, [tag.rpartition("/")[2] for tag, _ in tags])
+    for tag, version in tags:
+        content.remove(tag, version)
+    entry = keys.referrer_pointer(repository_name, name, subject, digest) if subject else None
+    if entry:
+        content.remove(entry)
+    if not content.exists(keys.gone_pointer(repository_name, name, digest)):
+        content.remove(keys.parts_pointer(repository_name, name, digest))
+    content.remove(key)
+    content.remove(keys.pushed_pointer(repository_name, name, digest))
+    left = tags_of(name, digest, seen)  # by a push that was done in between
+    if entry and (version_left := content.version(entry)):
+        left.append((entry, version_left))
+    for pointer, version in left:
+        if not content.exists(key):
+            content.remove(pointer, version)
+    content.unmark(keys.name_pointer(repository_name, name), lambda: any(content.list(keys.manifests_folder(repository_name, name), limit=1)))
+
+
+def tags_of(name: str, digest: Digest, seen: dict[str, str]) -> list[tuple[Key, str]]:
+    """Tags that lead to a manifest, with their versions. `seen`: the versions of those that were looked at before; they are not read again."""
+    content, found = services().content, []
+    for entry in content.list(keys.tags_folder(repository().name, name)):
+        if entry.info is None or seen.get(entry.key) == entry.info.version:
+            continue
+        seen[entry.key] = entry.info.version
+        tag = content.pointer(Key.trusted(entry.key))
+        if tag is not None and tag.digest == digest:
+            found.append((Key.trusted(entry.key), entry.info.version))
+    return found
 
 
 def find_manifest(name: str, reference: Digest | str) -> Pointer:
@@ -113,45 +148,66 @@ def find_manifest(name: str, reference: Digest | str) -> Pointer:
     return stored
 
 
-def read_manifest(stored: Pointer) -> bytes:
-    try:
-        return services().content.read(stored.digest)
-    except NotFound:
-        raise ManifestUnknown(detail={"digest": str(stored.digest)}) from None
-
-
 def acceptable_child(name: str, stored: Pointer, accept: str | None) -> Pointer:
-    """For a client that does not take the type a tag leads to: the index's default image. Raises ManifestUnknown, as other registries do."""
-    if stored.media_type in media_types.INDEXES:
-        child = protocol.default_child(protocol.parse_manifest(read_manifest(stored), stored.media_type), accept)
-        if child:
-            return find_manifest(name, child)
-    raise ManifestUnknown(f"the manifest is of type {stored.media_type}, which the request's Accept header does not admit", detail={"name": name})
+    """For a client that takes images and no index: the index's default image. Where it has none, or none that is here, the index as it is."""
+    child = kept.default_child(stored, accept)
+    found = services().content.pointer(keys.manifest_pointer(repository().name, name, child)) if child else None
+    return found or stored
 
 
 def check_references(name: str, manifest: Manifest) -> None:
-    """Raises ManifestBlobUnknown unless config, layers and children are in this name."""
+    """Raises ManifestBlobUnknown unless config, layers and children are in this name. Children may be missing where the repository allows it."""
     content, repository_name = services().content, repository().name
+    if manifest.children and repository().settings.sparse_indexes == "allow":
+        return
+
+    def is_manifest(digest: Digest) -> bool:
+        return content.exists(keys.manifest_pointer(repository_name, name, digest))
+
     for digest in manifest.blobs:
-        if not content.exists(keys.blob_pointer(repository_name, name, digest)) or content.stat(digest) is None:
+        if content.exists(keys.blob_pointer(repository_name, name, digest)) and content.stat(digest) is not None:
+            continue
+        if not manifest.children or not is_manifest(digest):  # an index may call a manifest by a type of its own
             raise ManifestBlobUnknown(f"the blob {digest} is not in {name}; push it before the manifest", detail={"digest": str(digest)})
-    for digest in manifest.children:
-        if not content.exists(keys.manifest_pointer(repository_name, name, digest)):
+    for digest in dict.fromkeys(manifest.images):
+        if not is_manifest(digest):
             raise ManifestBlobUnknown(f"the manifest {digest} is not in {name}; push it before the index", detail={"digest": str(digest)})
 
 
 def keep_manifest(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: list[str]) -> None:
-    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it."""
+    """Bytes first, then what points to them, tags last: whoever finds a tag finds all of it. What readers need of the manifest is in the pointers.
+
+    Raises Unavailable when others go on deleting it.
+    """
+    for _ in range(PUSH_ATTEMPTS):
+        pointers = point_to(name, manifest, stored, data, tags)
+        if all(map(services().content.exists, pointers)):
+            return
+    raise Unavailable("the manifest was deleted while it was pushed; push it again")
+
+
+def point_to(name: str, manifest: Manifest, stored: Pointer, data: bytes, tags: list[str]) -> list[Key]:
+    """The keys of what must be there afterwards, unless somebody deletes the same manifest at this moment."""
     content, repository_name = services().content, repository().name
-    key = keys.manifest_pointer(repository_name, name, stored.digest)
+    sha256 = stored.digest if stored.digest.algorithm == "sha256" else Digest.of(data)
+    parts = kept.Parts.of(manifest, twins.noted_of(content, repository_name, name, manifest.blobs))
+    pointers = {keys.manifest_pointer(repository_name, name, stored.digest): kept.manifest_members(manifest, stored.digest, sha256, parts)}
+    if kept.has_many_parts(manifest):  # first, since who finds the manifest looks for them
+        pointers = {keys.parts_pointer(repository_name, name, stored.digest): parts.members()} | pointers
     with content.together(stored.digest):
         content.keep_bytes(data, stored.digest)
-        there = content.point(key, stored)
+        there = {key: content.point(key, replace(stored, own=own)) for key, own in pointers.items()}
         content.mark(keys.name_pointer(repository_name, name))
-    if not there.leads_to_the_same(stored):  # the same bytes under another media type
-        content.repoint(key, replace(stored, created=there.created))
+    for key, own in pointers.items():
+        wanted = replace(stored, own=own, created=there[key].created)
+        if wanted != there[key]:  # the same bytes under another media type
+            content.repoint(key, wanted)
+    last: list[Key] = []
     if manifest.subject:
         entry = keys.referrer_pointer(repository_name, name, manifest.subject, stored.digest)
-        content.repoint(entry, replace(stored, own=protocol.referrer_members(manifest)))
+        last.append(entry)
+        content.repoint(entry, replace(stored, own=kept.referrer_members(manifest)))
     for tag in tags:
-        content.repoint(keys.tag_pointer(repository_name, name, tag), stored)
+        last.append(keys.tag_pointer(repository_name, name, tag))
+        content.repoint(last[-1], replace(stored, own=kept.tag_members(manifest)))
+    return [*pointers, *last]

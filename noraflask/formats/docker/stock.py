@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.graphs import Graph, graph_of
 from noraflask.formats.docker.images import TOO_LARGE, Images, package
 from noraflask.formats.docker.protocol import keys
+from noraflask.formats.docker.protocol.names import is_name
 from noraflask.services.content import Content
 from noraflask.services.curation.explaining import Stored
 from noraflask.services.curation.model import Decision, Package
@@ -34,7 +36,7 @@ class ImageStock:
         """Told by the keys alone: all that can be pulled under a name has a pointer there, a blob also before the first manifest comes."""
         for pointer in content.names(repository):
             folder, _, last = pointer.rpartition("/")
-            if folder.endswith(("/_blobs", "/_manifests")):
+            if folder.endswith(("/_blobs", "/_manifests", "/_gone")):
                 try:
                     yield Digest.parse(last)
                 except InvalidDigest:
@@ -42,18 +44,23 @@ class ImageStock:
 
     def look(self, content: Content, asked: Package, judge: Judge) -> Stored | None:
         names = (asked.name, f"library/{asked.name}") if "/" not in asked.name else (asked.name,)
-        for name in names:
+        for name in filter(is_name, names):
             graph = graph_of(content, asked.repository, name)
             if graph.is_too_large:
                 return Stored(name, package(asked.repository, name, asked.version), TOO_LARGE, ())
             if graph.digests:
-                return _stored(asked, name, graph, judge)
+                return _stored(content, asked, name, graph, judge)
         return None
 
 
-def _stored(asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
+def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
     repository, pushed = asked.repository, graph.created.get
-    images = Images(repository, name, graph, judge, pushed)
+
+    def other(digest: str) -> str | None:
+        twin = twins.other(content, repository, name, Digest.parse(digest))
+        return str(twin) if twin else None
+
+    images = Images(repository, name, graph, judge, pushed, other)
     leads = {tag: digest for digest, tags in graph.tags.items() for tag in tags}
     allowed = tuple(tag for tag, digest in sorted(leads.items()) if images.tag(tag, digest).allowed)
     version = asked.version
@@ -61,9 +68,20 @@ def _stored(asked: Package, name: str, graph: Graph, judge: Judge) -> Stored:
     decision: Decision | None = None
     if version and digest:
         decision = images.tag(version, digest)
-    elif version in graph.digests:
+    elif version and graph.same(version) in graph.digests:
         digest, decision = version, images.manifest(version)
-    return Stored(name, package(repository, name, version, digest, pushed(digest) if digest else None), decision, allowed)
+    described = package(repository, name, version, digest, pushed(graph.same(digest)) if digest else None)
+    return Stored(name, described, decision, allowed, _own(graph, digest) if digest else frozenset())
+
+
+def _own(graph: Graph, digest: str) -> frozenset[str]:
+    """What no other image of the name is made of; by all digests that are known of it."""
+    inside, found = {graph.same(digest)}, 0
+    while found < len(inside):
+        found = len(inside)
+        inside |= {child for child, parents in graph.parents.items() if child not in graph.tags and inside.issuperset(parents)}
+    inside |= {blob for blob, holders in graph.holders.items() if inside.issuperset(holders)}
+    return frozenset(inside | {twin for twin, same in graph.aliases.items() if same in inside})
 
 
 STOCK = ImageStock()

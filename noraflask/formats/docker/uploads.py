@@ -5,7 +5,8 @@ from __future__ import annotations
 from flask import Response, request
 
 from noraflask.digest import Digest
-from noraflask.errors import NoraError, RangeInvalid, Unauthenticated
+from noraflask.errors import InvalidDigest, InvalidName, NoraError, RangeInvalid, RepositoryUnknown, Unauthenticated, Unavailable
+from noraflask.formats.docker import twins
 from noraflask.formats.docker.blueprint import address, bp, named
 from noraflask.formats.docker.protocol import keys, ranges
 from noraflask.formats.docker.tokens import challenge
@@ -24,8 +25,9 @@ from noraflask.web.responses import Answer
 @access(PUSH)
 def start_upload(name: str) -> Steps[Response]:
     """Mount a blob of another name, take a whole blob (?digest=), or begin a session."""
-    if "mount" in request.args and mount(name, Digest.parse(request.args["mount"]), request.args.get("from")):
-        return blob_created(name, Digest.parse(request.args["mount"]))
+    mounted = mount(name, request.args["mount"], request.args.get("from", "")) if request.args.get("mount") else None
+    if mounted is not None:
+        return blob_created(name, mounted)
     expected = Digest.parse(request.args["digest"]) if "digest" in request.args else None
     staging, scope = services().staging, scope_of(name)
     if expected is None:
@@ -81,25 +83,33 @@ def receive(name: str, upload: Upload) -> Steps[None]:
 
 
 def finish(name: str, upload: Upload, expected: Digest) -> Response:
-    content = services().content
+    content, repository_name = services().content, repository().name
+    twin = upload.digest(twins.CANONICAL) if expected.algorithm != twins.CANONICAL else None
     with content.together(expected):
         content.keep(upload, expected)
-        content.point(keys.blob_pointer(repository().name, name, expected), pointer_to(expected, upload.offset))
+        if twin:
+            twins.note(content, repository_name, name, expected, twin, upload.offset)
+        content.point(keys.blob_pointer(repository_name, name, expected), pointer_to(expected, upload.offset))
     note("push", f"{name}@{expected}", "blob")
-    services().metrics.count(catalogue.UPLOADS, repository().name)
+    services().metrics.count(catalogue.UPLOADS, repository_name)
     return blob_created(name, expected)
 
 
-def mount(name: str, digest: Digest, source: str | None) -> bool:
+def mount(name: str, wanted: str, source: str) -> Digest | None:
     """Let a name have a blob that another one has. Without a source, any will do, for those who may read them all ("Mounting a blob").
 
-    Raises Unauthenticated for a bearer token that does not cover the source while its owner may read it: the client asks for one that does.
+    None: it cannot be done, for whatever reason, and the client uploads the blob instead. Raises Unauthenticated for a bearer token that does not
+    cover the source while its owner may read it: the client asks for one that does.
     """
     content = services().content
-    if source is None:
+    try:
+        digest, found_source = Digest.parse(wanted), named(source) if source else None
+    except (InvalidDigest, InvalidName, RepositoryUnknown):
+        return None
+    if found_source is None:
         allowed = may_everywhere(PULL) and is_open()
     else:
-        other, its_name = named(source)
+        other, its_name = found_source
         is_here = other.name == repository().name
         if principal().bearer is not None and not may(PULL, its_name, other.name) and may_by_right(PULL, its_name, other.name):
             raise Unauthenticated(headers={"WWW-Authenticate": challenge(PUSH, name, "insufficient_scope", source)})
@@ -109,14 +119,27 @@ def mount(name: str, digest: Digest, source: str | None) -> bool:
             and (is_free(its_name, digest) if is_here else is_open())  # the verdicts of another repository are not worked out here
         )
     if not allowed:
-        return False
+        return None
     with content.lease(digest):
         found = content.stat(digest)
-        if found is None:
-            return False
+        if found is None or not has_twin(name, digest, found.size):
+            return None
         content.point(keys.blob_pointer(repository().name, name, digest), pointer_to(digest, found.size))
     note("mount", f"{name}@{digest}", f"blob from {source}" if source else "blob")
-    return True
+    return digest
+
+
+def has_twin(name: str, digest: Digest, size: int) -> bool:
+    """Note what the gate must know of a blob that comes by a mount. False: it cannot be found out now, and the client sends the blob instead."""
+    if digest.algorithm == twins.CANONICAL:
+        return True
+    content, repository_name = services().content, repository().name
+    try:
+        twin = twins.canonical(content, repository_name, name, digest)
+    except Unavailable:
+        return False
+    twins.note(content, repository_name, name, digest, twin, size)
+    return twin != digest
 
 
 def pointer_to(digest: Digest, size: int) -> Pointer:

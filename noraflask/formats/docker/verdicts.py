@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from noraflask.digest import Digest
 from noraflask.errors import CurationDenied
-from noraflask.formats.docker import graphs, images
+from noraflask.formats.docker import graphs, images, twins
 from noraflask.formats.docker.images import Images
 from noraflask.formats.docker.protocol import keys
+from noraflask.formats.docker.readback import is_read_back, is_told
 from noraflask.services.curation.gate import Permit
 from noraflask.services.curation.model import Decision, Package
 from noraflask.web import gate
@@ -16,27 +18,35 @@ from noraflask.web.context import repository, services
 
 
 def permit_manifest(name: str, reference: Digest | str, digest: Digest) -> Permit:
-    """Raises CurationDenied."""
+    """Raises CurationDenied. Who may push is told what is there, as for blobs, and may read back what he is pushing (readback.py)."""
+    version = str(reference)
+
+    def package() -> Package:
+        return images.package(repository().name, name, version, str(digest), pushed_at(name)(str(digest)))
 
     def work() -> gate.Asked:
-        version = str(reference)
-        package = images.package(repository().name, name, version, str(digest), pushed_at(name)(str(digest)))
-        return judged(package, name, lambda found: found.tag(version, str(digest)) if isinstance(reference, str) else found.manifest(version))
+        asked = judged(package(), name, lambda found: found.tag(version, str(digest)) if isinstance(reference, str) else found.manifest(version))
+        about, decision = asked if isinstance(asked, tuple) else (asked, gate.decide(asked))
+        return (about, replace(decision, allowed=True, read_back=True)) if is_read_back(name, digest, decision) else asked
 
+    if not gate.is_open() and is_told(name):
+        told = images.package(repository().name, name, version, str(digest))
+        return gate.once((name, version, digest, "told"), None, lambda: (told, images.ALLOWED))
     return gate.once((name, reference, digest), lambda: revision_of(name), work)
 
 
 def permit_blob(name: str, digest: Digest, is_read: bool, may_push: bool = False) -> Permit:
     """Raises CurationDenied. Who may push is told whether a blob is there: a push asks before it sends and after, and no bytes leave."""
+    text = str(digest)
 
     def package() -> Package:
-        return images.package(repository().name, name, str(digest), str(digest))
+        return replace(images.package(repository().name, name, text, text, pushed_at(name)(text)), is_part=True)
 
     if not is_read and may_push:
-        return gate.once(None, None, lambda: (package(), images.ALLOWED))
+        return gate.once(None, None, lambda: (images.package(repository().name, name, text, text), images.ALLOWED))
 
     def work() -> gate.Asked:
-        return judged(package(), name, lambda found: found.blob(str(digest), is_read))
+        return judged(package(), name, lambda found: found.blob(text, is_read, str(canonical(name, digest))))
 
     return gate.once((name, digest, is_read), lambda: revision_of(name), work)
 
@@ -84,9 +94,26 @@ def judged(package: Package, name: str, verdict: Callable[[Images], Decision]) -
     return (package, verdict(images_of(name))) if gate.versions_matter(package) else package
 
 
-def images_of(name: str) -> Images:
-    graph, pushed = graph_of(name), pushed_at(name)
-    return Images(repository().name, name, graph, gate.decide, lambda digest: graph.created.get(digest) or pushed(digest))
+def images_of(name: str, judge: images.Judge = gate.decide) -> Images:
+    graph, pushed, repository_name = graph_of(name), pushed_at(name), repository().name
+    other = None
+    if gate.names_digests(images.package(repository_name, name), twins.OTHER):
+        other = other_of(name)
+    return Images(repository_name, name, graph, judge, lambda digest: graph.created.get(digest) or pushed(digest), other)
+
+
+def canonical(name: str, digest: Digest) -> Digest:
+    return twins.canonical(services().content, repository().name, name, digest)
+
+
+def other_of(name: str) -> Callable[[str], str | None]:
+    content, repository_name = services().content, repository().name
+
+    def find(digest: str) -> str | None:
+        twin = twins.other(content, repository_name, name, Digest.parse(digest))
+        return str(twin) if twin else None
+
+    return find
 
 
 def graph_of(name: str) -> graphs.Graph:

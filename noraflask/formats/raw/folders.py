@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from flask import Response, request
@@ -50,11 +51,21 @@ def list_folder_at(path: str) -> Response:
     if not repository().settings.listing:
         raise FolderUnknown("this repository does not list its folders; ask for a file by its path")
     size, last = listing.parse_page_size(request.args.get("n")), request.args.get("last", "")
-    entries = list(islice(visible(path, last), size + 1))
+    scan = Scan()
+    entries = list(islice(visible(path, last, scan), size + 1))
     if not entries and path and not last and not (may_below(PULL, path) and files.is_folder(services().content, repository().name, path)):
         raise FolderUnknown()
-    page = Page(f"{path}/" if path else "", entries[:size], size, len(entries) <= size)
+    goes_on = len(entries) > size
+    page = Page(f"{path}/" if path else "", entries[:size], size, not (goes_on or scan.was_cut), "" if goes_on else scan.last)
     return render(page)
+
+
+@dataclass
+class Scan:
+    """How far a folder was looked through for a page."""
+
+    last: str = ""
+    was_cut: bool = False
 
 
 def render(page: Page) -> Response:
@@ -67,24 +78,27 @@ def render(page: Page) -> Response:
     return Answer(listing.render_json(page), content_type=listing.JSON, headers=headers)
 
 
-def visible(path: str, last: str) -> Iterator[Entry]:
+def visible(path: str, last: str, scan: Scan) -> Iterator[Entry]:
     """Folders, then files, behind the entry `last`. Raises CurationDenied."""
     repository_name = repository().name
     may_be_had = gate.shown(
         (files.package(repository_name, path), ALLOWED),
-        stored(path, last),
+        stored(path, last, scan),
         lambda found: files.package(repository_name, below(path, found[0]), found[1]) if found[1] else ALLOWED,
     )
     for name, pointer in may_be_had:
         yield Entry(name, pointer.size, pointer.created, pointer.digest.hex, pointer.media_type) if pointer else Entry(name)
 
 
-def stored(path: str, last: str) -> Iterator[tuple[str, Pointer | None]]:
-    """What is in a folder and the caller has a right to: names of folders, with a slash, and files with their pointers."""
+def stored(path: str, last: str, scan: Scan) -> Iterator[tuple[str, Pointer | None]]:
+    """Of what is in a folder that which the caller has a right to: names of folders, with a slash, and files with their pointers."""
     content = services().content
     folder = protocol.folder_key(repository().name, path)
-    for entry in content.list(folder, protocol.mark_entry(last) if last else "", delimiter="/"):
-        name = entry.key[len(folder) + 2 :]
+    for number, entry in enumerate(content.list(folder, protocol.mark_entry(last) if last else "", delimiter="/")):
+        if number == listing.SCANNED:
+            scan.was_cut = True
+            return
+        name = scan.last = entry.key[len(folder) + 2 :]
         if name.endswith("/"):
             if may_below(PULL, below(path, name[:-1])):
                 yield name, None

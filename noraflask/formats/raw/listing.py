@@ -17,6 +17,8 @@ from noraflask.errors import InvalidPage
 
 PAGE = 1000
 """Entries of a page, where the client does not ask for fewer."""
+SCANNED = 20_000
+"""Entries that are looked through for one page, with those that the caller may not see."""
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 
 _QUALITY = re.compile(r"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
@@ -47,16 +49,18 @@ class Page:
     size: int
     """How many entries it may have."""
     is_last: bool = True
+    last: str = ""
+    """Behind which entry the page that follows begins, if not behind the last one of this page."""
 
     @property
     def next_query(self) -> str:
         """Of the page that follows."""
-        return f"n={self.size}&last={quote(self.entries[-1].name, safe='')}"
+        return f"n={self.size}&last={quote(self.last or self.entries[-1].name, safe='')}"
 
 
 def parse_page_size(text: str | None) -> int:
-    """`n` of a listing; at most PAGE. Raises InvalidPage."""
-    if text is None:
+    """`n` of a listing, as if absent when it is empty; at most PAGE. Raises InvalidPage."""
+    if not text:
         return PAGE
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
         raise InvalidPage("n must be a whole number, 1 or more")

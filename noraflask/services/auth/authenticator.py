@@ -28,12 +28,17 @@ from noraflask.services.auth.oidc import Oidc, OidcRefused, looks_like_jwt
 from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scope, Source
 from noraflask.services.auth.signing import BadToken
 from noraflask.services.auth.tokens import FORM, TokenRecord
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 
 SECRET_HEADERS = tuple(name for ecosystem in ECOSYSTEMS.values() for name in ecosystem.credential_headers)
 LOGIN_TYPES, REFRESH = ("bearer", "access"), "refresh"
 """Kinds of tokens that we sign: those that are credentials everywhere, and the one for new tokens."""
 _FOR_TOKENS = b"token endpoint"
-KNOWN_KEPT = 8192
+KNOWN_BYTES = 8 * 1024 * 1024
+"""Of the credentials that a process remembers for one state."""
+KNOWN_ENTRY_BYTES = 1500
+"""One of them without what an issuer says of it."""
+CLAIM_BYTES = 64
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
 
@@ -48,7 +53,7 @@ class Known:
 class Authenticator:
     def __init__(self, config: AuthConfig, oidc: Oidc, logins: Logins) -> None:
         self.config, self.oidc, self.logins = config, oidc, logins
-        self._known: dict[bytes, Known] = {}
+        self._known: BoundedMemory[bytes, Known] = BoundedMemory(KNOWN_BYTES)
 
     def authenticate(self, environ: Environ, takes_refresh: bool = False) -> Principal:
         """`takes_refresh`: a refresh token may be the password. Raises Unauthenticated, TooManyLogins, and what storage raises."""
@@ -64,9 +69,8 @@ class Authenticator:
         known = self._known.get(mark)
         if known is None or known.until <= now or not self.logins.is_usual(known.principal, place, now) or not known.holds():
             known = self._recognise(header, environ, takes_refresh)
-            if len(self._known) >= KNOWN_KEPT:
-                self._known.clear()
-            self._known[mark] = known
+            size = KNOWN_ENTRY_BYTES + sum(CLAIM_BYTES + bytes_of(*pair) for pair in known.principal.claims)
+            self._known.put(mark, known, size)
             self.logins.note(known.principal, place, environ)
         if known.principal.token_id:
             self.logins.tokens.used(known.principal.token_id, now)

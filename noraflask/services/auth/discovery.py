@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from noraflask import http_client
 from noraflask.config import OidcProvider
 from noraflask.config.text_file import FileProblem, read_bytes, without_mark
-from noraflask.services.auth.key_sets import parse_object
+from noraflask.json_document import parse_object
 
 BOUNDS = http_client.Bounds()
 MAX_BEARER_BYTES = 64 * 1024

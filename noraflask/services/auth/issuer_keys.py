@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from noraflask.config import OidcProvider
+from noraflask.json_document import parse_object
 from noraflask.services.auth.discovery import FetchFailed, fetch_jwks
-from noraflask.services.auth.key_sets import KeySet, PublicKey, parse_object
+from noraflask.services.auth.key_sets import KeySet, PublicKey
 from noraflask.services.documents import Documents
 
 WAIT_SECONDS = 5.0  # a request, for a fetch that runs

@@ -7,7 +7,6 @@ tokens takes JSON with members that are there twice and base64url with bits left
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,28 +42,6 @@ def decode_base64url(text: str) -> bytes:
     if base64.urlsafe_b64encode(data).rstrip(b"=") != text.encode():
         raise ValueError("base64url with bits left over")
     return data
-
-
-def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object in UTF-8. Raises ValueError, also for NaN, members that are there twice, and too deep nesting."""
-    try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ValueError("not a JSON object")
-    return document
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,15 @@ from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.auth.signing import Signer
 from noraflask.services.auth.tokens import Tokens
 from noraflask.services.auth.users import Users
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.documents import Documents
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 
 NAME_CHARACTERS = 255
-TOLD_KEPT = 8192
+TOLD_BYTES = 1024 * 1024
 TOLD_SECONDS = 60.0
-SEEN_KEPT = 32768
+SEEN_BYTES = 4 * 1024 * 1024
 NOTED_SECONDS = 900.0
 """A login that goes on is noted in the audit log so often."""
 
@@ -49,8 +50,8 @@ class Logins:
     metrics: NullMetrics = field(default_factory=NullMetrics)
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Of the hashes under which credentials are remembered."""
-    seen: dict[tuple[bytes, str], float] = field(default_factory=dict, repr=False)
-    told: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
+    seen: BoundedMemory[tuple[bytes, str], float] = field(default_factory=lambda: BoundedMemory(SEEN_BYTES), repr=False)
+    told: BoundedMemory[tuple[str, str], float] = field(default_factory=lambda: BoundedMemory(TOLD_BYTES), repr=False)
     issuer_keys: Documents | None = None
     """Where the keys of OIDC issuers are kept over a restart; None: nowhere."""
 
@@ -69,26 +70,22 @@ class Logins:
 
     def is_news(self, client: str, account: str) -> bool:
         """Whoever waits and tries on is not told of each time: that would fill disks."""
-        now, last = self.clock(), self.told.get((client, account), 0.0)
-        if now - last < TOLD_SECONDS:
+        now, last = self.clock(), self.told.get((client, account))
+        if last is not None and now - last < TOLD_SECONDS:
             return False
-        if len(self.told) >= TOLD_KEPT:
-            self.told.clear()
-        self.told[client, account] = now
+        self.told.put((client, account), now, bytes_of(client, account))
         return True
 
     def is_usual(self, principal: Principal, place: tuple[bytes, str], now: float) -> bool:
         """Has this credential come from this client lately? If not, it is a login: looked at as a whole, and noted."""
-        return now - self.seen.get(place, 0.0) < NOTED_SECONDS or principal.source is Source.ANONYMOUS
+        return now - (self.seen.get(place) or 0.0) < NOTED_SECONDS or principal.source is Source.ANONYMOUS
 
     def note(self, principal: Principal, place: tuple[bytes, str] | None, environ: Environ) -> None:
         """A login in the audit log: not each request that carries the credential, and not each time that it is looked at again."""
         if principal.source is Source.ANONYMOUS or (place is not None and self.is_usual(principal, place, self.clock())):
             return
         if place is not None:
-            if len(self.seen) >= SEEN_KEPT:
-                self.seen.clear()
-            self.seen[place] = self.clock()
+            self.seen.put(place, self.clock(), bytes_of(*place))
         client, request_id = self.client_of(environ), environ.get("nora.request_id", "")
         self.audit.record(Record("login", principal.name, source=principal.source.value, client=client, request_id=request_id))
         method = "bearer" if principal.bearer is not None else principal.source.value

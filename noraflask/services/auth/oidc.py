@@ -17,8 +17,9 @@ from typing import Any
 
 from noraflask.config import OidcProvider
 from noraflask.errors import Unauthenticated
+from noraflask.json_document import parse_object
 from noraflask.services.auth.issuer_keys import IssuerKeys, KeysUnavailable
-from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url, parse_object
+from noraflask.services.auth.key_sets import ALGORITHMS, decode_base64url
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.documents import Documents
 from noraflask.settings.texts import glob

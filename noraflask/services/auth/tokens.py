@@ -24,6 +24,7 @@ from typing import Any
 
 from noraflask.errors import AlreadyExists, NoraError
 from noraflask.services.auth.principal import ROLES, Action, Scope
+from noraflask.services.bounded_memory import BoundedMemory
 from noraflask.services.documents import Documents
 
 FORM = re.compile(r"nra_[0-9a-f]{32}\Z")
@@ -37,6 +38,10 @@ KEPT_SECONDS = 30 * 86400
 MARK_SECONDS = 86400
 """How long a mark must outlive its record: longer than any rotation that may be under way."""
 RECORDS_KEPT = 8192
+READ_BYTES = 4 * 1024 * 1024
+"""Of the records that a process remembers."""
+RECORD_BYTES = 600
+"""One of them without its texts."""
 MAX_SECONDS = 3650 * 86400
 
 log = logging.getLogger(__name__)
@@ -68,7 +73,7 @@ class Tokens:
         self._documents = documents
         self._remember_seconds = remember_seconds
         self._clock = clock
-        self._read: dict[str, tuple[TokenRecord | None, float]] = {}
+        self._read: BoundedMemory[str, tuple[TokenRecord | None, float]] = BoundedMemory(READ_BYTES)
         self._right: dict[str, tuple[str, float]] = {}  # SHA-256 of a token -> the Argon2 hash that it fits
         self._used: dict[str, int] = {}
         self._noted: dict[str, int] = {}
@@ -167,9 +172,7 @@ class Tokens:
         record = self._load(id)
         if known is not None and known[0] == record:
             record = known[0]
-        if len(self._read) >= RECORDS_KEPT:
-            self._read.clear()
-        self._read[id] = (record, now)
+        self._read.put(id, (record, now), RECORD_BYTES + 3 * len(render_record(record)) if record else 0)
         return record
 
     def _load(self, id: str) -> TokenRecord | None:
@@ -233,6 +236,8 @@ class Tokens:
     def used(self, id: str, now: float | None = None) -> None:
         now = self._clock() if now is None else now
         if now - self._used.get(id, 0) >= USED_SECONDS:
+            if len(self._used) >= RECORDS_KEPT:
+                self._used, self._noted = {}, {}  # uses of the last half minute are not noted then
             self._used[id] = int(now)
 
     def flush(self) -> None:
@@ -276,7 +281,7 @@ class Tokens:
             self.revoke(record.id)
 
     def _forget(self, id: str) -> None:
-        self._read.pop(id, None)
+        self._read.forget(id)
 
 
 # Records as JSON.

@@ -104,6 +104,15 @@ def concerns_versions(policy: Policy, format: str, name: str, repository: str = 
     return any(rule.kind is Kind.PIN or rule.min_age or rule.range or rule.version != ANY for rule in rules)
 
 
+def names_digests(policy: Policy, format: str, name: str, repository: str, algorithm: str) -> bool:
+    """Whether a rule on this name speaks of bytes by a digest of that algorithm, as a version or as integrity; also one that has expired."""
+    start = f"{algorithm}:"
+    return any(
+        rule.version.lower().startswith(start) or any(digest.startswith(start) for digest in rule.integrity)
+        for rule in policy.named(format, name, repository)
+    )
+
+
 def blocks_name(policy: Policy, format: str, name: str, repository: str, now: float, hosted: bool = True) -> Decision:
     """The verdict on a name as a whole."""
     return decide(policy, Package(format, name, None, repository, is_index=True, hosted=hosted), now)

@@ -36,6 +36,8 @@ class Stored:
     """The gate's whole answer, where the format works it out of several; None: what the filters say of the package is all."""
     allowed: tuple[str, ...]
     """Versions in storage that may be had."""
+    digests: frozenset[str] = frozenset()
+    """Of all that the version alone is made of, itself included: whoever read one of them read this version."""
 
 
 Look = Callable[[Package, Judge], Stored | None]
@@ -116,6 +118,17 @@ def question_of(words: Sequence[str], now: float, version: str | None = None, gi
     published = given.published if given.age is None else question.at - given.age
     package = replace(package, is_index=package.version is None, hosted=given.hosted, published=published, digests=given.digests)
     return replace(question, package=package, among=tuple(map(ecosystem_of(package.format).same_version, given.among)))
+
+
+def digests_of_version(look: Look, repositories: Iterable[tuple[str, str]], format: str, name: str, version: str) -> frozenset[str]:
+    """Of all that the version alone is made of, as storage has it now. `repositories`: format and name of each. Patterns and ranges have none."""
+    ecosystem = find(format)
+    if ecosystem is None or not version or "*" in version:
+        return frozenset()
+    name, version = ecosystem.same_name(name), ecosystem.same_version(version)
+    asked = (Package(ecosystem.id, name, version, repository) for kind, repository in repositories if kind == ecosystem.id)
+    stored = (look(package, lambda _: Decision(True)) for package in asked)
+    return frozenset().union(*(one.digests for one in stored if one))
 
 
 def explain(policy: Policy, question: Question, look: Look | None = None, frozen: Frozen | None = None) -> dict[str, Any]:

@@ -19,14 +19,18 @@ from typing import Any
 
 from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied
-from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, next_change, visible
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
+from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, names_digests, next_change, visible
 from noraflask.services.curation.freeze import Freeze
 from noraflask.services.curation.ledger import LAST_SECOND, Ledger
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.curation.policy import Policy
 
 _SEAL = object()
-PERMITS_KEPT = 16384
+PERMITS_BYTES = 6 * 1024 * 1024
+"""Of the permits that a process remembers."""
+PERMIT_BYTES = 900
+"""One of them without its texts."""
 ID_START = "d-"
 ID_CHARACTERS = 4096
 
@@ -64,7 +68,7 @@ class Permits:
         self.policy = policy
         self.open = Permit(_SEAL, Package("", ""), Decision(True), policy) if is_off(policy) else None
         """For all and everything, where the policy could refuse nothing; None where it could."""
-        self.known: dict[Hashable, Remembered] = {}
+        self.known: BoundedMemory[Hashable, Remembered] = BoundedMemory(PERMITS_BYTES)
 
 
 class Curation:
@@ -88,12 +92,12 @@ class Curation:
     def remember(self, permits: Permits, key: Hashable, permit: Permit, revision: object | None) -> None:
         """For a hot read. Only plain permits: what is logged is worked out, and logged, each time; and a freeze may begin at any moment."""
         decision, package = permit.decision, permit.package
-        if not decision.allowed or decision.would_block or decision.bypassed_by or not (package.hosted or package.seen is not None):
+        is_plain = decision.allowed and not (decision.would_block or decision.bypassed_by or decision.read_back)
+        if not is_plain or not (package.hosted or package.seen is not None):
             return
         ends = [end for end in (decision.until, next_change(permits.policy, self._clock())) if end is not None]
-        if len(permits.known) >= PERMITS_KEPT:
-            permits.known.clear()
-        permits.known[key] = Remembered(permit, min(ends, default=math.inf), revision)
+        size = PERMIT_BYTES + bytes_of(package.name, package.version, *package.digests)
+        permits.known.put(key, Remembered(permit, min(ends, default=math.inf), revision), size)
 
     def check(self, policy: Policy, package: Package, bypass_token: str | None = None, decision: Decision | None = None) -> Permit:
         """May it be served? Raises CurationDenied. `decision`: what a format has worked out itself, of several answers of decide()."""
@@ -115,6 +119,9 @@ class Curation:
 
     def concerns_versions(self, policy: Policy, package: Package) -> bool:
         return concerns_versions(policy, package.format, package.name, package.repository)
+
+    def names_digests(self, policy: Policy, package: Package, algorithm: str) -> bool:
+        return names_digests(policy, package.format, package.name, package.repository, algorithm)
 
     def visible(self, policy: Policy, packages: Sequence[Package]) -> tuple[list[bool], float | None]:
         """Which versions an index may show, and until when that holds: to be rendered once for (index revision, fingerprint, that moment)."""

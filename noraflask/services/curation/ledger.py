@@ -2,9 +2,10 @@
 
 `<folder>/<YYYY-MM-DD>/<host>-<pid>-<start>.jsonl`: a folder for each day (UTC), in it a file for each worker, which alone writes it. A line is
 
-    [unix seconds, format, repository, name, version, digest, principal, source, ci, hosted, published, seen]
+    [unix seconds, format, repository, name, version, digest, principal, source, ci, hosted, published, seen, part]
 
-where the version is "" when it is not known, `hosted` is 0 or 1, and the last two are seconds or null. Lines that end after `ci` are good as well.
+where the version is "" when it is not known, `hosted` is 0 or 1, and the two after it are seconds or null. `part` is 1 for bytes that artifacts are
+made of, such as an image's layer, and is left out for an artifact. Lines that end after `ci` are good as well.
 The same artifact to the same principal is recorded once in ten minutes. A crash loses the last second, and no other line.
 """
 
@@ -25,14 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from noraflask.services.append_file import AppendFile
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.curation.model import Package
 
 AGAIN_SECONDS = 600
 """The same is recorded once in this time."""
-RECENT_KEYS = 8192
+RECENT_BYTES = 4 * 1024 * 1024
 FLUSH_SECONDS = 1.0
 FLUSH_LINES = 256
-MOST_WAITING = 65536
+MOST_WAITING = 16384
 """Lines that wait while the disk is slow; what comes after them is lost."""
 REPORT_SECONDS = 60.0
 LONGEST_TEXT = 512
@@ -69,6 +71,8 @@ class Entry:
     hosted: bool = True
     published: float | None = None
     seen: float | None = None
+    part: bool = False
+    """Bytes that artifacts are made of: judged with those, so that it has no coordinate of its own."""
 
 
 class Ledger:
@@ -85,7 +89,7 @@ class Ledger:
         self._file = AppendFile()
         self._file_name, self._named_by = "", 0  # process id
         self._pid = os.getpid()
-        self._recent: dict[tuple[str | None, ...], float] = {}
+        self._recent: BoundedMemory[tuple[str | None, ...], float] = BoundedMemory(RECENT_BYTES)
         self._waiting: list[tuple[Any, ...]] = []
         self._lock = threading.Lock()  # of the lines that wait; never held while something is written
         self._writing = threading.Lock()
@@ -119,10 +123,8 @@ class Ledger:
                 return  # another thread was quicker
             if len(self._waiting) >= MOST_WAITING:
                 raise BufferError("the disk does not keep up")
-            if len(self._recent) >= RECENT_KEYS:
-                self._recent.clear()
-            self._recent[key] = now
-            self._waiting.append((int(now), key, source, package.hosted, package.published, package.seen))
+            self._recent.put(key, now, bytes_of(*key))
+            self._waiting.append((int(now), key, source, package))
             full = len(self._waiting) % FLUSH_LINES == 0
         if full and self._thread is not None:
             self._wake.set()
@@ -133,7 +135,7 @@ class Ledger:
         """Under the lock. What a parent process recorded is the parent's to write; a fork does not copy its thread."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._recent, self._waiting, self._thread = {}, [], None
+            self._recent, self._waiting, self._thread = BoundedMemory(RECENT_BYTES), [], None
 
     def flush(self) -> None:
         """Write what waits. Never raises: lines that cannot be written are counted, and logged once a minute."""
@@ -155,7 +157,7 @@ class Ledger:
             lost = len(good)
             self._file.append(self._path(day), b"".join(good), self._clock())
         except Exception as error:
-            self._recent = {}  # what was lost is recorded when it is served again
+            self._recent.clear()  # what was lost is recorded when it is served again
             self._failed(lost - self._file.whole_lines, error)
         else:
             if self._unreported and good:
@@ -273,24 +275,24 @@ def parse(line: bytes) -> Entry | None:
         return None
     if len(fields) < 12:
         fields += (1, None, None)[len(fields) - 9 :]
-    return Entry(*fields[:9], *_facts(*fields[9:12]))
+    return Entry(*fields[:9], *_facts(*fields[9:13]))
 
 
-def _facts(hosted: object, published: object, seen: object) -> tuple[Any, ...]:
-    return hosted != 0, _moment(published), _moment(seen)
+def _facts(hosted: object, published: object, seen: object, part: object = 0) -> tuple[Any, ...]:
+    return hosted != 0, _moment(published), _moment(seen), part == 1
 
 
 def _moment(field: object) -> float | None:
     return field if isinstance(field, int | float) and -LAST_SECOND <= field <= LAST_SECOND else None
 
 
-def _line(moment: int, key: tuple[str | None, ...], source: str, hosted: bool, published: float | None, seen: float | None) -> bytes:
+def _line(moment: int, key: tuple[str | None, ...], source: str, package: Package) -> bytes:
     """ASCII alone, so no character can end it. Empty when there is no way to write it."""
     format, repository, name, version, digest, principal, ci = key
     fields: list[Any] = [moment, format, repository, name, version or "", digest, principal, source, ci]
     try:
-        fields += [int(hosted), None if published is None else int(published), None if seen is None else int(seen)]
-        return _encode(fields).encode() + b"\n"
+        fields += [int(package.hosted), *(None if moment_of is None else int(moment_of) for moment_of in (package.published, package.seen))]
+        return _encode([*fields, 1] if package.is_part else fields).encode() + b"\n"
     except (TypeError, ValueError, OverflowError):
         return b""
 

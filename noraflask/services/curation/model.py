@@ -24,6 +24,8 @@ class Package:
     """When these bytes were first fetched from an upstream."""
     hosted: bool = True
     """It was published here, and not fetched from an upstream."""
+    is_part: bool = False
+    """Bytes that artifacts are made of, such as a layer: judged with those, and in the ledger so that a direct reader is named."""
 
 
 class Kind(enum.Enum):
@@ -127,3 +129,5 @@ class Decision:
     """Allowed although `filter` and `rule` say no, because the mode or the rule is audit."""
     bypassed_by: str = ""
     """The name of the bypass token that was honoured."""
+    read_back: bool = False
+    """Allowed to whoever is pushing it, although `filter` says that nobody may have it yet."""

@@ -6,7 +6,7 @@ All three read the entries once, as they come, in memory that does not grow with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ Consumer = tuple[str, str]
 """Principal, CI identity."""
 Verdict = tuple[str, Decision | None]
 
+_ALLOWED = Decision(True)
 BLOCKED, ALLOWED, AUDITED = "newly blocked", "newly allowed", "newly audited"
 
 
@@ -158,14 +159,15 @@ def replay(entries: Iterable[Entry], old_decide: Decide, new_decide: Decide, now
 def flip_share(entries: Iterable[Entry], old_decide: Decide, new_decide: Decide, now: float | None = None) -> tuple[int, int]:
     """How many of the distinct coordinates that were served the new policy newly blocks, and how many there are; as of now. For the flip guard.
 
-    A coordinate counts as blocked when it is in any repository. Where there are too many, those are judged whose hash ends with enough zero bits.
+    A coordinate counts as blocked when it is in any repository; what artifacts are made of has none.
+    Where there are too many, those are judged whose hash ends with enough zero bits.
     """
     judge = _Judge(old_decide, new_decide, time.time() if now is None else now)
     blocked: dict[int, bool] = {}
     every = 1
     for entry in entries:
         point = hash((entry.format, entry.name, entry.version))
-        if point % every or blocked.get(point):
+        if entry.part or point % every or blocked.get(point):
             continue
         blocked[point] = judge.verdict(entry)[0] == BLOCKED
         while len(blocked) > MOST_COORDINATES:
@@ -174,8 +176,9 @@ def flip_share(entries: Iterable[Entry], old_decide: Decide, new_decide: Decide,
     return sum(blocked.values()) * every, len(blocked) * every
 
 
-def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*") -> list[Receipt]:
+def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*", digests: Container[str] = ()) -> list[Receipt]:
     """Who got it, the latest first; at the end those of whom it is not certain. Version: a pattern, a range of the format, or a digest of the bytes.
+    `digests`: of what the version is known to be made of, so that whoever read a part of it is named too.
 
     Names and versions may be spelled as the format allows. Raises ValueError for a format or a range that makes no sense.
     """
@@ -192,7 +195,7 @@ def impact(entries: Iterable[Entry], format: str, name: str, version: str = "*")
             queries[entry.format] = _Query(entry.format, name, version)
         query = queries.get(entry.format)
         if query is not None and query.names.matches(entry.name):
-            means = query.means(entry)
+            means = entry.digest in digests or query.means(entry)
             if means is not False:
                 _receive(found, entry, bool(means))
     return sorted(found.values(), key=lambda receipt: (not receipt.certain, -receipt.last, *receipt.coordinate, receipt.principal, receipt.ci))
@@ -227,6 +230,8 @@ class _Query:
             return self._digest in (entry.digest, entry.version)
         if not entry.version:
             return None
+        if self._range is not None and entry.part:
+            return False  # a range is about versions of artifacts
         if self._range is not None:
             return self._range.contains(entry.version)
         return self._spelled.matches(entry.version) or self._canonical.matches(entry.version)
@@ -249,7 +254,7 @@ class _Judge:
 
     def verdict(self, entry: Entry) -> Verdict:
         """The kind of change, and the decision that blocks; nothing when both say the same."""
-        key = (entry.format, entry.repository, entry.name, entry.version, entry.digest, entry.hosted, entry.published, entry.seen)
+        key = (entry.format, entry.repository, entry.name, entry.version, entry.digest, entry.hosted, entry.published, entry.seen, entry.part)
         verdict = self._known.get(key)
         if verdict is not None:
             return verdict
@@ -258,7 +263,8 @@ class _Judge:
         verdict = self._older.get(key)
         if verdict is None:
             package = _package(entry)
-            verdict = _compare(self._old(package, self._now), self._new(package, self._now))
+            old, new = (_alone(entry, decide(package, self._now)) for decide in (self._old, self._new))
+            verdict = _compare(old, new)
         self._known[key] = verdict
         return verdict
 
@@ -275,6 +281,11 @@ def _package(entry: Entry) -> Package:
         seen=entry.time if entry.seen is None and not entry.hosted else entry.seen,
         hosted=entry.hosted,
     )
+
+
+def _alone(entry: Entry, decision: Decision) -> Decision:
+    """What an artifact is made of is on no allowlist itself: it is allowed with the artifact, and blocked where its own digest is named."""
+    return _ALLOWED if entry.part and decision.filter == "allowlist" else decision
 
 
 def _compare(old: Decision, new: Decision) -> Verdict:

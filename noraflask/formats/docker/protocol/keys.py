@@ -2,9 +2,13 @@
 
     docker/team/app/_blobs/sha256:<hex>                     pointer: the blob may be read under this name
     docker/team/app/_manifests/sha256:<hex>                 pointer
+    docker/team/app/_parts/sha256:<hex>                     pointer to a manifest of many parts, with what it is made of (kept.py)
     docker/team/app/_tags/1.0                               pointer
     docker/team/app/_referrers/sha256:<subject>/sha256:<x>  pointer, with what the referrers API lists besides
-    docker/.names/team.app                                  empty: the image name exists; a flat folder, so that the catalog need not walk a tree
+    docker/team/app/_twins/sha512:<hex>                     pointer to the same bytes by another algorithm's digest (twins.py)
+    docker/team/app/_gone/sha256:<hex>                      pointer: deleted while a rule blocked it, with the tags that led to it (deletions.py)
+    docker/team/app/_pushed/sha256:<hex>                    pointer, with who pushed the manifest last (readback.py)
+    docker/.names/team.app                                  the image name exists; a flat folder, so that the catalog need not walk a tree
 
 An image name's parts begin with a letter or digit, so a part that begins with `_` or `.` is never one of them. The bytes are in services/content.py.
 """
@@ -24,6 +28,10 @@ def blob_pointer(repository: str, name: str, digest: Digest) -> Key:
 
 def manifest_pointer(repository: str, name: str, digest: Digest) -> Key:
     return Key.trusted(f"{repository}/{name}/_manifests/{digest.algorithm}:{digest.hex}")
+
+
+def parts_pointer(repository: str, name: str, digest: Digest | str) -> Key:
+    return Key.trusted(f"{repository}/{name}/_parts/{digest}")
 
 
 def tag_pointer(repository: str, name: str, tag: str) -> Key:
@@ -49,6 +57,22 @@ def referrers_folder(repository: str, name: str, subject: Digest) -> str:
 
 def referrer_pointer(repository: str, name: str, subject: Digest, digest: Digest) -> Key:
     return Key.trusted(f"{referrers_folder(repository, name, subject)}/{digest}")
+
+
+def gone_folder(repository: str, name: str) -> str:
+    return f"{repository}/{name}/_gone"
+
+
+def gone_pointer(repository: str, name: str, digest: Digest) -> Key:
+    return Key.trusted(f"{gone_folder(repository, name)}/{digest}")
+
+
+def twin_pointer(repository: str, name: str, digest: Digest) -> Key:
+    return Key.trusted(f"{repository}/{name}/_twins/{digest}")
+
+
+def pushed_pointer(repository: str, name: str, digest: Digest) -> Key:
+    return Key.trusted(f"{repository}/{name}/_pushed/{digest}")
 
 
 def names_folder(repository: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from noraflask import json_document
 from noraflask.digest import Digest
 from noraflask.errors import InvalidDigest, ManifestInvalid
-from noraflask.formats.docker.protocol.media_types import GENERIC_TYPES, INDEXES, MANIFEST_TYPES, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST, accepts
-from noraflask.pointer import Pointer
+from noraflask.formats.docker.protocol.media_types import GENERIC_TYPES, INDEXES, MANIFEST_TYPES, OCI_ARTIFACT, OCI_INDEX, OCI_MANIFEST
 
 MANIFEST_BYTES = 4 * 1024 * 1024
 """Pushing Manifests: "registries SHOULD enforce some limit … at least 4 megabytes"."""
@@ -22,13 +21,19 @@ _FOREIGN = re.compile(r"application/vnd\.(?:oci\.image\.layer\.nondistributable\
 class Manifest:
     media_type: str
     blobs: tuple[Digest, ...] = ()
-    """Config and layers that must be in the repository; non-distributable layers are not among them."""
+    """Config and layers that must be in the repository; non-distributable layers are not among them. Of an index: entries of no manifest's type."""
     children: tuple[Digest, ...] = ()
+    """All entries of an index, of whatever type."""
     platforms: tuple[tuple[str, str, str], ...] = ()
     """Of each child in turn: media type, operating system, architecture."""
     subject: Digest | None = None
     artifact_type: str | None = None
     annotations: Mapping[str, str] | None = None
+
+    @property
+    def images(self) -> tuple[Digest, ...]:
+        """Children that only a manifest can be. BuildKit's older caches are indexes whose entries are layers and a cache configuration: blobs."""
+        return tuple(digest for digest, (media_type, *_) in zip(self.children, self.platforms, strict=True) if media_type in MANIFEST_TYPES)
 
 
 def parse_manifest(data: bytes, content_type: str) -> Manifest:
@@ -43,34 +48,11 @@ def parse_manifest(data: bytes, content_type: str) -> Manifest:
     return _parse_image(members, media_type)
 
 
-def referrer_members(manifest: Manifest) -> dict[str, Any]:
-    """What the pointer to a manifest with a subject says besides, for the list of referrers."""
-    members: dict[str, Any] = {}
-    if manifest.artifact_type:
-        members["artifactType"] = manifest.artifact_type
-    if manifest.annotations:
-        members["annotations"] = dict(manifest.annotations)
-    return members
-
-
-def descriptor_of(referrer: Pointer) -> dict[str, Any]:
-    """The descriptor that "Listing Referrers" returns."""
-    return {"mediaType": referrer.media_type, "digest": str(referrer.digest), "size": referrer.size, **referrer.own}
-
-
-def render_referrers(descriptors: Iterable[Mapping[str, Any]]) -> bytes:
-    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(descriptors)}).encode()
-
-
 def _parse_json(data: bytes) -> dict[str, Any]:
     try:
-        members = json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ManifestInvalid("the manifest is nested too deeply") from None
+        members = json_document.parse_object(data)
     except ValueError as problem:
-        raise ManifestInvalid(f"the manifest is not valid JSON in UTF-8: {str(problem)[:200]}") from None
-    if not isinstance(members, dict):
-        raise ManifestInvalid("the manifest must be a JSON object")
+        raise ManifestInvalid(f"the manifest cannot be read as a JSON object in UTF-8: {str(problem)[:200]}") from None
     return _plainly_spelt(members, "the manifest")
 
 
@@ -92,14 +74,6 @@ _MEMBERS = {
 }
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without a member that appears twice: some clients would read the first one, some the last."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member appears twice in one object")
-    return members
-
-
 def _plainly_spelt(members: dict[str, Any], where: str) -> dict[str, Any]:
     """Clients written in Go take members in any letter case, the last one wins; they would see another manifest than the one checked here."""
     for name in members:
@@ -108,15 +82,12 @@ def _plainly_spelt(members: dict[str, Any], where: str) -> dict[str, Any]:
     return members
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _media_type(members: Mapping[str, Any], content_type: str) -> str:
     header = content_type.partition(";")[0].strip().lower()
     body = _text(members, "mediaType")
     if header in GENERIC_TYPES:
-        header = body or (OCI_INDEX if "manifests" in members else OCI_MANIFEST)
+        is_index = _has(members, "manifests") or ("manifests" in members and not _has(members, "config"))
+        header = body or (OCI_INDEX if is_index else OCI_MANIFEST)
     if body and body != header:
         raise ManifestInvalid(f"Content-Type says {header[:120]!r}, the manifest's mediaType says {body[:120]!r}; they must be the same")
     if header not in MANIFEST_TYPES:
@@ -126,14 +97,18 @@ def _media_type(members: Mapping[str, Any], content_type: str) -> str:
 
 def _parse_index(members: Mapping[str, Any], media_type: str) -> Manifest:
     _refuse_members(members, ("config", "layers", "blobs"), media_type)
-    children, platforms = [], []
+    blobs, children, platforms = [], [], []
     for descriptor in _descriptors(members, "manifests"):
-        children.append(_digest(descriptor))
+        kind, digest = descriptor["mediaType"].partition(";")[0].strip().lower(), _digest(descriptor)
+        children.append(digest)
         platform = descriptor.get("platform")
         platform = platform if isinstance(platform, dict) else {}
-        platforms.append((str(descriptor.get("mediaType")), str(platform.get("os")), str(platform.get("architecture"))))
+        platforms.append((kind, str(platform.get("os")), str(platform.get("architecture"))))
+        if kind not in MANIFEST_TYPES and not _FOREIGN.match(kind):
+            blobs.append(digest)
     return Manifest(
         media_type,
+        blobs=tuple(dict.fromkeys(blobs)),
         children=tuple(children),
         platforms=tuple(platforms),
         subject=_subject(members),
@@ -164,14 +139,19 @@ def _parse_image(members: Mapping[str, Any], media_type: str) -> Manifest:
 def _refuse_members(members: Mapping[str, Any], names: Iterable[str], media_type: str) -> None:
     """image-spec security advisory on ambiguous documents: one that could be read as another type is refused."""
     for name in names:
-        if name in members:
+        if _has(members, name):
             raise ManifestInvalid(f"a document of type {media_type} must not have the member {name!r}")
+
+
+def _has(members: Mapping[str, Any], name: str) -> bool:
+    """What is null is not there: programs in Go write an empty list so."""
+    return members.get(name) is not None
 
 
 def _descriptors(members: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     values = members.get(name)
-    if values is None and name != "manifests":
-        values = []  # an artifact may have none
+    if values is None and (name in members or name != "manifests"):
+        values = []  # an artifact may have none; an index must say so
     if not isinstance(values, list):
         raise ManifestInvalid(f"{name} must be a list of descriptors")
     return [_descriptor(value, f"{name}[{index}]") for index, value in enumerate(values)]
@@ -217,11 +197,3 @@ def _annotations(members: Mapping[str, Any]) -> Mapping[str, str] | None:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ManifestInvalid("annotations must be an object of strings")
     return value
-
-
-def default_child(index: Manifest, accept: str | None) -> Digest | None:
-    """What a client that knows no index gets for a tag that leads to one: the linux/amd64 image, if the client takes its type."""
-    for digest, (media_type, system, architecture) in zip(index.children, index.platforms, strict=True):
-        if (system, architecture) == ("linux", "amd64") and accepts(accept, media_type):
-            return digest
-    return None
