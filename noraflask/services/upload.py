@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest, new_hash
-from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, StorageReadOnly, TooLarge, UploadUnknown
+from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, StorageReadOnly, TooLarge, TooManyUploads, UploadUnknown
 from noraflask.services.hashing import HashAhead, HashCache, RunningHash
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
@@ -115,7 +115,7 @@ class Upload:
             self._make_room(expected_bytes or 0)
             with HashAhead(running, lambda: self.file.fileno()) as ahead:
                 yield _Inflow(self, max_bytes, ahead)
-        except (ClientGone, BadRequest):
+        except (ClientGone, BadRequest, TooManyUploads):
             self._hashes.put(self.session, running)
             raise
         except TooLarge:
@@ -189,9 +189,11 @@ class Upload:
         return len(piece)
 
     def _write_back(self) -> None:
+        """Every so often: let the kernel begin to write, and ask whether the client may still go on."""
         if self.offset - self._written_back >= WRITE_BACK_BYTES:
             os.posix_fadvise(self.file.fileno(), self._written_back, self.offset - self._written_back, os.POSIX_FADV_DONTNEED)
             self._written_back = self.offset
+            self._usage.admit(self.offset)
 
     def _append(self, piece: bytes) -> None:
         self._make_room(len(piece))
