@@ -30,7 +30,7 @@ def ignored(environ: Mapping[str, str]) -> tuple[set[str], list[str]]:
     return {*links, *others, *not_yet}, [
         *_warning(
             links,
-            "Kubernetes sets them for a service whose name begins with nora (enableServiceLinks: false ends that), container engines for a link",
+            "Kubernetes (enableServiceLinks) and container engines set them for a service or link whose name begins with nora",
         ),
         *_warning(others, "no setting is called so"),
         *_warning(not_yet, "of a feature of NORA that this version lacks, and which they do not switch on"),
