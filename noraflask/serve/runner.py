@@ -24,7 +24,7 @@ from noraflask.serve.pool import Lane, Pool
 from noraflask.serve.reactor import Ending, Reactor
 from noraflask.serve.request import Refused, Request
 from noraflask.serve.response import Progress, ShortBody
-from noraflask.suspension import SUSPENDS, Resume, Suspended
+from noraflask.suspension import Resume, Suspended
 
 log = logging.getLogger("nora.server")
 
@@ -92,7 +92,6 @@ class Runner:
         if request.parsed is None:
             self._enter(conn)
             return
-        request.environ[SUSPENDS] = True
         conn.open_body(self._limits)
         body = request.body
         assert body is not None
