@@ -177,7 +177,7 @@ class Bodies:
         """On the thread for slow peers, at a connection that may be gone."""
         if conn.phase is not Phase.BODY:
             self.reactor.look_again(conn)
-        elif self.reactor.claim(conn):
+        elif self.reactor.claim(conn, Phase.BODY):
             self._guarded(conn, partial(self._look_at_body, conn))
 
     def _look_at_body(self, conn: Connection) -> None:
