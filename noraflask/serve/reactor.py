@@ -14,7 +14,6 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -24,6 +23,7 @@ from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
 from noraflask.serve.clients import Clients
 from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.held import Held
 from noraflask.serve.response import plain_text
 
 log = logging.getLogger("nora.server")
@@ -39,8 +39,6 @@ PROMPT_READS = 16  # what came in more pieces than this, a head or what follows 
 RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
 GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
 ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
-LARGE_HEAD = 4096
-HELD_BYTES = 16 * 1024 * 1024  # of unfinished heads larger than that, in each worker
 
 _READ = select.EPOLLIN | select.EPOLLONESHOT
 _EVENTS = {
@@ -85,8 +83,7 @@ class Reactor:
         self._client_of_peer = client_of_peer  # the client that a new connection counts for
         self._told = told  # called with what befell a connection, to be counted
         self.clients = Clients(share_of_client)
-        self._held = 0  # bytes of large unfinished heads
-        self._held_lock = threading.Lock()
+        self.held = Held()
         self._ending: set[Connection] = set()  # those that make room for others and are not closed yet
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
@@ -130,7 +127,10 @@ class Reactor:
         conn.turns = 0
         if phase is Phase.IDLE:
             self.attribute(conn, conn.own)
+        is_too_much = self.held.put(conn, _held_by(conn))
         self._arm(conn)
+        if is_too_much:
+            self._hold_less()
 
     def park_body(self, conn: Connection, armed: bool = True) -> None:
         """As park(), for the rest of a body, whose deadline is set already. Not armed, somebody looks at it without being told."""
@@ -180,12 +180,13 @@ class Reactor:
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
-        if len(conn.buffer) > LARGE_HEAD:
-            self._hold(conn, len(conn.buffer))
         if conn.phase is not Phase.HEAD:
             self.park(conn, Phase.HEAD, self._limits.header_read_timeout)
             return
+        is_too_much = self.held.put(conn, len(conn.buffer))
         self._wait_on(conn)
+        if is_too_much:
+            self._hold_less()
 
     def _wait_on(self, conn: Connection) -> None:
         """Wait for more of what comes piece by piece."""
@@ -201,22 +202,20 @@ class Reactor:
         if self.claim(conn):
             self._arm(conn)
 
-    def _hold(self, conn: Connection, size: int) -> None:
-        """Unfinished heads take memory: beyond a bound the largest of them goes."""
-        with self._held_lock:
-            self._held += size - conn.held
-            conn.held = size
-            if self._held <= HELD_BYTES:
-                return
-        largest = max(list(self.waiting.values()), key=lambda conn: conn.held, default=None)
-        if largest is not None and largest.held and self.claim(largest):
-            self._told("evicted")
-            self.refuse(largest, 431, "Request Header Fields Too Large")
+    def _hold_less(self) -> None:
+        """Peers that are waited for make this worker hold too much: one of them goes."""
+        conn = self.held.first_to_go(list(self.waiting.values()))
+        if conn is None or not self.claim(conn):
+            return
+        self._told("evicted")
+        if conn.phase is Phase.HEAD:
+            self.refuse(conn, 431, "Request Header Fields Too Large")
+        else:
+            self._end(conn, Ending.EVICTED)
 
     def head_is_there(self, conn: Connection) -> None:
         """It is no longer an unfinished one."""
-        if conn.held:
-            self._hold(conn, 0)
+        self.held.put(conn, 0)
 
     # Accepting
 
@@ -340,7 +339,7 @@ class Reactor:
         if self.connections.get(conn.fd) is conn:
             del self.connections[conn.fd]
             self.attribute(conn, "")
-            self.head_is_there(conn)
+            self.held.put(conn, 0)
             self._ending.discard(conn)
         self._note()
         conn.sock.close()
@@ -365,7 +364,6 @@ class Reactor:
             return
         conn.lingered = len(conn.buffer)
         conn.buffer = b""
-        self.head_is_there(conn)
         self.park(conn, Phase.LINGERING, LINGER_SECONDS)
 
     def _linger(self, conn: Connection) -> None:
@@ -469,6 +467,13 @@ class Reactor:
                 conn.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+
+def _held_by(conn: Connection) -> int:
+    """Bytes in memory that a connection waits to be rid of, or to have more of."""
+    if conn.phase is Phase.SENDING:
+        return conn.response.held
+    return len(conn.buffer) if conn.phase is Phase.HEAD else 0
 
 
 def _readable(conn: Connection) -> bool:
