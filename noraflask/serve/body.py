@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import mmap
 import os
 import threading
 from abc import abstractmethod
@@ -252,7 +253,7 @@ _threads = threading.local()
 def _buffer() -> memoryview:
     found: memoryview | None = getattr(_threads, "buffer", None)
     if found is None:
-        found = _threads.buffer = memoryview(bytearray(BUFFER_BYTES))
+        found = _threads.buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))  # a page is memory once it was used
     return found
 
 
