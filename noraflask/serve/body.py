@@ -258,22 +258,33 @@ def _buffer() -> memoryview:
 
 
 def _through_pipe(receiver: Receiver, descriptor: int, size: int) -> int:
-    if not getattr(_threads, "pipe", None):
-        _threads.pipe = os.pipe()
-        with contextlib.suppress(OSError):  # many pipes of one user may not be large: pipe(7)
-            fcntl.fcntl(_threads.pipe[1], fcntl.F_SETPIPE_SZ, MIB)
-    reading, writing = _threads.pipe
-    left = moved = receiver.splice(writing, size)
+    pipe: Pipe | None = getattr(_threads, "pipe", None)
+    if pipe is None:
+        pipe = _threads.pipe = Pipe()
+    left = moved = receiver.splice(pipe.writing, size)
     try:
         while left:
-            left -= os.splice(reading, descriptor, left)
+            left -= os.splice(pipe.reading, descriptor, left)
     except OSError:
         receiver.failed = True
         _threads.pipe = None  # with what is in it
-        os.close(reading)
-        os.close(writing)
         raise
     return moved
+
+
+class Pipe:
+    """Closed when its thread ends."""
+
+    _ends: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self._ends = self.reading, self.writing = os.pipe()
+        with contextlib.suppress(OSError):  # many pipes of one user may not be large: pipe(7)
+            fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, MIB)
+
+    def __del__(self) -> None:
+        for end in self._ends:
+            os.close(end)
 
 
 class Leftover:
