@@ -228,6 +228,22 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+ALLOCATOR = {
+    -3: 2 * 1024 * 1024,  # M_MMAP_THRESHOLD: what is larger goes back at once; without it the bound grows to the largest document that was freed
+    -1: 4 * 1024 * 1024,  # M_TRIM_THRESHOLD: so much free memory an arena keeps
+    -8: 4,  # M_ARENA_MAX: a thread of Python allocates while it holds the interpreter's lock
+}
+"""For mallopt(3)."""
+
+
+def keep_little_free_memory() -> None:
+    """Of workers as well. What large documents took would stay with them, once for each of many arenas."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ALLOCATOR.items():
+            mallopt(parameter, value)
+
+
 def set_title(role: str, cfg: Any) -> None:
     """`ps` shows "nora: worker [127.0.0.1:4000]"; `pidof nora` and `pkill nora` look at the command name."""
     setproctitle.setproctitle(f"nora: {role} [{cfg.proc_name}]")
