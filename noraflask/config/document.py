@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -126,13 +125,18 @@ def value_of(config: Config, setting: Setting) -> Any:
 
 
 def toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    """The value as it is written in the file."""
+    import tomlkit  # here, because a server writes no TOML
+
+    return tomlkit.item(_plain(value)).as_string()
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return f"[{', '.join(toml(entry) for entry in value)}]"
+        return [_plain(entry) for entry in value]
     if isinstance(value, float):  # no setting has one that is no duration
-        return f'"{duration_text(value)}"'
-    return str(value) if isinstance(value, int) else json.dumps(str(value), ensure_ascii=False)
+        return duration_text(value)
+    return value if isinstance(value, bool | int) else str(value)
 
 
 def sample() -> str:

@@ -28,14 +28,17 @@ def ignored(environ: Mapping[str, str]) -> tuple[set[str], list[str]]:
     others = [name for name in mine if name in _OTHERS and name not in links]
     not_yet = [name for name in mine if name not in (*links, *others) and _has_no_effect(name, environ[name])]
     return {*links, *others, *not_yet}, [
-        *_warning(links, "Kubernetes sets them for a service whose name begins with nora (enableServiceLinks: false ends that), Docker for a link"),
+        *_warning(
+            links,
+            "Kubernetes (enableServiceLinks) and container engines set them for a service or link whose name begins with nora",
+        ),
         *_warning(others, "no setting is called so"),
         *_warning(not_yet, "of a feature of NORA that this version lacks, and which they do not switch on"),
     ]
 
 
 def _is_link(name: str, value: str) -> bool:
-    """Of a Kubernetes service or of a Docker link, whose name begins with nora."""
+    """Of a Kubernetes service or of a link between containers, whose name begins with nora."""
     if _LINK.match(name) or (_PORT.match(name) and _ADDRESS.match(value)):
         return True
     return bool(_NAME.match(name) and value.startswith("/"))

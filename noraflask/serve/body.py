@@ -19,7 +19,7 @@ from noraflask.serve.chunks import ChunkDecoder
 from noraflask.serve.limits import BodyCut, BodyMalformed, Receiver
 
 MIB = 1024 * 1024
-BUFFER_BYTES = 512 * 1024
+BUFFER_BYTES, LEAST_BYTES = 512 * 1024, 64 * 1024
 IOV_MAX = 1024  # pieces that one writev(2) takes
 
 
@@ -171,6 +171,7 @@ class ChunkedBody(RequestBody):
         super().__init__(receiver, invite)
         self._decoder = ChunkDecoder()
         self._start = b""  # bytes of the body that are in memory
+        self._most = LEAST_BYTES  # that are read at a time: tiny chunks cost as much as large ones
         if start:
             self._invite = None  # it does not wait
             try:
@@ -215,12 +216,14 @@ class ChunkedBody(RequestBody):
         while not self._decoder.finished:
             self._await_peer()
             view = _buffer()
-            size = self._or_cut(self.receiver.recv_into(view[:most]))
+            size, before = self._or_cut(self.receiver.recv_into(view[: min(most, self._most)])), self._decoder.received
             try:
                 pieces = self._decoder.feed(view[:size])
             except BodyMalformed as error:
                 self.end(error)
                 raise
+            is_mostly_data = self._decoder.received - before > size // 2
+            self._most = min(2 * self._most, BUFFER_BYTES) if is_mostly_data else LEAST_BYTES
             if pieces:
                 return pieces
         return []

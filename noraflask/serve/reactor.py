@@ -35,7 +35,7 @@ POLITE_SECONDS = 0.001  # a new connection is left so long to a worker that has 
 COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
 YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
 SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the thread for slow ones
-PROMPT_READS = 16  # a head that came in more pieces than this is read on by that thread's clock
+PROMPT_READS = 16  # what came in more pieces than this, a head or what follows the last answer, is read on by that thread's clock
 RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
 GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
 ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
@@ -185,6 +185,10 @@ class Reactor:
         if conn.phase is not Phase.HEAD:
             self.park(conn, Phase.HEAD, self._limits.header_read_timeout)
             return
+        self._wait_on(conn)
+
+    def _wait_on(self, conn: Connection) -> None:
+        """Wait for more of what comes piece by piece."""
         conn.turns += 1
         if conn.turns < PROMPT_READS:
             self._arm(conn)
@@ -370,7 +374,7 @@ class Reactor:
                     break
                 conn.lingered += len(data)
         except BlockingIOError:
-            self._arm(conn)
+            self._wait_on(conn)
             return
         except OSError:
             pass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -481,6 +482,14 @@ def assert_slice(answer: Answer | None, data: bytes) -> None:
     assert answer is not None
     if answer.status == 200:
         assert answer.body == data
+    elif answer.status == 206 and "boundary=" in answer.headers["Content-Type"]:
+        parts = answer.body.split(f"--{answer.headers['Content-Type'].partition('boundary=')[2]}".encode())
+        assert (parts[0].strip(), parts[-1].strip()) == (b"", b"--")
+        assert len(answer.body) < len(data) + 256
+        for part in parts[1:-1]:
+            head, _, body = part.removesuffix(b"\r\n").partition(b"\r\n\r\n")
+            first, last = re.search(rb"(?i)content-range: bytes (\d+)-(\d+)/%d" % len(data), head).groups()  # type: ignore[union-attr]
+            assert body == data[int(first) : int(last) + 1] != b""
     elif answer.status == 206:
         first, last = answer.headers["Content-Range"].removeprefix("bytes ").partition("/")[0].split("-")
         assert answer.headers["Content-Range"].endswith(f"/{len(data)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -102,12 +103,11 @@ def test_the_counts_of_the_container_are_in_a_folder_that_the_server_makes_for_i
     assert Path(place).parent == load(None, dockerfile_variables()).staging.path
 
 
-def test_the_container_and_its_health_check_mean_the_default_port():
+def test_the_container_means_the_default_port_and_its_health_check_the_configured_one():
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    port = Config().server.port
-    assert f"\nEXPOSE {port}\n" in text
-    assert f"http://127.0.0.1:${{NORA_PORT:-{port}}}/health" in text
-    assert compose()["services"]["nora"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:{port}/health"
+    assert f"\nEXPOSE {Config().server.port}\n" in text
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", text, re.MULTILINE)
+    assert json.loads(command) == compose()["services"]["nora"]["healthcheck"]["test"][1:] == ["nora", "healthcheck", "--timeout-secs", "4"]
 
 
 def test_the_build_gets_what_it_copies():
