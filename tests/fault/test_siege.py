@@ -31,7 +31,7 @@ SLACK = 0.05
 SOON = 3.0
 """Seconds for what takes milliseconds on a quiet server, where it would take "as long as they like" without defence."""
 PEAK_BYTES = 200 * MIB
-KEPT_BY_NGINX = 32 * (os.cpu_count() or 1)
+KEPT_BY_NGINX = 64 * (os.cpu_count() or 1)
 """`keepalive` in etc/nginx/nginx.conf is for each of its processes."""
 Build = Callable[..., Castle]
 Gate = Callable[[Castle, str], int]
@@ -205,7 +205,7 @@ def test_permitted_slow_uploads_beside_fast_ones(build: Build, gate: Gate, way: 
     goods.target.slow_bytes = SLOW_RATE * (seconds + 4)
     visit(port, goods, 0.5, "warm")
     quiet = visit(port, goods, seconds, "quiet")
-    with MemoryWatch(castle) as memory, Besiegers(port, goods.target, {"allowed upload": 2000}, sources) as hostile:
+    with MemoryWatch(castle) as memory, Besiegers(port, goods.target, {"allowed upload": 2000}, sources, ARRIVING) as hostile:
         beside = visit(port, goods, seconds, "beside")
         wait_until(lambda: hostile.finished, 60 + seconds, "the slow uploads to end")
     assert hostile.outcomes["allowed upload"].get("whole") == 2000, hostile.outcomes
