@@ -30,7 +30,7 @@ log = logging.getLogger("nora.server")
 
 LINGER_SECONDS = 5  # after the last response: for a client that is still sending,
 LINGER_BYTES = 16 * 1024 * 1024  # and at most this much of it
-ACCEPT_BATCH = 4  # connections a thread accepts before it looks after them
+ACCEPT_BATCH = 64  # connections a thread accepts before it looks after them: whoever waits in the listening queue waits for all before it
 POLITE_SECONDS = 0.001  # a new connection is left so long to a worker that has fewer
 COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
 YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
@@ -226,7 +226,7 @@ class Reactor:
         if self._board.fewer_elsewhere(self._slot):
             time.sleep(POLITE_SECONDS)
         for _ in range(ACCEPT_BATCH):
-            if self.overflow() >= RESERVE and not self._make_room():
+            if self.overflow() >= RESERVE and not self.make_room():
                 self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._share)
                 return False
             try:
@@ -236,14 +236,14 @@ class Reactor:
                 return False
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._make_room()
+                    self.make_room()
                     self._rest(fd, "cannot accept connections: %s", error.strerror)
                     return False
                 if error.errno == errno.EBADF:  # closed: the worker is stopping
                     return False
                 continue  # that one connection has failed: accept(2)
             if self.overflow() >= 0:
-                self._make_room()
+                self.make_room()
             self._welcome(sock, peer, base)
         self._rearm(fd)
         return True
@@ -296,7 +296,7 @@ class Reactor:
         """End some waiting connections of this client."""
         return self._evict([conn for conn in self._waiting_ones() if conn.client == client])
 
-    def _make_room(self) -> bool:
+    def make_room(self) -> bool:
         """End some connections that wait: of a client that has more than its part, else idle ones, else those that were not heard for longest."""
         greedy = self.clients.largest(self._share // GREEDY_PART)
         if greedy and self.make_room_of(greedy):

@@ -107,7 +107,7 @@ class Runner:
         if not conn.own:
             reactor.attribute(conn, self._application.client_of(request.environ))
         is_over = reactor.clients.is_over(conn.client) and not reactor.make_room_of(conn.client)
-        return not is_over and reactor.overflow() <= 0
+        return not is_over and (reactor.overflow() <= 0 or reactor.make_room())
 
     def _lane_for(self, request: Request) -> Lane[Connection]:
         """A flood of one kind must not keep the others waiting: of writes, or of wrong passwords, each of which costs a tenth of a second."""

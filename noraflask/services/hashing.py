@@ -28,7 +28,7 @@ class RunningHash:
 
     def follow(self, descriptor: int, stop: int) -> None:
         """Hash what the file holds up to `stop`. Raises OSError, also when it holds less."""
-        view = memoryview(_buffer())
+        view = memoryview(bytearray(min(PIECE_BYTES, max(0, stop - self.offset))))  # not kept: many threads hash once in a while
         while self.offset < stop:
             size = os.preadv(descriptor, [view[: stop - self.offset]], self.offset)
             if not size:
@@ -38,17 +38,6 @@ class RunningHash:
 
     def hexdigest(self) -> str:
         return str(self._hash.hexdigest())
-
-
-_threads = threading.local()
-
-
-def _buffer() -> bytearray:
-    """Each thread's own: what is followed by one thread at a time is many uploads, slow ones too."""
-    found: bytearray | None = getattr(_threads, "buffer", None)
-    if found is None:
-        found = _threads.buffer = bytearray(PIECE_BYTES)
-    return found
 
 
 class HashAhead:

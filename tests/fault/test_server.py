@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.server import ROOT, alive, children, free_port, wait_until
+from tests.server import ROOT, alive, children, free_port, wait_until, workers_of
 
 MIB = 1024 * 1024
 BIG = 64 * MIB
@@ -58,7 +58,7 @@ class Bare:
             return False
 
     def worker_pids(self) -> list[int]:
-        return sorted(pid for pid in children(self.pid) if alive(pid))
+        return sorted(workers_of(self.pid))
 
     def connect(self, timeout: float = 10) -> socket.socket:
         self.sockets.append(socket.create_connection((self.host, self.port), timeout))
