@@ -1,0 +1,136 @@
+"""Room for connections: how many a worker has, how many of each client, how much their unfinished heads may hold; and who goes when there is none."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from noraflask.config import ServerConfig
+from noraflask.serve.clients import Clients
+from noraflask.serve.connection import Connection, Phase
+
+if TYPE_CHECKING:
+    from noraflask.serve.reactor import Reactor
+
+RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
+YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
+GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
+ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
+HELD_BYTES = 16 * 1024 * 1024  # of large unfinished heads, in each worker
+
+
+class Ending(Enum):
+    """Why an exchange cannot go on."""
+
+    TOO_SLOW = "the client took the response too slowly"
+    EVICTED = "the server needed the connection for other clients"
+    STOPPED = "the server is stopping"
+
+
+class Room:
+    reactor: Reactor
+
+    def __init__(self, share: int, share_of_client: int, told: Callable[[str], None]) -> None:
+        """`share`: most connections at a time. `told` is called with what befell a connection, to be counted."""
+        self.share = share
+        self._told = told
+        self._clients = Clients(share_of_client)
+        self._ending: set[Connection] = set()  # those that make room for others and are not closed yet
+        self._held = 0  # bytes of large unfinished heads
+        self._held_lock = threading.Lock()
+
+    @property
+    def overflow(self) -> int:
+        """Connections beyond the bound; negative when there is room."""
+        return len(self.reactor.connections) - len(self._ending) - self.share
+
+    @property
+    def is_full(self) -> bool:
+        """Is there not even room for one that asks for the server's health?"""
+        return self.overflow >= RESERVE
+
+    def attribute(self, conn: Connection, client: str) -> None:
+        """From now on the connection counts for this client."""
+        if client != conn.client:
+            self._clients.move(conn.client, client)
+            conn.client = client
+
+    def leaves(self, conn: Connection) -> None:
+        """It has been told to end, and is not waited for."""
+        self._ending.add(conn)
+
+    def left(self, conn: Connection) -> None:
+        """It is closed."""
+        self.attribute(conn, "")
+        self.let_go(conn)
+        self._ending.discard(conn)
+
+    def admits(self, conn: Connection) -> bool:
+        """May its request run? If not, its client has too many others that do not wait, or all have."""
+        return self.keep_to_share(conn.client) and (self.overflow <= 0 or self.make())
+
+    def keep_to_share(self, client: str) -> bool:
+        """End connections of a client that has too many. False: none of them can be ended."""
+        return not self._clients.is_over(client) or self._make_room_of(client)
+
+    def make(self) -> bool:
+        """End some connections that wait: of a client that has more than its part, else idle ones, else those that were not heard for longest."""
+        greedy = self._clients.largest(self.share // GREEDY_PART)
+        if greedy and self._make_room_of(greedy):
+            return True
+        longest_idle = next(iter(self.reactor.idle.values()), None)
+        if longest_idle is not None and self.reactor.claim(longest_idle):
+            self.reactor.close(longest_idle)
+            return True
+        return self._evict(self._waiting_ones())
+
+    def _make_room_of(self, client: str) -> bool:
+        return self._evict([conn for conn in self._waiting_ones() if conn.client == client])
+
+    def _waiting_ones(self) -> list[Connection]:
+        return [conn for conn in self.reactor.parked() if conn.phase is not Phase.READY]
+
+    def _evict(self, those: list[Connection]) -> bool:
+        """Several at a time, as the search costs the same."""
+        young = time.monotonic() - YOUNG_SECONDS
+
+        def order(conn: Connection) -> tuple[bool, bool, float]:
+            return conn.phase is not Phase.IDLE, conn.phase is Phase.HEAD and conn.progress > young, conn.progress
+
+        ended = 0
+        for conn in heapq.nsmallest(ROOM if len(those) > MANY else 1, those, key=order):
+            if self.reactor.claim(conn):
+                self._told("evicted")
+                self.reactor.end(conn, Ending.EVICTED)
+                ended += 1
+        return bool(ended)
+
+    # Memory of unfinished heads
+
+    def hold(self, conn: Connection, size: int) -> None:
+        """Its unfinished head takes so many bytes. Beyond a bound the largest one goes."""
+        with self._held_lock:
+            self._held += size - conn.held
+            conn.held = size
+            if self._held <= HELD_BYTES:
+                return
+        largest = max(list(self.reactor.waiting.values()), key=lambda conn: conn.held, default=None)
+        if largest is not None and largest.held and self.reactor.claim(largest):
+            self._told("evicted")
+            self.reactor.refuse(largest, 431, "Request Header Fields Too Large")
+
+    def let_go(self, conn: Connection) -> None:
+        """Its head is not an unfinished one any more."""
+        if conn.held:
+            self.hold(conn, 0)
+
+
+def share_of_client(limits: ServerConfig, share: int) -> int:
+    """Connections of one client in a worker that may have `share` of them: workers do not get exactly equal parts of a client's."""
+    whole = limits.max_connections_per_client or limits.max_connections * 3 // 4
+    return max(1, math.ceil(share * whole / limits.max_connections))
