@@ -102,8 +102,10 @@ class Bodies:
     def end(self, conn: Connection, problem: BaseException | None) -> None:
         """The body of an owned connection is there, or what has come so far is all of it."""
         body = conn.request.body
-        if isinstance(problem, ClientGone) and body is not None:
-            body.end(problem)
+        if isinstance(problem, ClientGone):
+            conn.response.close_connection = True
+            if body is not None:
+                body.end(problem)
         self._pool.submit_long(partial(self._guarded, conn, partial(self._ended, conn, problem)), conn.client)
 
     def _collect(self, conn: Connection) -> None:
