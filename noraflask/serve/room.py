@@ -90,7 +90,9 @@ class Room:
         return self._evict(self._waiting_ones())
 
     def _make_room_of(self, client: str) -> bool:
-        return self._evict([conn for conn in self._waiting_ones() if conn.client == client])
+        """Not of those that came this very moment: their requests may be on their way, and are judged when they are there."""
+        young = time.monotonic() - YOUNG_SECONDS
+        return self._evict([conn for conn in self._waiting_ones() if conn.client == client and not _is_young(conn, young)])
 
     def _waiting_ones(self) -> list[Connection]:
         return [conn for conn in self.reactor.parked() if conn.phase is not Phase.READY]
@@ -100,7 +102,7 @@ class Room:
         young = time.monotonic() - YOUNG_SECONDS
 
         def order(conn: Connection) -> tuple[bool, bool, float]:
-            return conn.phase is not Phase.IDLE, conn.phase is Phase.HEAD and conn.progress > young, conn.progress
+            return conn.phase is not Phase.IDLE, _is_young(conn, young), conn.progress
 
         ended = 0
         for conn in heapq.nsmallest(ROOM if len(those) > MANY else 1, those, key=order):
@@ -128,6 +130,10 @@ class Room:
         """Its head is not an unfinished one any more."""
         if conn.held:
             self.hold(conn, 0)
+
+
+def _is_young(conn: Connection, since: float) -> bool:
+    return conn.phase is Phase.HEAD and conn.progress > since
 
 
 def share_of_client(limits: ServerConfig, share: int) -> int:

@@ -410,6 +410,7 @@ def test_requests_without_a_body_that_wait_hold_no_thread(start: Start, many: An
 def test_a_request_that_waits_and_has_to_make_room_ends_its_connection(start: Start, many: Any) -> None:
     server = start(max_connections=20, max_connections_per_client=5)
     oldest = server.send(request("/later"))
+    time.sleep(0.5)  # it waits now; those that have only just come are not ended
     many(9, lambda: server.send(request("/later")))
     status, headers, body = read_response(oldest)
     assert (status, headers["connection"], body) == (503, "close", b"BodyAbandoned")
@@ -456,13 +457,19 @@ def ask(server: Bare) -> socket.socket:
 
 
 def test_connections_are_spread_over_the_workers(start: Start, many: Any) -> None:
+    """One that has more than the other leaves a connection to it for a moment; on a busy machine the other may not wake up in time."""
     server = start(workers=2)
-    pids = []
-    for sock in many(40, server.connect):
-        sock.sendall(request("/pid"))
-        pids.append(read_response(sock)[2])
-    assert min(pids.count(pid) for pid in set(pids)) >= 10
-    assert len(set(pids)) == 2
+
+    def spread() -> bool:
+        pids = []
+        for sock in (socks := many(40, server.connect)):
+            sock.sendall(request("/pid"))
+            pids.append(read_response(sock)[2])
+        for sock in socks:
+            sock.close()
+        return len(set(pids)) == 2 and min(pids.count(pid) for pid in set(pids)) >= 10
+
+    wait_until(spread, 30, "both workers to have their part")
 
 
 def test_connections_beyond_the_bound_are_for_the_servers_health(start: Start, many: Any, tmp_path: Path) -> None:
@@ -476,11 +483,21 @@ def test_connections_beyond_the_bound_are_for_the_servers_health(start: Start, m
     assert {read_response(sock)[2] for sock in busy} == {b"done"}
 
 
+def is_refused(server: Bare) -> bool:
+    sock = server.send(request("/small"), timeout=0.5)
+    try:
+        return read_response(sock)[0] == 503
+    except TimeoutError:
+        return False
+    finally:
+        sock.close()
+
+
 def test_one_client_has_a_share_of_the_connections(start: Start, many: Any, tmp_path: Path) -> None:
     server = start(max_connections=40, max_connections_per_client=10, threads=4)
     busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
     wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 4, 10, "the request threads to be busy")
-    assert read_response(server.send(request("/small")))[0] == 503
+    wait_until(lambda: is_refused(server), 10, "one too many to be refused")  # connections that have just ended may still count
     assert server.get("/health", timeout=5)[0] == 200
     assert server.get("/health", timeout=5, source="127.0.0.2")[0] == 200
     (tmp_path / "go").touch()
