@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from noraflask.config.settings import BY_ENV, VARIABLES_NOT_YET
-
-MOST_SHOWN = 10
-"""Names in one warning."""
+from noraflask.settings.texts import shown_list
 
 _LINK = re.compile(r"NORA(?:_[A-Z0-9_]+)?_(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT_(?:[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?|START|END)|ENV_.*)\Z", re.DOTALL)
 _PORT = re.compile(r"NORA(?:_[A-Z0-9_]+)?_PORT\Z")
@@ -51,5 +49,4 @@ def _has_no_effect(name: str, value: str) -> bool:
 
 def _warning(names: list[str], why: str) -> Iterator[str]:
     if names:
-        more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-        yield f"ignored {', '.join(names[:MOST_SHOWN])}{more}: {why}"
+        yield f"ignored {shown_list(names)}: {why}"
