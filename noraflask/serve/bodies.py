@@ -102,8 +102,10 @@ class Bodies:
     def end(self, conn: Connection, problem: BaseException | None) -> None:
         """The body of an owned connection is there, or what has come so far is all of it."""
         body = conn.request.body
-        if isinstance(problem, ClientGone) and body is not None:
-            body.end(problem)
+        if isinstance(problem, ClientGone):
+            conn.response.close_connection = True
+            if body is not None:
+                body.end(problem)
         self._pool.submit_long(partial(self._guarded, conn, partial(self._ended, conn, problem)), conn.client)
 
     def _collect(self, conn: Connection) -> None:
@@ -173,7 +175,7 @@ class Bodies:
         """On the thread for slow peers, at a connection that may be gone."""
         if conn.phase is not Phase.BODY:
             self.reactor.look_again(conn)
-        elif self.reactor.claim(conn):
+        elif self.reactor.claim(conn, Phase.BODY):
             self._guarded(conn, partial(self._look_at_body, conn))
 
     def _look_at_body(self, conn: Connection) -> None:

@@ -169,7 +169,7 @@ class Reactor:
 
     def look_again(self, conn: Connection) -> None:
         """Be told again when something comes on a connection that is parked and not armed."""
-        if self.waiting.get(conn.fd) is conn:
+        if self.claim(conn):
             self._arm(conn)
 
     # Accepting
@@ -253,7 +253,8 @@ class Reactor:
 
     def close(self, conn: Connection) -> None:
         """End an owned connection at once."""
-        if self.connections.pop(conn.fd, None) is not None:
+        if self.connections.get(conn.fd) is conn:
+            del self.connections[conn.fd]
             self._room.left(conn)
         self._note()
         conn.sock.close()
@@ -275,6 +276,7 @@ class Reactor:
             return
         conn.lingered = len(conn.buffer)
         conn.buffer = b""
+        self._room.let_go(conn)
         self.park(conn, Phase.LINGERING, LINGER_SECONDS)
 
     def _linger(self, conn: Connection) -> None:
@@ -318,16 +320,17 @@ class Reactor:
         """All that wait."""
         return [*self.idle.values(), *self.waiting.values()]
 
-    def claim(self, conn: Connection) -> bool:
-        """Take a waiting connection out of its table. False: somebody else has."""
+    def claim(self, conn: Connection, phase: Phase | None = None) -> bool:
+        """Take a waiting connection out of its table. False: somebody else has, or it does not wait for that any more."""
         table = self.idle if conn.phase is Phase.IDLE else self.waiting
         found = table.pop(conn.fd, None)
-        if found is not None and found is not conn:  # its descriptor has been given to another one meanwhile
-            self._arm(found)
+        if found is not None and (found is not conn or (phase is not None and conn.phase is not phase)):
+            self._arm(found)  # its descriptor has been given to another one meanwhile, or it has gone on
+            return False
         return found is conn
 
     def _check_pace(self, conn: Connection, now: float) -> None:
-        if not self.claim(conn):
+        if not self.claim(conn, Phase.SENDING):
             return
         if conn.too_slow(now):
             self._give_up(conn, Ending.TOO_SLOW)
@@ -336,7 +339,7 @@ class Reactor:
 
     def _check_silence(self, conn: Connection, now: float) -> None:
         """A body that does not come: its peer is a slow one from now on."""
-        if conn.is_armed and now - conn.progress > SILENT_SECONDS and self.claim(conn):
+        if conn.is_armed and now - conn.progress > SILENT_SECONDS and self.claim(conn, Phase.BODY):
             self.park_body(conn, armed=False)
             self._slow_down(conn)
 

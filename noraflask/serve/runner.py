@@ -25,7 +25,7 @@ from noraflask.serve.reactor import Reactor
 from noraflask.serve.request import Refused, Request
 from noraflask.serve.response import Progress, ShortBody
 from noraflask.serve.room import Ending, Room, share_of_client
-from noraflask.suspension import SUSPENDS, Resume, Suspended
+from noraflask.suspension import Resume, Suspended
 
 log = logging.getLogger("nora.server")
 
@@ -91,7 +91,6 @@ class Runner:
         if request.parsed is None:
             self._enter(conn)
             return
-        request.environ[SUSPENDS] = True
         conn.open_body(self._limits)
         body = request.body
         assert body is not None

@@ -24,6 +24,7 @@ from noraflask.serve.handover import Handover
 from noraflask.serve.request import NO_BODY
 from noraflask.serve.response import FileWrapper
 from noraflask.serve.runner import Runner
+from noraflask.suspension import SUSPENDS
 
 log = logging.getLogger("nora.server")
 
@@ -115,6 +116,7 @@ class Worker(BaseWorker):
             "wsgi.multiprocess": self.cfg.workers > 1,
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
+            SUSPENDS: True,
             "SERVER_SOFTWARE": "nora",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "SERVER_NAME": host,

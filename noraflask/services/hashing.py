@@ -17,6 +17,10 @@ HASHES_KEPT = 1024
 HASH_AHEAD_BYTES = 4 * 1024 * 1024
 """A body of which so much has come in is hashed in a second thread from then on."""
 HASH_LAG_BYTES = 64 * 1024 * 1024
+LAG_SECONDS = 0.05
+"""A step of a body waits so long for a hash that is far behind, and goes on then: its thread serves others as well."""
+TURN_BYTES = 16 * 1024 * 1024
+"""The threads that hash go from one body to the next after so many bytes: some that come as fast as they are hashed would have all of them."""
 
 
 class RunningHash:
@@ -72,38 +76,36 @@ class HashAhead:
 
     def __exit__(self, *raised: object) -> None:
         with self._changed:
+            if any(raised):
+                self._goal = 0
             while self._at_work:
                 self._changed.wait()
         if self._problem and not any(raised):
             raise self._problem
 
     def advance(self, offset: int) -> None:
-        """There are bytes up to `offset` now. Waits when the hash is far behind, so that what it reads is still in memory."""
+        """There are bytes up to `offset` now. Waits a little when the hash is far behind, so that what it reads is still in memory."""
         with self._changed:
             self._goal = offset
             if not self._at_work and not self._problem and offset - self._running.offset >= HASH_AHEAD_BYTES:
                 self._at_work = True
                 _hashers().submit(self._run)
-            while self._at_work and self._goal - self._running.offset > HASH_LAG_BYTES:
-                self._changed.wait()
+            if self._at_work and self._goal - self._running.offset > HASH_LAG_BYTES:
+                self._changed.wait(LAG_SECONDS)
 
     def _run(self) -> None:
-        """Up to where the body is, then leave: what comes later asks anew."""
-        while True:
-            with self._changed:
-                goal = self._goal
-                if goal - self._running.offset < min(PIECE_BYTES, HASH_AHEAD_BYTES) or self._problem:
-                    self._at_work = False
-                    self._changed.notify_all()
-                    return
-            try:
-                self._running.follow(self._descriptor(), goal)
-            except OSError as problem:
-                self._problem = problem
-            except BaseException as error:  # such as memory: whoever waits must be told
-                self._problem = OSError(errno.EIO, f"hashing failed: {error}")
-            with self._changed:
-                self._changed.notify_all()
+        """A turn, and another one after all others that wait, up to where the body is: what comes later asks anew."""
+        try:
+            self._running.follow(self._descriptor(), min(self._goal, self._running.offset + TURN_BYTES))
+        except OSError as problem:
+            self._problem = problem
+        except BaseException as error:  # such as memory: whoever waits must be told
+            self._problem = OSError(errno.EIO, f"hashing failed: {error}")
+        with self._changed:
+            self._at_work = not self._problem and self._goal - self._running.offset >= min(PIECE_BYTES, HASH_AHEAD_BYTES)
+            if self._at_work:
+                _hashers().submit(self._run)
+            self._changed.notify_all()
 
 
 @cache

@@ -16,7 +16,7 @@ from typing import Any
 
 from noraflask.config import Config, LoggingConfig, ServerConfig
 from noraflask.serve import run
-from noraflask.suspension import Suspended, receive_now
+from noraflask.suspension import SUSPENDS, NotYet, Suspended, receive_now
 
 MIB = 1024 * 1024
 TEXT = [("Content-Type", "text/plain")]
@@ -87,6 +87,15 @@ class Application:
             return self.text(start, str(taken.size))
 
         return waited(environ, start, taken, go_on)
+
+    def later(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        """Has no body, and waits until the file `go` exists."""
+        go = Awaited(self.folder / "go")
+        if SUSPENDS in environ:
+            raise Suspended(go, lambda problem, start: self.text(start, type(problem).__name__, "503 Failed" if problem else "200 OK"))
+        while not go.path.exists():
+            time.sleep(0.02)
+        return self.text(start, "waited on the thread")
 
     def early(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Answers without reading the body."""
@@ -179,6 +188,18 @@ class Taken:
         data = body.read(MIB)
         self.size += len(data)
         return not data
+
+
+class Awaited:
+    """Waits for a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def take(self, body: Any, /) -> bool:
+        if not self.path.exists():
+            raise NotYet
+        return True
 
 
 def waited(environ: dict[str, Any], start: Callable[..., Any], taken: Taken, go_on: Callable[..., Any]) -> Any:

@@ -393,6 +393,29 @@ def test_bodies_that_do_not_come_hold_no_thread(start: Start, many: Any) -> None
     assert read_response(sock)[2] == b"3000000"
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_requests_without_a_body_that_wait_hold_no_thread(start: Start, many: Any, tmp_path: Path, method: str) -> None:
+    """Such as those for an upload that another request is at work on."""
+    server = start(threads=2, transfer_threads=4)
+    waiting = many(30, lambda: server.send(request("/later", "Content-Length: 0", method=method)))
+    assert server.get("/small")[0] == 200
+    assert read_response(server.send(request("/small", "Content-Length: 0", method=method)))[0] == 200
+    (tmp_path / "go").touch()
+    for sock in waiting:
+        assert read_response(sock)[::2] == (200, b"NoneType")
+        sock.sendall(request("/small"))
+        assert read_response(sock)[0] == 200
+
+
+def test_a_request_that_waits_and_has_to_make_room_ends_its_connection(start: Start, many: Any) -> None:
+    server = start(max_connections=20, max_connections_per_client=5)
+    oldest = server.send(request("/later"))
+    many(9, lambda: server.send(request("/later")))
+    status, headers, body = read_response(oldest)
+    assert (status, headers["connection"], body) == (503, "close", b"BodyAbandoned")
+    assert closed(oldest)
+
+
 def test_tls_on_the_plain_port_is_called_that_in_the_log(start: Start) -> None:
     server = start()
     sock = server.send(bytes.fromhex("1603010200010001fc0303") + bytes(100))
