@@ -30,8 +30,8 @@ def ignored(environ: Mapping[str, str]) -> tuple[set[str], list[str]]:
             links,
             "Kubernetes (enableServiceLinks) and container engines set them for a service or link whose name begins with nora",
         ),
-        *_warning(others, "no setting is called so"),
-        *_warning(not_yet, "of a feature of NORA that this version lacks, and which they do not switch on"),
+        *_warning(others, "there is no such setting"),
+        *_warning(not_yet, "of a feature of NORA that this version lacks; the values do not switch it on"),
     ]
 
 
