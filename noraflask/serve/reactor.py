@@ -55,7 +55,6 @@ class Reactor:
         serve: Callable[[Connection], None],
         give_up: Callable[[Connection, Ending], None],
         slow_down: Callable[[Connection], None],
-        client_of_peer: Callable[[str], str],
     ) -> None:
         self._limits = limits
         self._board, self._slot = board, slot
@@ -64,7 +63,6 @@ class Reactor:
         self._serve = serve  # called with a connection that can go on; the callee owns it then
         self._give_up = give_up  # called with a connection whose exchange cannot go on
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
-        self._client_of_peer = client_of_peer  # the client that a new connection counts for
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
         self._resting: set[int] = set()  # listeners that are not accepted from because there is no room
@@ -205,7 +203,7 @@ class Reactor:
     def _welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         host = host.removeprefix("::ffff:")
-        own = self._client_of_peer(host)
+        own = self._room.client_of_peer(host)
         conn = Connection(sock, (host, port), own, base, time.monotonic() + self._limits.header_read_timeout)
         self.connections[conn.fd] = conn
         self._room.attribute(conn, own)

@@ -18,10 +18,8 @@ class Worker:
     def __init__(self) -> None:
         self.served: list[Connection] = []
         self.sockets: list[socket.socket] = []
-        self.room = Room(10, 10, lambda what: None)
-        self.reactor = Reactor(
-            ServerConfig(), self.room, Board(), 0, self.served.append, lambda conn, why: None, lambda conn: None, lambda peer: peer
-        )
+        self.room = Room(10, 10, lambda peer: peer, lambda what: None)
+        self.reactor = Reactor(ServerConfig(), self.room, Board(), 0, self.served.append, lambda conn, why: None, lambda conn: None)
 
     def connect(self, client: str = "192.0.2.1") -> Connection:
         ours, theirs = socket.socketpair()
