@@ -55,7 +55,6 @@ class Reactor:
         serve: Callable[[Connection], None],
         give_up: Callable[[Connection, Ending], None],
         slow_down: Callable[[Connection], None],
-        client_of_peer: Callable[[str], str],
     ) -> None:
         self._limits = limits
         self._board, self._slot = board, slot
@@ -64,7 +63,6 @@ class Reactor:
         self._serve = serve  # called with a connection that can go on; the callee owns it then
         self._give_up = give_up  # called with a connection whose exchange cannot go on
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
-        self._client_of_peer = client_of_peer  # the client that a new connection counts for
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
         self._resting: set[int] = set()  # listeners that are not accepted from because there is no room
@@ -169,7 +167,7 @@ class Reactor:
 
     def look_again(self, conn: Connection) -> None:
         """Be told again when something comes on a connection that is parked and not armed."""
-        if self.waiting.get(conn.fd) is conn:
+        if self.claim(conn):
             self._arm(conn)
 
     # Accepting
@@ -205,7 +203,7 @@ class Reactor:
     def _welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         host = host.removeprefix("::ffff:")
-        own = self._client_of_peer(host)
+        own = self._room.client_of_peer(host)
         conn = Connection(sock, (host, port), own, base, time.monotonic() + self._limits.header_read_timeout)
         self.connections[conn.fd] = conn
         self._room.attribute(conn, own)
@@ -253,7 +251,8 @@ class Reactor:
 
     def close(self, conn: Connection) -> None:
         """End an owned connection at once."""
-        if self.connections.pop(conn.fd, None) is not None:
+        if self.connections.get(conn.fd) is conn:
+            del self.connections[conn.fd]
             self._room.left(conn)
         self._note()
         conn.sock.close()
@@ -275,6 +274,7 @@ class Reactor:
             return
         conn.lingered = len(conn.buffer)
         conn.buffer = b""
+        self._room.let_go(conn)
         self.park(conn, Phase.LINGERING, LINGER_SECONDS)
 
     def _linger(self, conn: Connection) -> None:
@@ -318,16 +318,17 @@ class Reactor:
         """All that wait."""
         return [*self.idle.values(), *self.waiting.values()]
 
-    def claim(self, conn: Connection) -> bool:
-        """Take a waiting connection out of its table. False: somebody else has."""
+    def claim(self, conn: Connection, phase: Phase | None = None) -> bool:
+        """Take a waiting connection out of its table. False: somebody else has, or it does not wait for that any more."""
         table = self.idle if conn.phase is Phase.IDLE else self.waiting
         found = table.pop(conn.fd, None)
-        if found is not None and found is not conn:  # its descriptor has been given to another one meanwhile
-            self._arm(found)
+        if found is not None and (found is not conn or (phase is not None and conn.phase is not phase)):
+            self._arm(found)  # its descriptor has been given to another one meanwhile, or it has gone on
+            return False
         return found is conn
 
     def _check_pace(self, conn: Connection, now: float) -> None:
-        if not self.claim(conn):
+        if not self.claim(conn, Phase.SENDING):
             return
         if conn.too_slow(now):
             self._give_up(conn, Ending.TOO_SLOW)
@@ -336,7 +337,7 @@ class Reactor:
 
     def _check_silence(self, conn: Connection, now: float) -> None:
         """A body that does not come: its peer is a slow one from now on."""
-        if conn.is_armed and now - conn.progress > SILENT_SECONDS and self.claim(conn):
+        if conn.is_armed and now - conn.progress > SILENT_SECONDS and self.claim(conn, Phase.BODY):
             self.park_body(conn, armed=False)
             self._slow_down(conn)
 

@@ -8,14 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from noraflask.config import ServerConfig
 from noraflask.serve.clients import Clients
 from noraflask.serve.connection import Connection, Phase
-
-if TYPE_CHECKING:
-    from noraflask.serve.reactor import Reactor
 
 RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
 YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
@@ -32,12 +29,31 @@ class Ending(Enum):
     STOPPED = "the server is stopping"
 
 
-class Room:
-    reactor: Reactor
+class Connections(Protocol):
+    """Those of a worker (reactor.py)."""
 
-    def __init__(self, share: int, share_of_client: int, told: Callable[[str], None]) -> None:
-        """`share`: most connections at a time. `told` is called with what befell a connection, to be counted."""
+    connections: dict[int, Connection]
+    idle: dict[int, Connection]
+    waiting: dict[int, Connection]
+
+    def parked(self) -> list[Connection]: ...
+
+    def claim(self, conn: Connection) -> bool: ...
+
+    def close(self, conn: Connection) -> None: ...
+
+    def end(self, conn: Connection, why: Ending) -> None: ...
+
+    def refuse(self, conn: Connection, status: int, reason: str) -> None: ...
+
+
+class Room:
+    reactor: Connections
+
+    def __init__(self, share: int, share_of_client: int, client_of_peer: Callable[[str], str], told: Callable[[str], None]) -> None:
+        """`share`: most connections at a time. `client_of_peer`: whom a new one counts for. `told` is called with what befell one, to be counted."""
         self.share = share
+        self.client_of_peer = client_of_peer
         self._told = told
         self._clients = Clients(share_of_client)
         self._ending: set[Connection] = set()  # those that make room for others and are not closed yet

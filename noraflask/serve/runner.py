@@ -52,8 +52,8 @@ class Runner:
         self._logins: Lane[Connection] = Lane(self._login_threads)  # those with a password, which may wait for bcrypt
         self._pool = Pool(limits.transfer_threads)
         self._bodies = Bodies(limits, self._pool, self._guarded)
-        self._room = Room(share, share_of_client(limits, share), application.count)
-        self.reactor = Reactor(limits, self._room, board, slot, self.serve, self._give_up, self._bodies.slow_down, application.client_of_peer)
+        self._room = Room(share, share_of_client(limits, share), application.client_of_peer, application.count)
+        self.reactor = Reactor(limits, self._room, board, slot, self.serve, self._give_up, self._bodies.slow_down)
         self._bodies.reactor = self.reactor
         self.stopping = False
 

@@ -473,9 +473,9 @@ def test_connections_are_spread_over_the_workers(start: Start, many: Any) -> Non
 
 
 def test_connections_beyond_the_bound_are_for_the_servers_health(start: Start, many: Any, tmp_path: Path) -> None:
-    server = start(max_connections=10, max_connections_per_client=10, threads=4)
+    server = start(max_connections=10, max_connections_per_client=10, threads=10)
     busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
-    wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 4, 10, "the request threads to be busy")
+    wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 10, 10, "all of them to be busy")
     status, headers, _ = read_response(server.send(request("/small")))
     assert (status, headers["retry-after"], headers["connection"]) == (503, "2", "close")
     assert server.get("/health", timeout=5)[0] == 200
@@ -494,9 +494,9 @@ def is_refused(server: Bare) -> bool:
 
 
 def test_one_client_has_a_share_of_the_connections(start: Start, many: Any, tmp_path: Path) -> None:
-    server = start(max_connections=40, max_connections_per_client=10, threads=4)
+    server = start(max_connections=40, max_connections_per_client=10, threads=10)
     busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
-    wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 4, 10, "the request threads to be busy")
+    wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 10, 10, "all of them to be busy")
     wait_until(lambda: is_refused(server), 10, "one too many to be refused")  # connections that have just ended may still count
     assert server.get("/health", timeout=5)[0] == 200
     assert server.get("/health", timeout=5, source="127.0.0.2")[0] == 200

@@ -1,0 +1,73 @@
+"""Who owns a connection: tables of those that wait, and what is counted for each."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from noraflask.config import ServerConfig
+from noraflask.serve.board import Board
+from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.reactor import LARGE_HEAD, Reactor
+from noraflask.serve.room import Room
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.served: list[Connection] = []
+        self.sockets: list[socket.socket] = []
+        self.room = Room(10, 10, lambda peer: peer, lambda what: None)
+        self.reactor = Reactor(ServerConfig(), self.room, Board(), 0, self.served.append, lambda conn, why: None, lambda conn: None)
+
+    def connect(self, client: str = "192.0.2.1") -> Connection:
+        ours, theirs = socket.socketpair()
+        self.sockets += ours, theirs
+        self.reactor._welcome(ours, (client, 1), {})
+        return self.reactor.connections[ours.fileno()]
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    for sock in worker.sockets:
+        sock.close()
+
+
+@pytest.fixture
+def reactor(worker: Worker) -> Reactor:
+    return worker.reactor
+
+
+def test_a_connection_that_has_gone_on_is_not_taken_for_what_it_was(worker: Worker, reactor: Reactor) -> None:
+    conn = worker.connect()
+    assert reactor.claim(conn)
+    reactor.park(conn, Phase.IDLE, 60)
+    assert not reactor.claim(conn, Phase.BODY)
+    assert reactor.idle == {conn.fd: conn}
+    assert reactor.claim(conn, Phase.IDLE)
+    assert not reactor.claim(conn)
+
+
+def test_a_connection_that_ends_twice_takes_no_other_one_with_it(worker: Worker, reactor: Reactor) -> None:
+    conn = worker.connect()
+    assert reactor.claim(conn)
+    reactor.close(conn)
+    other = worker.connect("192.0.2.2")
+    assert other.fd == conn.fd
+    reactor.look_again(conn)
+    reactor.close(conn)
+    assert reactor.connections == reactor.waiting == {other.fd: other}
+    assert [worker.room._clients.count(client) for client in ("192.0.2.1", "192.0.2.2")] == [0, 1]
+
+
+def test_a_head_that_was_refused_takes_no_memory_any_more(worker: Worker, reactor: Reactor) -> None:
+    conn = worker.connect()
+    assert reactor.claim(conn)
+    conn.buffer = b"G" * 2 * LARGE_HEAD
+    reactor.wait_for_head(conn)
+    assert reactor.claim(conn)
+    reactor.refuse(conn, 431, "Request Header Fields Too Large")
+    assert (conn.phase, conn.held, worker.room._held) == (Phase.LINGERING, 0, 0)
