@@ -138,6 +138,8 @@ class Application:
         start("200 OK", TEXT)
         return Noted(iter(lambda: b"x" * MIB, b""), lambda: self.note(environ))
 
+    steady = endless
+
     def long_list(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         start("200 OK", [*TEXT, ("Content-Length", "4")])
         return [b"ab", b"cd", b"ef"]
