@@ -42,8 +42,8 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = live_setting(
         (),
         Listed("host names such as build.example.com or build.example.com:4000, or *", read_allowed_host, commas=True),
-        "On a loopback address alone: names in Host by which clients reach this server without a proxy, beside localhost, names of one word, "
-        "public_url's and those of repositories. Others are refused, since any site's name may lead here. *: all are taken.",
+        "On a loopback address alone: names in Host by which clients reach this server without a proxy, beside localhost, names of one word or below "
+        ".internal, public_url's and those of repositories. Others are refused, since any site's name may lead here. *: all are taken.",
         env="NORA_ALLOWED_HOSTS",
     )
     accel_redirect: str | None = setting(

@@ -84,7 +84,7 @@ class Reactor:
             conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
             if conn is None:
                 if fd in self._listeners:
-                    self._accept(fd)
+                    self._accept_or_rest(fd)
                 continue
             try:
                 self._resume(conn)
@@ -174,6 +174,13 @@ class Reactor:
             self._arm(conn)
 
     # Accepting
+
+    def _accept_or_rest(self, fd: int) -> None:
+        try:
+            self._accept(fd)
+        except BaseException:
+            log.exception("accepting connections met an error of the server")
+            self._resting.add(fd)  # the next sweep tries again; epoll tells of a listener only once
 
     def _accept(self, fd: int) -> bool:
         """Accept a few connections. False when there were no more, or there is no room."""

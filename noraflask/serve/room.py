@@ -97,7 +97,7 @@ class Room:
         greedy = self._clients.largest(self.share // GREEDY_PART)
         if greedy and self._make_room_of(greedy):
             return True
-        longest_idle = next(iter(self.reactor.idle.values()), None)
+        longest_idle = next(iter(list(self.reactor.idle.values())), None)  # a list at once: other threads change the table meanwhile
         if longest_idle is not None and self.reactor.claim(longest_idle):
             self.reactor.close(longest_idle)
             return True

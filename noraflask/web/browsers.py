@@ -205,7 +205,7 @@ def _is_configured(host: str, name: str, state: State) -> bool:
 @lru_cache(maxsize=1024)
 def _is_local(host: str) -> bool:
     """Names that no public name server can make lead here: localhost, addresses of this machine, names of one word, as proxies and containers have
-    them for what lies behind, and those below .internal, which is nobody's (host.docker.internal, host.containers.internal).
+    them for what lies behind, and those below .internal, which is nobody's (host.containers.internal).
     """
     found = _HOST.match(host)
     if found is None:

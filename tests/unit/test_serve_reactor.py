@@ -72,3 +72,23 @@ def test_a_head_that_was_refused_takes_no_memory_any_more(worker: Worker, reacto
     assert reactor.claim(conn)
     reactor.refuse(conn, 431, "Request Header Fields Too Large")
     assert (conn.phase, conn.held, worker.room.held.bytes) == (Phase.LINGERING, 0, 0)
+
+
+def test_an_error_at_accepting_does_not_end_it(worker: Worker, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    reactor.listen(listener, {})
+    clients = [socket.create_connection(listener.getsockname())]
+    worker.sockets += listener, clients[0]
+
+    def fail(sock: socket.socket, *rest: object) -> None:
+        sock.close()
+        raise RuntimeError
+
+    monkeypatch.setattr(reactor, "_welcome", fail)
+    reactor.wait()
+    monkeypatch.undo()
+    worker.sockets.append(socket.create_connection(listener.getsockname()))
+    reactor.sweep()
+    reactor.wait()
+    assert len(reactor.connections) == 1
+    worker.sockets += [conn.sock for conn in reactor.connections.values()]
