@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import mmap
 import os
 import threading
 from abc import abstractmethod
@@ -252,27 +253,38 @@ _threads = threading.local()
 def _buffer() -> memoryview:
     found: memoryview | None = getattr(_threads, "buffer", None)
     if found is None:
-        found = _threads.buffer = memoryview(bytearray(BUFFER_BYTES))
+        found = _threads.buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))  # a page is memory once it was used
     return found
 
 
 def _through_pipe(receiver: Receiver, descriptor: int, size: int) -> int:
-    if not getattr(_threads, "pipe", None):
-        _threads.pipe = os.pipe()
-        with contextlib.suppress(OSError):  # many pipes of one user may not be large: pipe(7)
-            fcntl.fcntl(_threads.pipe[1], fcntl.F_SETPIPE_SZ, MIB)
-    reading, writing = _threads.pipe
-    left = moved = receiver.splice(writing, size)
+    pipe: Pipe | None = getattr(_threads, "pipe", None)
+    if pipe is None:
+        pipe = _threads.pipe = Pipe()
+    left = moved = receiver.splice(pipe.writing, size)
     try:
         while left:
-            left -= os.splice(reading, descriptor, left)
+            left -= os.splice(pipe.reading, descriptor, left)
     except OSError:
         receiver.failed = True
         _threads.pipe = None  # with what is in it
-        os.close(reading)
-        os.close(writing)
         raise
     return moved
+
+
+class Pipe:
+    """Closed when its thread ends."""
+
+    _ends: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self._ends = self.reading, self.writing = os.pipe()
+        with contextlib.suppress(OSError):  # many pipes of one user may not be large: pipe(7)
+            fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, MIB)
+
+    def __del__(self) -> None:
+        for end in self._ends:
+            os.close(end)
 
 
 class Leftover:

@@ -54,7 +54,7 @@ class Connection:
         self.progress = time.monotonic()  # when the peer last did its part
         self.turns = 0  # times that the peer was heard in the present phase
         self.buffer = b""
-        self.held = 0  # bytes of its head, while that is large and not finished
+        self.held = 0  # bytes of its unfinished head, or of the answer that its peer does not take: held.py
         self.is_armed = False  # epoll tells of it
         self.lingered = 0  # bytes thrown away in LINGERING
         self.reception: Reception | None = None  # where the body goes to

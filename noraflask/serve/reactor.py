@@ -31,7 +31,6 @@ COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
 STOP_SECONDS = 1  # an unfinished head has so long when the server stops
 SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the thread for slow ones
 PROMPT_READS = 16  # what came in more pieces than this, a head or what follows the last answer, is read on by that thread's clock
-LARGE_HEAD = 4096
 
 _READ = select.EPOLLIN | select.EPOLLONESHOT
 _EVENTS = {
@@ -105,7 +104,10 @@ class Reactor:
         conn.turns = 0
         if phase is Phase.IDLE:
             self._room.attribute(conn, conn.own)
+        is_too_much = self._room.held.put(conn, _held_by(conn))
         self._arm(conn)
+        if is_too_much:
+            self._room.hold_less()
 
     def park_body(self, conn: Connection, armed: bool = True) -> None:
         """As park(), for the rest of a body, whose deadline is set already. Not armed, somebody looks at it without being told."""
@@ -149,12 +151,13 @@ class Reactor:
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
-        if len(conn.buffer) > LARGE_HEAD:
-            self._room.hold(conn, len(conn.buffer))
         if conn.phase is not Phase.HEAD:
             self.park(conn, Phase.HEAD, self._limits.header_read_timeout)
             return
+        is_too_much = self._room.held.put(conn, len(conn.buffer))
         self._wait_on(conn)
+        if is_too_much:
+            self._room.hold_less()
 
     def _wait_on(self, conn: Connection) -> None:
         """Wait for more of what comes piece by piece."""
@@ -281,7 +284,6 @@ class Reactor:
             return
         conn.lingered = len(conn.buffer)
         conn.buffer = b""
-        self._room.let_go(conn)
         self.park(conn, Phase.LINGERING, LINGER_SECONDS)
 
     def _linger(self, conn: Connection) -> None:
@@ -387,3 +389,10 @@ class Reactor:
                 conn.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+
+def _held_by(conn: Connection) -> int:
+    """Bytes in memory that a connection waits to be rid of, or to have more of."""
+    if conn.phase is Phase.SENDING:
+        return conn.response.held
+    return len(conn.buffer) if conn.phase is Phase.HEAD else 0

@@ -244,6 +244,11 @@ class Response:
         return True
 
     @property
+    def held(self) -> int:
+        """Bytes of it in memory, those included that have left in the same piece."""
+        return memoryview(self._data.obj).nbytes if isinstance(self._data, memoryview) else len(self._data)
+
+    @property
     def only_file(self) -> bool:
         """Is what is left bytes and a file only, so that sending it never waits for the application?"""
         return self._iterator is None

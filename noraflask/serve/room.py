@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import threading
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -13,12 +12,12 @@ from typing import Protocol
 from noraflask.config import ServerConfig
 from noraflask.serve.clients import Clients
 from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.held import Held
 
 RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
 YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
 GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
 ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
-HELD_BYTES = 16 * 1024 * 1024  # of large unfinished heads, in each worker
 
 
 class Ending(Enum):
@@ -57,8 +56,7 @@ class Room:
         self._told = told
         self._clients = Clients(share_of_client)
         self._ending: set[Connection] = set()  # those that make room for others and are not closed yet
-        self._held = 0  # bytes of large unfinished heads
-        self._held_lock = threading.Lock()
+        self.held = Held()
 
     @property
     def overflow(self) -> int:
@@ -128,24 +126,22 @@ class Room:
                 ended += 1
         return bool(ended)
 
-    # Memory of unfinished heads
+    # Memory
 
-    def hold(self, conn: Connection, size: int) -> None:
-        """Its unfinished head takes so many bytes. Beyond a bound the largest one goes."""
-        with self._held_lock:
-            self._held += size - conn.held
-            conn.held = size
-            if self._held <= HELD_BYTES:
-                return
-        largest = max(list(self.reactor.waiting.values()), key=lambda conn: conn.held, default=None)
-        if largest is not None and largest.held and self.reactor.claim(largest):
-            self._told("evicted")
-            self.reactor.refuse(largest, 431, "Request Header Fields Too Large")
+    def hold_less(self) -> None:
+        """Peers that are waited for make this worker hold too much: one of them goes."""
+        conn = self.held.first_to_go(list(self.reactor.waiting.values()))
+        if conn is None or not self.reactor.claim(conn):
+            return
+        self._told("evicted")
+        if conn.phase is Phase.HEAD:
+            self.reactor.refuse(conn, 431, "Request Header Fields Too Large")
+        else:
+            self.reactor.end(conn, Ending.EVICTED)
 
     def let_go(self, conn: Connection) -> None:
         """Its head is not an unfinished one any more."""
-        if conn.held:
-            self.hold(conn, 0)
+        self.held.put(conn, 0)
 
 
 def _is_young(conn: Connection, since: float) -> bool:

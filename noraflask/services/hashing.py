@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -17,6 +18,7 @@ HASHES_KEPT = 1024
 HASH_AHEAD_BYTES = 4 * 1024 * 1024
 """A body of which so much has come in is hashed in a second thread from then on."""
 HASH_LAG_BYTES = 64 * 1024 * 1024
+SPARE_BUFFERS = 4
 LAG_SECONDS = 0.05
 """A step of a body waits so long for a hash that is far behind, and goes on then: its thread serves others as well."""
 TURN_BYTES = 16 * 1024 * 1024
@@ -32,16 +34,31 @@ class RunningHash:
 
     def follow(self, descriptor: int, stop: int) -> None:
         """Hash what the file holds up to `stop`. Raises OSError, also when it holds less."""
-        view = memoryview(bytearray(min(PIECE_BYTES, max(0, stop - self.offset))))  # not kept: many threads hash once in a while
-        while self.offset < stop:
-            size = os.preadv(descriptor, [view[: stop - self.offset]], self.offset)
-            if not size:
-                raise OSError(errno.EIO, "the upload's file is shorter than what was received")
-            self._hash.update(view[:size])
-            self.offset += size
+        with _buffer() as view:
+            while self.offset < stop:
+                size = os.preadv(descriptor, [view[: stop - self.offset]], self.offset)
+                if not size:
+                    raise OSError(errno.EIO, "the upload's file is shorter than what was received")
+                self._hash.update(view[:size])
+                self.offset += size
 
     def hexdigest(self) -> str:
         return str(self._hash.hexdigest())
+
+
+_spare: list[memoryview] = []
+"""Buffers that nobody reads into. One for each thread would be a MiB for each, and uploads end on any of them."""
+
+
+@contextlib.contextmanager
+def _buffer() -> Iterator[memoryview]:
+    try:
+        view = _spare.pop()
+    except IndexError:
+        view = memoryview(bytearray(PIECE_BYTES))
+    yield view
+    if len(_spare) < SPARE_BUFFERS:
+        _spare.append(view)
 
 
 class HashAhead:

@@ -60,7 +60,7 @@ class Application:
         """Holds its thread until the file `go` exists."""
         with self.lock:
             self.running += 1
-        (self.folder / f"busy-{os.getpid()}-{self.running}").touch()
+            (self.folder / f"busy-{os.getpid()}-{self.running}").touch()
         while not (self.folder / "go").exists():
             time.sleep(0.02)
         return self.text(start, "done")
@@ -137,6 +137,8 @@ class Application:
     def endless(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         start("200 OK", TEXT)
         return Noted(iter(lambda: b"x" * MIB, b""), lambda: self.note(environ))
+
+    steady = endless
 
     def long_list(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         start("200 OK", [*TEXT, ("Content-Length", "4")])

@@ -253,6 +253,25 @@ def test_a_reader_that_takes_nothing_is_cut(start: Start, path: str) -> None:
     assert len(read_all(sock)) < BIG
 
 
+def test_answers_that_nobody_takes_are_not_kept_in_memory(start: Start, many: Any) -> None:
+    """Each of these holds a MiB; whoever goes on taking what it asked for stays."""
+    server = start(threads=4)
+    steady, taken = server.send(request("/steady")), threading.Event()
+
+    def take() -> None:
+        while not taken.is_set() and steady.recv(4 * MIB):
+            pass
+
+    reader = threading.Thread(target=take)
+    reader.start()
+    many(60, lambda: server.send(request("/endless")))
+    wait_until(lambda: len(json.loads(server.get("/closes")[1])) >= 60 - 16, 30, "readers to make room")
+    assert set(json.loads(server.get("/closes")[1])) == {"/endless the server needed the connection for other clients"}
+    assert server.get("/small")[0] == 200
+    taken.set()
+    reader.join()
+
+
 def test_a_reader_below_the_least_rate_is_cut(start: Start) -> None:
     server = start(idle_timeout=1, min_transfer_rate=1 << 40)
     sock = server.send(request("/big"))

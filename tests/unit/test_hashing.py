@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,3 +99,26 @@ def test_a_body_that_broke_off_is_not_hashed_to_its_end(one_thread: None, tmp_pa
         break_off()
     assert running.offset < size
     os.close(descriptor)
+
+
+def test_threads_that_have_hashed_keep_no_memory(tmp_path: Path) -> None:
+    """Each of the pool's has done so sooner or later."""
+    descriptor = file_of(tmp_path, 100)
+    with ThreadPoolExecutor(32) as threads:
+        barrier = threading.Barrier(32)
+
+        def hash_it() -> int:
+            barrier.wait()
+            RunningHash().follow(descriptor, 100)
+            barrier.wait()
+            before = tracemalloc.get_traced_memory()[0]
+            barrier.wait()
+            return before
+
+        tracemalloc.start()
+        try:
+            kept = max(job.result() for job in [threads.submit(hash_it) for _ in range(32)])
+        finally:
+            tracemalloc.stop()
+    os.close(descriptor)
+    assert kept < 8 * hashing.PIECE_BYTES

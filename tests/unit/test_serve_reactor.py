@@ -10,7 +10,8 @@ import pytest
 from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
 from noraflask.serve.connection import Connection, Phase
-from noraflask.serve.reactor import LARGE_HEAD, Reactor
+from noraflask.serve.held import LEAST_BYTES
+from noraflask.serve.reactor import Reactor
 from noraflask.serve.room import Room
 
 
@@ -66,11 +67,11 @@ def test_a_connection_that_ends_twice_takes_no_other_one_with_it(worker: Worker,
 def test_a_head_that_was_refused_takes_no_memory_any_more(worker: Worker, reactor: Reactor) -> None:
     conn = worker.connect()
     assert reactor.claim(conn)
-    conn.buffer = b"G" * 2 * LARGE_HEAD
+    conn.buffer = b"G" * 2 * LEAST_BYTES
     reactor.wait_for_head(conn)
     assert reactor.claim(conn)
     reactor.refuse(conn, 431, "Request Header Fields Too Large")
-    assert (conn.phase, conn.held, worker.room._held) == (Phase.LINGERING, 0, 0)
+    assert (conn.phase, conn.held, worker.room.held.bytes) == (Phase.LINGERING, 0, 0)
 
 
 def test_an_error_at_accepting_does_not_end_it(worker: Worker, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
