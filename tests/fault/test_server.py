@@ -493,6 +493,7 @@ def test_connections_are_spread_over_the_workers(start: Start, many: Any) -> Non
 
 def test_connections_beyond_the_bound_are_for_the_servers_health(start: Start, many: Any, tmp_path: Path) -> None:
     server = start(max_connections=10, max_connections_per_client=10, threads=10)
+    time.sleep(0.5)  # the connections that asked whether it runs are gone
     busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
     wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 10, 10, "all of them to be busy")
     status, headers, _ = read_response(server.send(request("/small")))
@@ -514,6 +515,7 @@ def is_refused(server: Bare) -> bool:
 
 def test_one_client_has_a_share_of_the_connections(start: Start, many: Any, tmp_path: Path) -> None:
     server = start(max_connections=40, max_connections_per_client=10, threads=10)
+    time.sleep(0.5)  # the connections that asked whether it runs are gone
     busy = many(10, lambda: server.send(request("/busy", "Connection: close")))
     wait_until(lambda: len(list(tmp_path.glob("busy-*"))) == 10, 10, "all of them to be busy")
     wait_until(lambda: is_refused(server), 10, "one too many to be refused")  # connections that have just ended may still count
