@@ -188,7 +188,7 @@ class Reactor:
         if self._board.fewer_elsewhere(self._slot):
             time.sleep(POLITE_SECONDS)
         for _ in range(ACCEPT_BATCH):
-            if self._room.is_full and not self._room.make():
+            if self._room.is_full and not self._room.make(even_young=True):
                 self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._room.share)
                 return False
             try:

@@ -86,27 +86,30 @@ class Room:
 
     def admits(self, conn: Connection) -> bool:
         """May its request run? If not, its client has too many others that do not wait, or all have."""
-        return self.keep_to_share(conn.client) and (self.overflow <= 0 or self.make())
+        return self.keep_to_share(conn.client, even_young=True) and (self.overflow <= 0 or self.make(even_young=True))
 
-    def keep_to_share(self, client: str) -> bool:
+    def keep_to_share(self, client: str, even_young: bool = False) -> bool:
         """End connections of a client that has too many. False: none of them can be ended."""
-        return not self._clients.is_over(client) or self._make_room_of(client)
+        return not self._clients.is_over(client) or self._make_room_of(client, even_young)
 
-    def make(self) -> bool:
-        """End some connections that wait: of a client that has more than its part, else idle ones, else those that were not heard for longest."""
+    def make(self, even_young: bool = False) -> bool:
+        """End some connections that wait: of a client that has more than its part, else idle ones, else those that were not heard for longest.
+
+        `even_young`: where nothing else helps also such as have only just come, and may be about to send their requests.
+        """
         greedy = self._clients.largest(self.share // GREEDY_PART)
-        if greedy and self._make_room_of(greedy):
+        if greedy and self._make_room_of(greedy, even_young):
             return True
         longest_idle = next(iter(list(self.reactor.idle.values())), None)  # a list at once: other threads change the table meanwhile
         if longest_idle is not None and self.reactor.claim(longest_idle):
             self.reactor.close(longest_idle)
             return True
-        return self._evict(self._waiting_ones())
+        those = self._waiting_ones()
+        return self._evict(those if even_young else _not_young(those))
 
-    def _make_room_of(self, client: str) -> bool:
-        """Not of those that came this very moment: their requests may be on their way, and are judged when they are there."""
-        young = time.monotonic() - YOUNG_SECONDS
-        return self._evict([conn for conn in self._waiting_ones() if conn.client == client and not _is_young(conn, young)])
+    def _make_room_of(self, client: str, even_young: bool) -> bool:
+        those = [conn for conn in self._waiting_ones() if conn.client == client]
+        return self._evict(those if even_young else _not_young(those))
 
     def _waiting_ones(self) -> list[Connection]:
         return [conn for conn in self.reactor.parked() if conn.phase is not Phase.READY]
@@ -142,6 +145,12 @@ class Room:
     def let_go(self, conn: Connection) -> None:
         """Its head is not an unfinished one any more."""
         self.held.put(conn, 0)
+
+
+def _not_young(those: list[Connection]) -> list[Connection]:
+    """Without those that came this very moment: their requests may be on their way, and are judged when they are there."""
+    young = time.monotonic() - YOUNG_SECONDS
+    return [conn for conn in those if not _is_young(conn, young)]
 
 
 def _is_young(conn: Connection, since: float) -> bool:
