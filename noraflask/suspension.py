@@ -45,8 +45,8 @@ class NotYet(BlockingIOError):
 class Later:
     """Go on in a moment: whoever waits for something that another request holds."""
 
-    def __init__(self) -> None:
-        self._due = time.monotonic() + LATER_SECONDS
+    def __init__(self, seconds: float = LATER_SECONDS) -> None:
+        self._due = time.monotonic() + seconds
 
     def take(self, body: BodyStream, /) -> bool:
         if time.monotonic() < self._due:

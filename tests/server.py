@@ -63,6 +63,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def workers_of(master: int) -> list[int]:
+    """The living ones. A reload is read by another child for a moment, which looks like the master at first."""
+    found = []
+    for pid in children(master):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if alive(pid) and not title.startswith((b"nora: reload", b"nora: master")):
+                found.append(pid)
+    return found
+
+
 class Server:
     """`nora serve` on a free loopback port, everything it keeps below `folder`.
 
@@ -120,7 +131,7 @@ class Server:
         return self.process.pid
 
     def worker_pids(self) -> list[int]:
-        return [pid for pid in children(self.pid) if alive(pid)]
+        return workers_of(self.pid)
 
     def pids(self) -> list[int]:
         return [self.pid, *self.worker_pids()]

@@ -109,7 +109,7 @@ def _number(least: int, most: int) -> Any:
 
 
 def _scope(text: str) -> Scope:
-    from noraflask.services.auth.tokens import parse_scope
+    from noraflask.services.auth.scopes import parse_scope
 
     parts = text.split(":")
     if len(parts) != 3:
@@ -187,7 +187,7 @@ def _show_token(token: str, made: TokenRecord, as_json: bool) -> None:
 
 def _members(made: TokenRecord) -> dict[str, Any]:
     """In the words of the API."""
-    from noraflask.services.auth.tokens import render_scope
+    from noraflask.services.auth.scopes import render_scope
 
     members: dict[str, Any] = {
         "hash_prefix": made.id,

@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from noraflask.config.settings import BY_ENV, VARIABLES_NOT_YET
-
-MOST_SHOWN = 10
-"""Names in one warning."""
+from noraflask.settings.texts import shown_list
 
 _LINK = re.compile(r"NORA(?:_[A-Z0-9_]+)?_(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT_(?:[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?|START|END)|ENV_.*)\Z", re.DOTALL)
 _PORT = re.compile(r"NORA(?:_[A-Z0-9_]+)?_PORT\Z")
@@ -32,8 +30,8 @@ def ignored(environ: Mapping[str, str]) -> tuple[set[str], list[str]]:
             links,
             "Kubernetes (enableServiceLinks) and container engines set them for a service or link whose name begins with nora",
         ),
-        *_warning(others, "no setting is called so"),
-        *_warning(not_yet, "of a feature of NORA that this version lacks, and which they do not switch on"),
+        *_warning(others, "there is no such setting"),
+        *_warning(not_yet, "of a feature of NORA that this version lacks; the values do not switch it on"),
     ]
 
 
@@ -51,5 +49,4 @@ def _has_no_effect(name: str, value: str) -> bool:
 
 def _warning(names: list[str], why: str) -> Iterator[str]:
     if names:
-        more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-        yield f"ignored {', '.join(names[:MOST_SHOWN])}{more}: {why}"
+        yield f"ignored {shown_list(names)}: {why}"

@@ -9,6 +9,9 @@ from typing import Any
 from noraflask.settings import DAY, MIB, TIB, Addresses, Choice, Listed, Switch, Text, WholeNumber, live_setting, setting
 from noraflask.settings.texts import REDIS_URLS, read_allowed_host, read_host, read_internal_prefix, read_origin, read_path, read_redis_url, read_url
 
+SPARE_DESCRIPTORS = 512
+"""Beside those of connections: files that are sent, upstreams, logs."""
+
 FOLDER = Text("a path of printable characters, not empty", read_path)
 PATH = Text("a path of printable characters", read_path, optional=True)
 _SECONDS = WholeNumber(1, DAY)
@@ -39,8 +42,8 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = live_setting(
         (),
         Listed("host names such as build.example.com or build.example.com:4000, or *", read_allowed_host, commas=True),
-        "On a loopback address alone: names in Host by which clients reach this server without a proxy, beside localhost, names of one word, "
-        "public_url's and those of repositories. Others are refused, since any site's name may lead here. *: all are taken.",
+        "On a loopback address alone: names in Host by which clients reach this server without a proxy, beside localhost, names of one word or below "
+        ".internal, public_url's and those of repositories. Others are refused, since any site's name may lead here. *: all are taken.",
         env="NORA_ALLOWED_HOSTS",
     )
     accel_redirect: str | None = setting(
@@ -98,6 +101,10 @@ class ServerConfig:
         "/health answers 503 when the last round of background work is older than this many seconds.",
         env="NORA_MAINTENANCE_STALL_SECS",
     )
+
+    def descriptors_needed(self, workers: int) -> int:
+        """Files that each of so many workers may have open: for every connection its socket and the file that its body goes to."""
+        return 2 * self.max_connections // max(1, workers) + SPARE_DESCRIPTORS
 
 
 _RATE = WholeNumber(1, 1_000_000)

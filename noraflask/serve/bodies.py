@@ -148,9 +148,7 @@ class Bodies:
     def _after(self, conn: Connection, turn: Turn, moved: int, problem: BaseException | None) -> None:
         """A turn is over: who looks at the connection next?"""
         if turn is Turn.DONE:
-            self.end(conn, problem) if problem else self._pool.submit_long(
-                partial(self._guarded, conn, partial(self._ended, conn, None)), conn.client
-            )
+            self.end(conn, problem)
         elif turn is Turn.MORE:
             self._submit(conn)
         elif turn is Turn.EMPTY and (moved >= MUCH_BYTES or conn.turns < FREE_TURNS):

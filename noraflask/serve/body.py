@@ -20,7 +20,7 @@ from noraflask.serve.chunks import ChunkDecoder
 from noraflask.serve.limits import BodyCut, BodyMalformed, Receiver
 
 MIB = 1024 * 1024
-BUFFER_BYTES, LEAST_BYTES = 512 * 1024, 64 * 1024
+BUFFER_BYTES, LEAST_BYTES = 256 * 1024, 64 * 1024
 IOV_MAX = 1024  # pieces that one writev(2) takes
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -47,7 +48,7 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
-        self.own = self.client = own
+        self.own, self.client = own, ""  # it counts for somebody once room.py says so
         self.phase = Phase.HEAD
         self.deadline = deadline  # monotonic; the sweep ends the present phase then
         self.progress = time.monotonic()  # when the peer last did its part
@@ -70,6 +71,19 @@ class Connection:
         data = self.sock.recv(READ_SIZE, socket.MSG_DONTWAIT)
         self.buffer = self.buffer + data if self.buffer else data
         return bool(data)
+
+    @property
+    def is_readable(self) -> bool:
+        """Has something arrived that was not taken yet?"""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def reset_at_close(self) -> None:
+        """Closing shall tell the peer of an error, not of an end."""
+        with suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def next_request(self) -> Request | None:
         """The next whole request head in the buffer, or None. Raises Refused, also for a head that can no longer become valid."""
@@ -165,6 +179,7 @@ class Connection:
         return self._pace.too_slow(waited, moved)
 
 
+_RESET = struct.pack("ii", 1, 0)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 TLS_HANDSHAKE = b"\x16\x03"
 """How a TLS client begins: RFC 8446, section 5.1."""

@@ -7,38 +7,30 @@ event for a connection that somebody else has taken, or whose descriptor has a n
 from __future__ import annotations
 
 import errno
-import heapq
-import itertools
 import logging
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
-from noraflask.serve.clients import Clients
 from noraflask.serve.connection import Connection, Phase
-from noraflask.serve.held import Held
 from noraflask.serve.response import plain_text
+from noraflask.serve.room import Ending, Room
 
 log = logging.getLogger("nora.server")
 
 LINGER_SECONDS = 5  # after the last response: for a client that is still sending,
 LINGER_BYTES = 16 * 1024 * 1024  # and at most this much of it
-ACCEPT_BATCH = 4  # connections a thread accepts before it looks after them
+ACCEPT_BATCH = 64  # connections a thread accepts before it looks after them: whoever waits in the listening queue waits for all before it
 POLITE_SECONDS = 0.001  # a new connection is left so long to a worker that has fewer
 COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
-YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
+STOP_SECONDS = 1  # an unfinished head has so long when the server stops
 SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the thread for slow ones
 PROMPT_READS = 16  # what came in more pieces than this, a head or what follows the last answer, is read on by that thread's clock
-RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
-GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
-ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
 
 _READ = select.EPOLLIN | select.EPOLLONESHOT
 _EVENTS = {
@@ -52,39 +44,24 @@ _EVENTS = {
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Ending(Enum):
-    """Why an exchange cannot go on."""
-
-    TOO_SLOW = "the client took the response too slowly"
-    EVICTED = "the server needed the connection for other clients"
-    STOPPED = "the server is stopping"
-
-
 class Reactor:
     def __init__(
         self,
         limits: ServerConfig,
-        share: int,
-        share_of_client: int,
+        room: Room,
         board: Board,
         slot: int,
         serve: Callable[[Connection], None],
         give_up: Callable[[Connection, Ending], None],
         slow_down: Callable[[Connection], None],
-        client_of_peer: Callable[[str], str],
-        told: Callable[[str], None],
     ) -> None:
         self._limits = limits
         self._board, self._slot = board, slot
-        self._share = share  # most connections at a time
+        self._room = room
+        room.reactor = self
         self._serve = serve  # called with a connection that can go on; the callee owns it then
         self._give_up = give_up  # called with a connection whose exchange cannot go on
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
-        self._client_of_peer = client_of_peer  # the client that a new connection counts for
-        self._told = told  # called with what befell a connection, to be counted
-        self.clients = Clients(share_of_client)
-        self.held = Held()
-        self._ending: set[Connection] = set()  # those that make room for others and are not closed yet
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
         self._resting: set[int] = set()  # listeners that are not accepted from because there is no room
@@ -107,7 +84,7 @@ class Reactor:
             conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
             if conn is None:
                 if fd in self._listeners:
-                    self._accept(fd)
+                    self._accept_or_rest(fd)
                 continue
             try:
                 self._resume(conn)
@@ -126,11 +103,11 @@ class Reactor:
         conn.deadline = conn.progress + seconds
         conn.turns = 0
         if phase is Phase.IDLE:
-            self.attribute(conn, conn.own)
-        is_too_much = self.held.put(conn, _held_by(conn))
+            self._room.attribute(conn, conn.own)
+        is_too_much = self._room.held.put(conn, _held_by(conn))
         self._arm(conn)
         if is_too_much:
-            self._hold_less()
+            self._room.hold_less()
 
     def park_body(self, conn: Connection, armed: bool = True) -> None:
         """As park(), for the rest of a body, whose deadline is set already. Not armed, somebody looks at it without being told."""
@@ -141,12 +118,6 @@ class Reactor:
             self._arm(conn)
         else:
             self.waiting[conn.fd] = conn
-
-    def attribute(self, conn: Connection, client: str) -> None:
-        """From now on the connection counts for this client."""
-        if client != conn.client:
-            self.clients.move(conn.client, client)
-            conn.client = client
 
     def _arm(self, conn: Connection) -> None:
         phase = conn.phase
@@ -183,10 +154,10 @@ class Reactor:
         if conn.phase is not Phase.HEAD:
             self.park(conn, Phase.HEAD, self._limits.header_read_timeout)
             return
-        is_too_much = self.held.put(conn, len(conn.buffer))
+        is_too_much = self._room.held.put(conn, len(conn.buffer))
         self._wait_on(conn)
         if is_too_much:
-            self._hold_less()
+            self._room.hold_less()
 
     def _wait_on(self, conn: Connection) -> None:
         """Wait for more of what comes piece by piece."""
@@ -202,22 +173,14 @@ class Reactor:
         if self.claim(conn):
             self._arm(conn)
 
-    def _hold_less(self) -> None:
-        """Peers that are waited for make this worker hold too much: one of them goes."""
-        conn = self.held.first_to_go(list(self.waiting.values()))
-        if conn is None or not self.claim(conn):
-            return
-        self._told("evicted")
-        if conn.phase is Phase.HEAD:
-            self.refuse(conn, 431, "Request Header Fields Too Large")
-        else:
-            self._end(conn, Ending.EVICTED)
-
-    def head_is_there(self, conn: Connection) -> None:
-        """It is no longer an unfinished one."""
-        self.held.put(conn, 0)
-
     # Accepting
+
+    def _accept_or_rest(self, fd: int) -> None:
+        try:
+            self._accept(fd)
+        except BaseException:
+            log.exception("accepting connections met an error of the server")
+            self._resting.add(fd)  # the next sweep tries again; epoll tells of a listener only once
 
     def _accept(self, fd: int) -> bool:
         """Accept a few connections. False when there were no more, or there is no room."""
@@ -225,8 +188,8 @@ class Reactor:
         if self._board.fewer_elsewhere(self._slot):
             time.sleep(POLITE_SECONDS)
         for _ in range(ACCEPT_BATCH):
-            if self.overflow() >= RESERVE and not self._make_room():
-                self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._share)
+            if self._room.is_full and not self._room.make(even_young=True):
+                self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._room.share)
                 return False
             try:
                 sock, peer = listener.accept()
@@ -235,29 +198,25 @@ class Reactor:
                 return False
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._make_room()
+                    self._room.make()
                     self._rest(fd, "cannot accept connections: %s", error.strerror)
                     return False
                 if error.errno == errno.EBADF:  # closed: the worker is stopping
                     return False
                 continue  # that one connection has failed: accept(2)
-            if self.overflow() >= 0:
-                self._make_room()
+            if self._room.overflow >= 0:
+                self._room.make()
             self._welcome(sock, peer, base)
         self._rearm(fd)
         return True
 
-    def overflow(self) -> int:
-        """Connections beyond the bound; negative when there is room."""
-        return len(self.connections) - len(self._ending) - self._share
-
     def _welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         host = host.removeprefix("::ffff:")
-        own = self._client_of_peer(host)
+        own = self._room.client_of_peer(host)
         conn = Connection(sock, (host, port), own, base, time.monotonic() + self._limits.header_read_timeout)
         self.connections[conn.fd] = conn
-        self.clients.move("", own)
+        self._room.attribute(conn, own)
         self._note()
         try:
             self._epoll.register(conn.fd, 0)
@@ -265,8 +224,7 @@ class Reactor:
             log.warning("cannot watch a connection: %s", error.strerror)
             self.close(conn)
             return
-        if self.clients.is_over(own):
-            self.make_room_of(own)
+        self._room.keep_to_share(own)
         self._arm(conn)
 
     def _note(self) -> None:
@@ -291,43 +249,10 @@ class Reactor:
         while self._resting:
             self._rearm(self._resting.pop())
 
-    def make_room_of(self, client: str) -> bool:
-        """End some waiting connections of this client."""
-        return self._evict([conn for conn in self._waiting_ones() if conn.client == client])
-
-    def _make_room(self) -> bool:
-        """End some connections that wait: of a client that has more than its part, else idle ones, else those that were not heard for longest."""
-        greedy = self.clients.largest(self._share // GREEDY_PART)
-        if greedy and self.make_room_of(greedy):
-            return True
-        for conn in list(itertools.islice(self.idle.values(), 1)):  # the longest idle first
-            if self.claim(conn):
-                self.close(conn)
-                return True
-        return self._evict(self._waiting_ones())
-
-    def _waiting_ones(self) -> list[Connection]:
-        return [conn for table in (self.idle, self.waiting) for conn in list(table.values()) if conn.phase is not Phase.READY]
-
-    def _evict(self, those: list[Connection]) -> bool:
-        """Several at a time, as the search costs the same."""
-        young = time.monotonic() - YOUNG_SECONDS
-
-        def order(conn: Connection) -> tuple[bool, bool, float]:
-            return conn.phase is not Phase.IDLE, conn.phase is Phase.HEAD and conn.progress > young, conn.progress
-
-        ended = 0
-        for conn in heapq.nsmallest(ROOM if len(those) > MANY else 1, those, key=order):
-            if self.claim(conn):
-                self._told("evicted")
-                self._end(conn, Ending.EVICTED)
-                ended += 1
-        return bool(ended)
-
-    def _end(self, conn: Connection, why: Ending) -> None:
+    def end(self, conn: Connection, why: Ending) -> None:
         """End an owned connection that waits, and what it is in the middle of."""
         if conn.phase in (Phase.SENDING, Phase.BODY):
-            self._ending.add(conn)
+            self._room.leaves(conn)
             self._give_up(conn, why)
         else:
             self.close(conn)
@@ -338,9 +263,7 @@ class Reactor:
         """End an owned connection at once."""
         if self.connections.get(conn.fd) is conn:
             del self.connections[conn.fd]
-            self.attribute(conn, "")
-            self.held.put(conn, 0)
-            self._ending.discard(conn)
+            self._room.left(conn)
         self._note()
         conn.sock.close()
         if self._resting:
@@ -348,10 +271,7 @@ class Reactor:
 
     def abort(self, conn: Connection) -> None:
         """End an owned connection so that the client sees an error, not the end of a response."""
-        try:
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            pass
+        conn.reset_at_close()
         self.close(conn)
 
     def close_gently(self, conn: Connection) -> None:
@@ -394,15 +314,18 @@ class Reactor:
     def sweep(self) -> None:
         """End what has waited too long, and try again what there was no room for."""
         now = time.monotonic()
-        for table in (self.idle, self.waiting):
-            for conn in list(table.values()):
-                if conn.phase is Phase.SENDING:
-                    self._check_pace(conn, now)
-                elif conn.phase is Phase.BODY:
-                    self._check_silence(conn, now)
-                elif conn.deadline <= now and self.claim(conn):
-                    self._expire(conn)
+        for conn in self.parked():
+            if conn.phase is Phase.SENDING:
+                self._check_pace(conn, now)
+            elif conn.phase is Phase.BODY:
+                self._check_silence(conn, now)
+            elif conn.deadline <= now and self.claim(conn):
+                self._expire(conn)
         self._accept_again()
+
+    def parked(self) -> list[Connection]:
+        """All that wait."""
+        return [*self.idle.values(), *self.waiting.values()]
 
     def claim(self, conn: Connection, phase: Phase | None = None) -> bool:
         """Take a waiting connection out of its table. False: somebody else has, or it does not wait for that any more."""
@@ -449,19 +372,18 @@ class Reactor:
         """End kept-alive connections, except those on which a request has just arrived: their event is on its way. Unfinished
         heads get a little time."""
         for conn in list(self.idle.values()):
-            if not _readable(conn) and self.claim(conn):
+            if not conn.is_readable and self.claim(conn):
                 self.close(conn)
-        soon = time.monotonic() + YOUNG_SECONDS
+        soon = time.monotonic() + STOP_SECONDS
         for conn in list(self.waiting.values()):
             if conn.phase is Phase.HEAD:
                 conn.deadline = min(conn.deadline, soon)
 
     def cut_all(self) -> None:
         """End every connection; threads that wait for a peer wake up with an error."""
-        for table in (self.idle, self.waiting):
-            for conn in list(table.values()):
-                if self.claim(conn):
-                    self._end(conn, Ending.STOPPED)
+        for conn in self.parked():
+            if self.claim(conn):
+                self.end(conn, Ending.STOPPED)
         for conn in list(self.connections.values()):
             try:
                 conn.sock.shutdown(socket.SHUT_RDWR)
@@ -474,13 +396,3 @@ def _held_by(conn: Connection) -> int:
     if conn.phase is Phase.SENDING:
         return conn.response.held
     return len(conn.buffer) if conn.phase is Phase.HEAD else 0
-
-
-def _readable(conn: Connection) -> bool:
-    try:
-        return bool(conn.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except OSError:
-        return False
-
-
-_RESET = struct.pack("ii", 1, 0)

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import pickle
-import select
 import signal
 import time
 import traceback
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noraflask.config import ConfigError
+from noraflask.serve.limits import wait_readable
 
 _PR_SET_PDEATHSIG = 1
 _LENGTH_BYTES = 8
@@ -75,7 +75,7 @@ class Reading:
         self._close()
 
     def _has_ended(self) -> bool:
-        return bool(select.select([self._alive], [], [], 0)[0])
+        return wait_readable(self._alive, 0)
 
     def _kill(self) -> None:
         """It is not waited for: what it reads may be a network's file system that does not answer. The master looks after its children anyway."""

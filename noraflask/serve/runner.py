@@ -21,9 +21,10 @@ from noraflask.serve.body import ChunkedBody, Leftover
 from noraflask.serve.connection import Connection, Phase
 from noraflask.serve.limits import BodyAbandoned, BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
 from noraflask.serve.pool import Lane, Pool
-from noraflask.serve.reactor import Ending, Reactor
+from noraflask.serve.reactor import Reactor
 from noraflask.serve.request import Refused, Request
 from noraflask.serve.response import Progress, ShortBody
+from noraflask.serve.room import Ending, Room, share_of_client
 from noraflask.suspension import Resume, Suspended
 
 log = logging.getLogger("nora.server")
@@ -51,10 +52,8 @@ class Runner:
         self._logins: Lane[Connection] = Lane(self._login_threads)  # those with a password, which may wait for bcrypt
         self._pool = Pool(limits.transfer_threads)
         self._bodies = Bodies(limits, self._pool, self._guarded)
-        self.reactor = Reactor(
-            *(limits, share, share_of_client(limits, share), board, slot, self.serve, self._give_up, self._bodies.slow_down),
-            *(application.client_of_peer, application.count),
-        )
+        self._room = Room(share, share_of_client(limits, share), application.client_of_peer, application.count)
+        self.reactor = Reactor(limits, self._room, board, slot, self.serve, self._give_up, self._bodies.slow_down)
         self._bodies.reactor = self.reactor
         self.stopping = False
 
@@ -83,7 +82,7 @@ class Runner:
         if request is None:
             self.reactor.wait_for_head(conn)
             return
-        self.reactor.head_is_there(conn)
+        self._room.let_go(conn)
         conn.begin(request)
         if not self._is_within_share(conn):
             self._application.count("refused")
@@ -100,13 +99,11 @@ class Runner:
 
     def _is_within_share(self, conn: Connection) -> bool:
         """A proxy's connection counts for the client that it works for; connections beyond the bound are for the server's health alone."""
-        reactor, request = self.reactor, conn.request
-        if request.path in HEALTH_PATHS:
+        if conn.request.path in HEALTH_PATHS:
             return True
         if not conn.own:
-            reactor.attribute(conn, self._application.client_of(request.environ))
-        is_over = reactor.clients.is_over(conn.client) and not reactor.make_room_of(conn.client)
-        return not is_over and reactor.overflow() <= 0
+            self._room.attribute(conn, self._application.client_of(conn.request.environ))
+        return self._room.admits(conn)
 
     def _lane_for(self, request: Request) -> Lane[Connection]:
         """A flood of one kind must not keep the others waiting: of writes, or of wrong passwords, each of which costs a tenth of a second."""
@@ -280,9 +277,3 @@ class Runner:
             close()
         except BaseException:
             log.exception("closing a response failed: %s %s", conn.request.method, conn.request.path)
-
-
-def share_of_client(limits: ServerConfig, share: int) -> int:
-    """Connections of one client in a worker that may have `share` of them: workers do not get exactly equal parts of a client's."""
-    whole = limits.max_connections_per_client or limits.max_connections * 3 // 4
-    return max(1, math.ceil(share * whole / limits.max_connections))

@@ -22,7 +22,6 @@ log = logging.getLogger("nora.server")
 BACKLOG = 2048
 WATCHDOG_SECONDS = 60  # a worker whose main thread gives no sign of life for so long is replaced
 STOP_MARGIN_SECONDS = 10  # the master kills what its workers have not ended so long after shutdown_timeout
-SPARE_DESCRIPTORS = 512  # beside client connections: files being sent or received, upstreams, logs
 
 
 def gunicorn_settings(config: Config) -> dict[str, Any]:
@@ -97,8 +96,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def raise_descriptor_limit(workers: int, limits: ServerConfig) -> None:
-    """Each connection is a descriptor, and the file that its body goes to another one; the usual soft limit is 1024."""
-    needed = 2 * limits.max_connections // max(1, workers) + SPARE_DESCRIPTORS
+    """The usual soft limit is 1024."""
+    needed = limits.descriptors_needed(workers)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

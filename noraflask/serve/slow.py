@@ -17,8 +17,8 @@ from noraflask.serve.connection import Connection
 log = logging.getLogger("nora.server")
 
 LEAST_SECONDS = 0.02
-MOST_SECONDS = 1.0
-LOOKS_A_SECOND = 1000  # in sum, until each has to wait for MOST_SECONDS
+MOST_SECONDS = 2.0
+LOOKS_A_SECOND = 500  # in sum, until each has to wait for MOST_SECONDS
 
 
 class SlowPeers:

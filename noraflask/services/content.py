@@ -20,6 +20,7 @@ from noraflask.digest import Digest
 from noraflask.errors import AlreadyExists, Changed, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.documents import Documents
 from noraflask.services.upload import Upload
 from noraflask.storage import Entry, ObjectInfo, Reader, Storage
@@ -30,7 +31,6 @@ SMALL_BYTES = 16 * 1024
 TOUCH_SECONDS = 60.0
 TOUCHED_KEPT = 4096
 UNMARKING = b"somebody looks whether this name is still needed\n"
-ENTRY_BYTES = 400  # what remembering costs beside the bytes
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ class Content:
         """`revision(name)`, taken before a name's pointers are read, tells later whether what was worked out from them holds. None: keep nothing."""
         self._touched: dict[Digest, float] = {}
         """Seconds of the monotonic clock."""
-        self._remembered: dict[Digest, bytes] = {}
-        self._remembered_bytes = 0
+        self._remembered: BoundedMemory[Digest, bytes] = BoundedMemory(REMEMBERED_BYTES)
         storage.abilities.prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
 
     # Bytes.
@@ -97,10 +96,7 @@ class Content:
             return known
         data = self._storage.whole(content_key(digest))
         if len(data) <= SMALL_BYTES:
-            if self._remembered_bytes + len(data) > REMEMBERED_BYTES:
-                self._remembered, self._remembered_bytes = {}, 0
-            self._remembered[digest] = data
-            self._remembered_bytes += len(data) + ENTRY_BYTES
+            self._remembered.put(digest, data, bytes_of(data))
         return data
 
     def stat(self, digest: Digest) -> ObjectInfo | None:

@@ -30,7 +30,7 @@ from noraflask.services.staging_room import Room
 from noraflask.services.staging_usage import Share, Unfinished, Usage, file_name, owner_mark, owner_number, owner_of, unfinished_in
 from noraflask.services.upload import Upload, read_document
 from noraflask.storage.disk_files import explain
-from noraflask.suspension import Later, Steps
+from noraflask.suspension import LATER_SECONDS, Later, Steps
 
 LOCK_WAIT_SECONDS = 2.0
 PROBE = ".tmp"
@@ -135,14 +135,15 @@ class Staging:
 
     def claim(self, scope: str, session: str) -> Steps[Upload]:
         """As resume(), waiting some seconds for the other request, without a thread: it may be one whose client is gone already."""
-        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        deadline, pause = time.monotonic() + LOCK_WAIT_SECONDS, LATER_SECONDS
         while True:
             try:
                 return self.resume(scope, session)
             except UploadBusy:
                 if time.monotonic() > deadline:
                     raise
-            yield Later()
+            yield Later(pause)
+            pause *= 2
 
     def document(self, max_bytes: int, expected_bytes: int | None) -> Steps[bytes]:
         """A small document that a request brings (upload.py)."""

@@ -15,7 +15,8 @@ from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.credentials import is_secret
 from noraflask.services.auth.principal import Action, Principal, Source
 from noraflask.services.auth.rules import describe, describe_limits
-from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord, parse_scopes, render_scope
+from noraflask.services.auth.scopes import parse_scopes, render_scope
+from noraflask.services.auth.tokens import ID, MAX_SECONDS, TokenRecord
 from noraflask.suspension import Steps
 from noraflask.web.access import ADMIN, PUBLIC, access
 from noraflask.web.addresses import as_seen

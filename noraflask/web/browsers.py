@@ -24,7 +24,7 @@ from noraflask.services.state import State
 from noraflask.web.addresses import absolute
 from noraflask.web.context import STATE
 from noraflask.web.format import Format
-from noraflask.web.peers import is_trusted
+from noraflask.web.peers import is_trusted, unmapped
 from noraflask.web.responses import Answer
 from noraflask.web.targets import TARGET
 
@@ -204,14 +204,14 @@ def _is_configured(host: str, name: str, state: State) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_local(host: str) -> bool:
-    """Names that no public name server can make lead here: localhost, addresses of this machine, and names of one word, as proxies and containers
-    have them for what lies behind.
+    """Names that no public name server can make lead here: localhost, addresses of this machine, names of one word, as proxies and containers have
+    them for what lies behind, and those below .internal, which is nobody's (host.containers.internal).
     """
     found = _HOST.match(host)
     if found is None:
         return False
     name = found["name"].strip("[]").removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):
+    if name == "localhost" or name.endswith((".localhost", ".internal")):
         return True
     return _is_loopback(name) or (name != "" and "." not in name and ":" not in name)
 
@@ -222,4 +222,4 @@ def _is_loopback(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+    return unmapped(ip).is_loopback

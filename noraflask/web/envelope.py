@@ -22,14 +22,13 @@ from noraflask.suspension import Suspended
 from noraflask.web.browsers import shared_with
 from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
-from noraflask.web.limits import STANDING
+from noraflask.web.limits import OPS, STANDING
 from noraflask.web.peers import client_address
 from noraflask.web.targets import OUTER_PATH, Target, Targets
 
 REQUEST_ID = "nora.request_id"
 UPSTREAM_SECONDS = "nora.upstream_seconds"
 """In a request's environ, where an upstream was waited for: how long."""
-OPS_PATHS = frozenset(("/health", "/ready", "/metrics"))
 _SAFE = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
@@ -141,8 +140,8 @@ class Envelope:
     def _is_news(self, environ: dict[str, Any], status: str, now: float, interval: float) -> bool:
         """Those who watch the server ask every few seconds, and nobody reads a thousand times that all is well."""
         path = environ.get("PATH_INFO", "")
-        if path not in OPS_PATHS or status != "200":
-            if path in OPS_PATHS:
+        if path not in OPS or status != "200":
+            if path in OPS:
                 self._told.pop((path, "200"), None)  # so the first good answer after a bad one is told at once
             return True
         if now - self._told.get((path, status), -interval) < interval:

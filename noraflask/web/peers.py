@@ -18,6 +18,8 @@ from typing import Any
 MOST_CHARACTERS = 1024
 """Of a header, from the right."""
 MOST_PROXIES = 32
+REMEMBERED_CHARACTERS = 256
+"""Of all these headers, where a process remembers what they say; clients can make them long, and each time others."""
 MOST_COMMAS = 8
 """In the quotes of one element."""
 
@@ -46,7 +48,8 @@ def front_of(environ: Mapping[str, Any], trusted_proxies: tuple[str, ...]) -> Fr
     if not _says(environ) or not is_trusted(peer, trusted_proxies):
         return Front(plain_address(peer))
     told = tuple(str(environ[name])[-MOST_CHARACTERS:] if name in environ else None for name in (_FOR, _HOST, _PROTO, _PORT, _PREFIX, _FORWARDED))
-    return _front(plain_address(peer), told, trusted_proxies)
+    understood = _front if sum(map(len, filter(None, told))) <= REMEMBERED_CHARACTERS else _front.__wrapped__
+    return understood(plain_address(peer), told, trusted_proxies)
 
 
 def client_address(environ: Mapping[str, Any], trusted_proxies: tuple[str, ...]) -> str:
@@ -120,7 +123,7 @@ def parse_address(text: str) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return str(_unmapped(ipaddress.ip_address(text.partition("%")[0])))
+        return str(unmapped(ipaddress.ip_address(text.partition("%")[0])))
     except ValueError:
         return None
 
@@ -135,13 +138,14 @@ def plain_address(address: str) -> str:
 def is_trusted(address: str, trusted: tuple[str, ...]) -> bool:
     """Is an IP one of these addresses and networks? A mapped IPv4 address counts as IPv4; what is no IP is not trusted."""
     try:
-        ip = _unmapped(ipaddress.ip_address(address))
+        ip = unmapped(ipaddress.ip_address(address))
     except ValueError:
         return False
     return any(ip in network for network in _networks(trusted))
 
 
-def _unmapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def unmapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """A mapped IPv4 address as IPv4."""
     return getattr(ip, "ipv4_mapped", None) or ip
 
 

@@ -60,7 +60,7 @@ class Application:
         """Holds its thread until the file `go` exists."""
         with self.lock:
             self.running += 1
-        (self.folder / f"busy-{os.getpid()}-{self.running}").touch()
+            (self.folder / f"busy-{os.getpid()}-{self.running}").touch()
         while not (self.folder / "go").exists():
             time.sleep(0.02)
         return self.text(start, "done")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ SLACK = 0.05
 SOON = 3.0
 """Seconds for what takes milliseconds on a quiet server, where it would take "as long as they like" without defence."""
 PEAK_BYTES = 200 * MIB
+KEPT_BY_NGINX = 64 * (os.cpu_count() or 1)
+"""`keepalive` in etc/nginx/nginx.conf is for each of its processes."""
 Build = Callable[..., Castle]
 Gate = Callable[[Castle, str], int]
 
@@ -93,15 +96,19 @@ def too_large(peak: int) -> list[str]:
     return [f"{peak / MIB:.0f} MiB of memory"] if peak > PEAK_BYTES else []
 
 
-def not_as_before(castle: Castle, before: Condition) -> list[str]:
-    """A worker died; connections or descriptors are not given back; or there are more threads than the configuration says."""
+def not_as_before(castle: Castle, before: Condition, kept: int) -> list[str]:
+    """A worker died; connections or descriptors are not given back; or there are more threads than the configuration says.
+
+    `kept`: connections that a proxy keeps for its next requests.
+    """
+    most = before.connections + 4 + kept
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: castle.condition().connections <= before.connections + 4, 10, "connections to be given back")
+        wait_until(lambda: castle.condition().connections <= most, 10, "connections to be given back")
     after = castle.condition()
     checks = {
         f"workers {before.workers} → {after.workers}": after.workers == before.workers,
-        f"connections {before.connections} → {after.connections}": after.connections <= before.connections + 4,
-        f"descriptors {before.descriptors} → {after.descriptors}": after.descriptors <= before.descriptors + 16,
+        f"connections {before.connections} → {after.connections}": after.connections <= most,
+        f"descriptors {before.descriptors} → {after.descriptors}": after.descriptors <= before.descriptors + 16 + kept,
         f"threads {before.threads} → {after.threads}": after.threads <= before.threads + 8 + 32,
         castle.log_text().partition("Traceback (most recent call last)")[2][:2000]: "Traceback (most recent call last)" not in castle.log_text(),
     }
@@ -112,6 +119,8 @@ def not_as_before(castle: Castle, before: Condition) -> list[str]:
 
 
 QUIET_SECONDS, SIEGE_SECONDS = 3, 5
+ARRIVING = 600
+"""Attackers a second, until all are there: the honest are not behind a queue of two thousand first requests."""
 LONGER = 12
 SWEPT_SECONDS = 20
 
@@ -135,9 +144,9 @@ def test_a_siege_by_two_thousand_of_all_kinds(build: Build, gate: Gate, way: str
     quiet = visit(port, goods, QUIET_SECONDS * times, "quiet")
     assert not quiet.wrong, quiet.wrong[:10]
     before = castle.condition()
-    with MemoryWatch(castle) as memory, Besiegers(port, goods.target, MIX, sources) as hostile:
+    with MemoryWatch(castle) as memory, Besiegers(port, goods.target, MIX, sources, ARRIVING) as hostile:
         siege = visit(port, goods, SIEGE_SECONDS * times, "siege")
-    problems = noticed(quiet, siege) + too_large(memory.peak) + not_as_before(castle, before)
+    problems = noticed(quiet, siege) + too_large(memory.peak) + not_as_before(castle, before, KEPT_BY_NGINX if way == "nginx" else 0)
     print(f"{told(quiet, siege)}, peak {memory.peak / MIB:.0f} MiB; attackers: {hostile.processor_seconds:.1f} s of processor")
     assert not problems, f"{problems}\nattackers: {hostile.outcomes}, {hostile.open} open, {hostile.processor_seconds:.1f} s of processor"
     assert push(port, "after") < SOON
@@ -196,7 +205,7 @@ def test_permitted_slow_uploads_beside_fast_ones(build: Build, gate: Gate, way: 
     goods.target.slow_bytes = SLOW_RATE * (seconds + 4)
     visit(port, goods, 0.5, "warm")
     quiet = visit(port, goods, seconds, "quiet")
-    with MemoryWatch(castle) as memory, Besiegers(port, goods.target, {"allowed upload": 2000}, sources) as hostile:
+    with MemoryWatch(castle) as memory, Besiegers(port, goods.target, {"allowed upload": 2000}, sources, ARRIVING) as hostile:
         beside = visit(port, goods, seconds, "beside")
         wait_until(lambda: hostile.finished, 60 + seconds, "the slow uploads to end")
     assert hostile.outcomes["allowed upload"].get("whole") == 2000, hostile.outcomes

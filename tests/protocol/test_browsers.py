@@ -241,10 +241,20 @@ NAMES = [
         "[::ffff:127.0.0.1]",
     ),
     *("nora", "nora:4000", "x", "upstream_1:80"),
+    *("host.docker.internal:4000", "host.containers.internal:4000"),  # how a container calls the machine that it runs on
 ]
 """By which nobody from outside can lead a browser here."""
 STRANGE = [
-    *("evil.example", "evil.example:4000", "localhost.evil.example:4000", "127.0.0.1.evil.example", "10.0.0.5:4000", "0.0.0.0:4000", "[2001:db8::1]"),
+    *(
+        "evil.example",
+        "evil.example:4000",
+        "localhost.evil.example:4000",
+        "127.0.0.1.evil.example",
+        "internal.evil.example",
+        "10.0.0.5:4000",
+        "0.0.0.0:4000",
+        "[2001:db8::1]",
+    ),
     *(
         "a b",
         "localhost:4000:1",

@@ -599,6 +599,7 @@ WARNINGS = [
     ({"NORA_HOST": "0.0.0.0"}, None, ["auth.enabled = false: everybody who reaches the port"]),
     ({"NORA_SERVICE_HOST": "10.0.0.1", "NORA_PORT": "tcp://10.0.0.1:4000"}, None, ["ignored NORA_SERVICE_HOST, NORA_PORT: Kubernetes"]),
     ({"NORA_PORT_4000_TCP_ADDR": "10.0.0.1"}, None, ["ignored NORA_PORT_4000_TCP_ADDR: Kubernetes"]),
+    ({"NORA_ENV_X\nerror: no": "1"}, None, ["ignored 'NORA_ENV_X\\nerror: no': "]),
 ]
 
 

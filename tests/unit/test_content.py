@@ -40,11 +40,12 @@ def test_what_is_remembered_is_bounded(storage, monkeypatch):
         data = b"%d" % number * 300
         content.keep_bytes(data, Digest.of(data))
         assert content.read(Digest.of(data)) == data
-        assert sum(map(len, content._remembered.values())) <= 5000
+        assert content._remembered.bytes <= 5000
+        assert content._remembered.get(Digest.of(data)) == data, "what was asked for longest ago goes first"
     large = b"x" * (module.SMALL_BYTES + 1)
     content.keep_bytes(large, Digest.of(large))
     assert content.read(Digest.of(large)) == large
-    assert Digest.of(large) not in content._remembered
+    assert content._remembered.get(Digest.of(large)) is None
 
 
 # Pointers.

@@ -236,11 +236,11 @@ def test_the_clock_of_a_server(date, verdicts):
 LIMITS = "Limit            Soft Limit  Hard Limit  Units\nMax open files   1024        {}          files\n"
 
 
-@pytest.mark.parametrize(("hard", "verdict"), [("unlimited", OK), ("2560", OK), ("2559", WRONG)])
+@pytest.mark.parametrize(("hard", "verdict"), [("unlimited", OK), ("4608", OK), ("4607", WRONG)])
 def test_open_files(hard, verdict):
     found = only(machine.descriptors(ServerConfig(), LIMITS.format(hard), "this shell"))
     assert found.verdict == verdict
-    assert verdict == OK or found.remedy[0].startswith("LimitNOFILE=2560")
+    assert verdict == OK or found.remedy[0].startswith("LimitNOFILE=4608")
 
 
 def test_open_files_that_cannot_be_read():

@@ -21,6 +21,7 @@ from noraflask.formats.docker.protocol import keys
 from noraflask.formats.docker.protocol.kept import FEW_PARTS, Parts, has_many_parts, manifest_members
 from noraflask.formats.docker.protocol.manifests import parse_manifest
 from noraflask.formats.docker.protocol.media_types import OCI_INDEX, OCI_MANIFEST
+from noraflask.formats.docker.stock import _own
 from noraflask.pointer import Pointer
 from noraflask.services.content import Content
 from noraflask.services.curation.compiling import compile
@@ -674,3 +675,40 @@ def test_a_graph_of_what_was_deleted(content):
         content.remove(keys.manifest_pointer("docker", "app", Digest.parse(first)))
     gone = known.of(content, "docker", "app")
     assert (gone.gone, gone.digests, gone.holders[BASE]) == ({first: ["0"]}, frozenset(), [first])
+
+
+# What an image alone is made of.
+
+
+def holders_of(found: dict[str, list[str]]) -> Holders:
+    """By manifest its blobs."""
+    holders = Holders()
+    for manifest, blobs in found.items():
+        holders.add(manifest, {"sha256": bytes.fromhex("".join(blob[7:] for blob in blobs))})
+    return holders
+
+
+@given(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=4), min_size=1, max_size=6), st.data())
+def test_what_only_some_manifests_hold(layers, data):
+    manifests = {digest(f"m{number}"): [digest(f"b{blob}") for blob in dict.fromkeys(blobs)] for number, blobs in enumerate(layers)}
+    holders, some = holders_of(manifests), set(data.draw(st.lists(st.sampled_from(sorted(manifests)))))
+    assert set(holders.only_of(some)) == {blob for blob, owners in holders.items() if some.issuperset(owners)}
+
+
+def test_an_image_alone():
+    held = holders_of({AMD: [BASE, TOP], ARM: [BASE], SOLO: [BASE, LONE]})
+    graph = replace(GRAPH, holders=held)
+    assert _own(graph, INDEX) == {INDEX, AMD, ARM, TOP}
+    assert _own(graph, SOLO) == {SOLO, LONE}
+    assert _own(replace(graph, tags={**GRAPH.tags, AMD: ["amd"]}), INDEX) == {INDEX, ARM}
+    assert _own(replace(graph, parents={AMD: [INDEX, INDEX], ARM: [INDEX, SOLO]}), INDEX) == {INDEX, AMD, TOP}
+
+
+def test_deep_images_and_long_ones_are_looked_through_once(monkeypatch):
+    """Who may push decides how deep indexes are nested and how many layers there are, and anybody may ask for an explanation."""
+    chain = [digest(str(number)) for number in range(2000)]
+    looks = []
+    monkeypatch.setattr(Holders, "__getitem__", lambda self, blob: looks.append(blob))
+    graph = Graph(parents=dict(zip(chain, ([parent] for parent in chain[1:]), strict=False)), holders=holders_of({chain[0]: chain}))
+    assert _own(graph, chain[-1]) == set(chain)
+    assert not looks

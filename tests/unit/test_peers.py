@@ -87,6 +87,15 @@ def test_what_strangers_send_is_not_remembered():
     assert peers._front.cache_info().currsize == 0
 
 
+def test_what_is_long_is_not_remembered():
+    """Proxies pass on headers that they do not set; thousands of long ones would be 25 MB in each worker."""
+    peers._front.cache_clear()
+    for number in range(50):
+        environ = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.7", "HTTP_X_FORWARDED_PREFIX": f"/{number}" * 200}
+        assert client_address(environ, TRUSTED) == "192.0.2.7"
+    assert peers._front.cache_info().currsize == 0
+
+
 @pytest.mark.parametrize(
     ("peer", "told"),
     [

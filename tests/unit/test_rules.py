@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from noraflask.config import AccessConfig, AccessRule, AuthConfig, Config
 from noraflask.services.auth.principal import ANONYMOUS, ROLES, Action, Principal, Scope, Source
 from noraflask.services.auth.rules import (
+    DECISIONS_BYTES,
+    RIGHTS_BYTES,
     Access,
     Policy,
     accepts_claims,
@@ -367,27 +369,27 @@ def test_another_bearer_token_of_the_same_user_is_no_more_work(monkeypatch):
     assert found == [ALICE]
 
 
-def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr("noraflask.services.auth.rules.PRINCIPALS_KEPT", 4)
-    monkeypatch.setattr("noraflask.services.auth.rules.DECISIONS_KEPT", 4)
-    access = Access(policy())
-    for number in range(20):
-        assert access.allowed(Principal(f"u{number}", Source.PASSWORD), PULL, "docker", "app")
-        assert access.allowed(ALICE, PULL, "docker", f"app{number}")
-        known, granted = access._memory
-        assert max(len(known), len(granted)) <= 4
-        assert sum(len(entry.decisions) for entry in known.values()) <= 4
+def test_what_is_remembered_is_bounded():
+    """By bytes: names may be long, and a bearer token may be cut to a hundred scopes."""
+    access = Access(policy(rule(users=("alice",))))
+    for number in range(2000):
+        scopes = tuple(Scope(frozenset((PULL,)), ("docker",), (f"app{number}/{part:080}",)) for part in range(100))
+        assert not access.allowed(replace(ALICE, expires_at=float(number), bearer=scopes), PULL, "docker", "other")
+        assert access.allowed(ALICE, PULL, "docker", f"{number}/{'a' * 1000}")
+    kept = (access._known, access._granted, access._decided)
+    assert [memory.bytes <= limit for memory, limit in zip(kept, (RIGHTS_BYTES, RIGHTS_BYTES, DECISIONS_BYTES), strict=True)] == [True] * 3
+    assert len(access._known) < 200
+    assert len(access._decided) < 6000
 
 
-def test_decisions_that_are_remembered_are_bounded_in_all(monkeypatch):
-    """Many principals who each ask for many names: the product of both would be too much."""
-    monkeypatch.setattr("noraflask.services.auth.rules.DECISIONS_KEPT", 10)
-    access = Access(policy(rule(users=("u*",))))
-    for number in range(40):
-        for who in range(8):
-            assert access.allowed(Principal(f"u{who}", Source.PASSWORD), PULL, "docker", f"app{number}")
-            assert sum(len(entry.decisions) for entry in access._memory[0].values()) <= 10
-    assert not Access(policy(rule(users=("bob",)))).allowed(Principal("u1", Source.PASSWORD), PULL, "docker", "app1")
+def test_who_asks_for_much_takes_nothing_from_who_asks_all_the_time(monkeypatch):
+    monkeypatch.setattr("noraflask.services.auth.rules.DECISIONS_BYTES", 20_000)
+    access, worked = Access(policy(rule(users=("*",)))), []
+    monkeypatch.setattr("noraflask.services.auth.rules.decide", lambda *asked: worked.append(asked[3]) or decide(*asked))
+    for number in range(200):
+        assert access.allowed(ALICE, PULL, "docker", "app")
+        assert access.allowed(Principal("bob", Source.PASSWORD), PULL, "docker", f"app{number}")
+    assert worked.count("app") == 1
 
 
 def test_another_password_of_the_same_user_is_no_more_work(monkeypatch):

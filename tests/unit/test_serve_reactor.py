@@ -12,16 +12,15 @@ from noraflask.serve.board import Board
 from noraflask.serve.connection import Connection, Phase
 from noraflask.serve.held import LEAST_BYTES
 from noraflask.serve.reactor import Reactor
+from noraflask.serve.room import Room
 
 
 class Worker:
     def __init__(self) -> None:
         self.served: list[Connection] = []
         self.sockets: list[socket.socket] = []
-        self.reactor = Reactor(
-            *(ServerConfig(), 10, 10, Board(), 0, self.served.append, lambda conn, why: None, lambda conn: None, lambda peer: peer),
-            lambda what: None,
-        )
+        self.room = Room(10, 10, lambda peer: peer, lambda what: None)
+        self.reactor = Reactor(ServerConfig(), self.room, Board(), 0, self.served.append, lambda conn, why: None, lambda conn: None)
 
     def connect(self, client: str = "192.0.2.1") -> Connection:
         ours, theirs = socket.socketpair()
@@ -62,7 +61,7 @@ def test_a_connection_that_ends_twice_takes_no_other_one_with_it(worker: Worker,
     reactor.look_again(conn)
     reactor.close(conn)
     assert reactor.connections == reactor.waiting == {other.fd: other}
-    assert [reactor.clients.count(client) for client in ("192.0.2.1", "192.0.2.2")] == [0, 1]
+    assert [worker.room._clients.count(client) for client in ("192.0.2.1", "192.0.2.2")] == [0, 1]
 
 
 def test_a_head_that_was_refused_takes_no_memory_any_more(worker: Worker, reactor: Reactor) -> None:
@@ -72,4 +71,24 @@ def test_a_head_that_was_refused_takes_no_memory_any_more(worker: Worker, reacto
     reactor.wait_for_head(conn)
     assert reactor.claim(conn)
     reactor.refuse(conn, 431, "Request Header Fields Too Large")
-    assert (conn.phase, conn.held, reactor.held.bytes) == (Phase.LINGERING, 0, 0)
+    assert (conn.phase, conn.held, worker.room.held.bytes) == (Phase.LINGERING, 0, 0)
+
+
+def test_an_error_at_accepting_does_not_end_it(worker: Worker, reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    reactor.listen(listener, {})
+    clients = [socket.create_connection(listener.getsockname())]
+    worker.sockets += listener, clients[0]
+
+    def fail(sock: socket.socket, *rest: object) -> None:
+        sock.close()
+        raise RuntimeError
+
+    monkeypatch.setattr(reactor, "_welcome", fail)
+    reactor.wait()
+    monkeypatch.undo()
+    worker.sockets.append(socket.create_connection(listener.getsockname()))
+    reactor.sweep()
+    reactor.wait()
+    assert len(reactor.connections) == 1
+    worker.sockets += [conn.sock for conn in reactor.connections.values()]

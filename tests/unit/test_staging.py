@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import tempfile
@@ -660,6 +661,7 @@ def test_probe_leaves_nothing(worker):
 
 
 def test_no_descriptor_is_left_open(worker):
+    gc.collect()  # what other tests left
     before = len(os.listdir("/proc/self/fd"))
     for size in (10, 2000):
         session = worker.begin(b"x" * size)

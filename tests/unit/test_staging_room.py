@@ -20,6 +20,7 @@ from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging import Staging
 from noraflask.services.staging_counts import Counts
 from noraflask.services.staging_usage import owner_number, owner_of
+from noraflask.suspension import drive
 
 SCOPE = "docker/app"
 MIB = 1 << 20
@@ -63,7 +64,7 @@ def begin(staging: Staging, owner: str, count: int = 1) -> list[str]:
 
 def send(staging: Staging, session: str, size: int) -> None:
     with staging.resume(SCOPE, session) as upload:
-        upload.receive(io.BytesIO(b"x" * size), 1 << 30)
+        drive(upload.receive(1 << 30), io.BytesIO(b"x" * size))
 
 
 def full(staging: Staging, owner: str) -> int:

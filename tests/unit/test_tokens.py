@@ -15,8 +15,9 @@ from noraflask.errors import StorageReadOnly, Unavailable
 from noraflask.services.auth import tokens as module
 from noraflask.services.auth.credentials import kid_of
 from noraflask.services.auth.principal import Action, Scope
+from noraflask.services.auth.scopes import parse_scope, parse_scopes
 from noraflask.services.auth.signing import LOOK_SECONDS, BadToken, Signer
-from noraflask.services.auth.tokens import FRESH_SECONDS, TokenRecord, Tokens, parse_record, parse_scope, parse_scopes, render_record
+from noraflask.services.auth.tokens import FRESH_SECONDS, TokenRecord, Tokens, parse_record, render_record
 from noraflask.services.documents import Documents
 from noraflask.storage.memory import MemoryStorage
 from tests.clock import Clock

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -67,6 +67,10 @@ class Holders(Mapping[str, Sequence[str]]):
         copied._rows = {algorithm: row.copy() for algorithm, row in self._rows.items()}
         return copied
 
+    def only_of(self, manifests: Collection[str]) -> Iterator[str]:
+        """Blobs that none but these manifests hold, in one pass over all."""
+        return (f"{algorithm}:{digest.hex()}" for algorithm, row in self._rows.items() for digest in row.only_of(manifests))
+
     def __getitem__(self, digest: str) -> list[str]:
         algorithm, _, digits = digest.partition(":")
         row = self._rows.get(algorithm)
@@ -110,6 +114,19 @@ class _Row:
         self._owners.append([manifest])
         return len(digests)
 
+    def only_of(self, manifests: Collection[str]) -> set[bytes]:
+        own, others, start = list[range](), list[range](), 0
+        for end, owners in zip(self._ends, self._owners, strict=True):
+            (own if all(owner in manifests for owner in owners) else others).append(range(start, end, self._width))
+            start = end
+        found = {digest for places in own for digest in self._at(places)}
+        for places in others:
+            found.difference_update(self._at(places))
+        return found
+
+    def _at(self, places: Iterable[int]) -> Iterator[bytes]:
+        return (bytes(self.digests[place : place + self._width]) for place in places)
+
     def find(self, digest: bytes) -> list[str]:
         found: list[str] = []
         position = self.digests.find(digest)
@@ -132,7 +149,7 @@ class Graph:
     """By digest."""
     parents: dict[str, list[str]] = field(default_factory=dict)
     """Indexes, by the digest of a child."""
-    holders: Mapping[str, Sequence[str]] = field(default_factory=Holders)
+    holders: Holders = field(default_factory=Holders)
     """Manifests, by the digest of a blob."""
     digests: frozenset[str] = frozenset()
     aliases: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from noraflask.digest import Digest
@@ -15,6 +16,9 @@ from noraflask.services.content import Content
 from noraflask.services.curation.explaining import Stored
 from noraflask.services.curation.model import Decision, Package
 from noraflask.services.stock import Judge, StoredVersion
+
+MOST_TAGS = 1000
+"""The newest tags, of which it is told whether they may be had: anybody may ask for an explanation, and each tag takes a verdict."""
 
 
 class ImageStock:
@@ -62,7 +66,8 @@ def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Ju
 
     images = Images(repository, name, graph, judge, pushed, other)
     leads = {tag: digest for digest, tags in graph.tags.items() for tag in tags}
-    allowed = tuple(tag for tag, digest in sorted(leads.items()) if images.tag(tag, digest).allowed)
+    newest = heapq.nlargest(MOST_TAGS, leads, key=lambda tag: (pushed(leads[tag], 0.0), tag))
+    allowed = tuple(sorted(tag for tag in newest if images.tag(tag, leads[tag]).allowed))
     version = asked.version
     digest = leads.get(version) if version else None
     decision: Decision | None = None
@@ -76,11 +81,20 @@ def _stored(content: Content, asked: Package, name: str, graph: Graph, judge: Ju
 
 def _own(graph: Graph, digest: str) -> frozenset[str]:
     """What no other image of the name is made of; by all digests that are known of it."""
-    inside, found = {graph.same(digest)}, 0
-    while found < len(inside):
-        found = len(inside)
-        inside |= {child for child, parents in graph.parents.items() if child not in graph.tags and inside.issuperset(parents)}
-    inside |= {blob for blob, holders in graph.holders.items() if inside.issuperset(holders)}
+    children: dict[str, list[str]] = {}
+    outside = {child: set(parents) for child, parents in graph.parents.items() if child not in graph.tags}
+    for child, parents in outside.items():
+        for parent in parents:
+            children.setdefault(parent, []).append(child)
+    inside, todo = {graph.same(digest)}, [graph.same(digest)]
+    while todo:
+        parent = todo.pop()
+        for child in children.get(parent, ()):
+            outside[child].discard(parent)
+            if not outside[child] and child not in inside:
+                inside.add(child)
+                todo.append(child)
+    inside.update(graph.holders.only_of(inside))
     return frozenset(inside | {twin for twin, same in graph.aliases.items() if same in inside})
 
 

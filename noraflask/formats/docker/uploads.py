@@ -138,8 +138,10 @@ def has_twin(name: str, digest: Digest, size: int) -> bool:
         twin = twins.canonical(content, repository_name, name, digest)
     except Unavailable:
         return False
+    if twin == digest:  # its bytes went meanwhile
+        return False
     twins.note(content, repository_name, name, digest, twin, size)
-    return twin != digest
+    return True
 
 
 def pointer_to(digest: Digest, size: int) -> Pointer:

@@ -25,10 +25,10 @@ from noraflask.services.auth import signing
 from noraflask.services.auth.credentials import Malformed, Password, kid_of, parse_authorization, token_in
 from noraflask.services.auth.logins import NAME_CHARACTERS, Environ, Logins
 from noraflask.services.auth.oidc import Oidc, OidcRefused, looks_like_jwt
-from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scope, Source
+from noraflask.services.auth.principal import ANONYMOUS, Action, Principal, Scope, Source, bytes_of_principal
 from noraflask.services.auth.signing import BadToken
 from noraflask.services.auth.tokens import FORM, TokenRecord
-from noraflask.services.bounded_memory import BoundedMemory, bytes_of
+from noraflask.services.bounded_memory import BoundedMemory
 
 SECRET_HEADERS = tuple(name for ecosystem in ECOSYSTEMS.values() for name in ecosystem.credential_headers)
 LOGIN_TYPES, REFRESH = ("bearer", "access"), "refresh"
@@ -37,8 +37,7 @@ _FOR_TOKENS = b"token endpoint"
 KNOWN_BYTES = 8 * 1024 * 1024
 """Of the credentials that a process remembers for one state."""
 KNOWN_ENTRY_BYTES = 1500
-"""One of them without what an issuer says of it."""
-CLAIM_BYTES = 64
+"""One of them without what an issuer says of it, and without what it is cut to."""
 KNOWN_SECONDS = 60.0
 """So long a credential is not looked at as a whole again; whether it was withdrawn is asked each time."""
 
@@ -69,8 +68,7 @@ class Authenticator:
         known = self._known.get(mark)
         if known is None or known.until <= now or not self.logins.is_usual(known.principal, place, now) or not known.holds():
             known = self._recognise(header, environ, takes_refresh)
-            size = KNOWN_ENTRY_BYTES + sum(CLAIM_BYTES + bytes_of(*pair) for pair in known.principal.claims)
-            self._known.put(mark, known, size)
+            self._known.put(mark, known, KNOWN_ENTRY_BYTES + bytes_of_principal(known.principal))
             self.logins.note(known.principal, place, environ)
         if known.principal.token_id:
             self.logins.tokens.used(known.principal.token_id, now)

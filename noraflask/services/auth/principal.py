@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from noraflask.services.bounded_memory import bytes_of
+
+SCOPE_BYTES = 400
+"""A scope in memory without its texts."""
+PAIR_BYTES = 64
+"""Likewise a claim, or a pattern."""
 
 
 class Action(enum.Enum):
@@ -81,3 +89,15 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous")
+
+
+def bytes_of_scopes(scopes: Iterable[Scope]) -> int:
+    """What they take in memory, about."""
+    return sum(SCOPE_BYTES + bytes_of(*scope.repositories, *scope.names) for scope in scopes)
+
+
+def bytes_of_principal(principal: Principal) -> int:
+    """Likewise, of all in it that somebody else has made as long as he likes."""
+    pieces = (*principal.claims, *principal.namespace_scopes, *principal.watched_scopes)
+    texts = sum(PAIR_BYTES * len(piece) + bytes_of(*piece) for piece in pieces)
+    return texts + bytes_of_scopes((*(principal.scopes or ()), *(principal.bearer or ())))

@@ -7,20 +7,19 @@ scopes, the scopes of a bearer token, the namespaces of an OIDC provider) must a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
 
 from noraflask.config import AccessRule, Config
 from noraflask.ecosystems import Ecosystem, ecosystem_of
 from noraflask.services.auth.name_patterns import holds_all_below, leads_below, matches_name
-from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source
+from noraflask.services.auth.principal import ROLES, Action, Principal, Scope, Source, bytes_of_principal, bytes_of_scopes
+from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.repositories import Repository
 from noraflask.settings.texts import glob
-
-T = TypeVar("T")
 
 EVERYTHING = ("**",)
 WRITES = frozenset((Action.PUSH, Action.DELETE))
@@ -301,20 +300,18 @@ class Access:
     def __init__(self, policy: Policy, repositories: Iterable[Repository] = ()) -> None:
         self.policy = policy
         self._ecosystems = {one.name: ecosystem_of(one.format) for one in repositories}
-        self._memory: tuple[dict[Principal, _Known], dict[Principal, tuple[Grant, ...]]] = ({}, {})
-        self._decisions = 0  # that are remembered, of all principals
+        self._known: BoundedMemory[Principal, _Known] = BoundedMemory(RIGHTS_BYTES)
+        self._granted: BoundedMemory[Principal, tuple[Grant, ...]] = BoundedMemory(RIGHTS_BYTES)
+        self._decided: BoundedMemory[tuple[int, Action, str, str | None], Decision] = BoundedMemory(DECISIONS_BYTES)
+        self._numbers = itertools.count()
 
     def decide(self, principal: Principal, action: Action, repository: str, name: str | None) -> Decision:
         known = self._of(principal)
-        key = (action, repository, name)
-        decision = known.decisions.get(key)
+        key = (known.number, action, repository, name)
+        decision = self._decided.get(key)
         if decision is None:
             decision = decide(self._rights(known, repository), action, repository, name)
-            self._decisions += 1
-            if self._decisions > DECISIONS_KEPT:
-                self._decisions = 0
-                self._memory = ({}, {})
-            known.decisions[key] = decision
+            self._decided.put(key, decision, DECISION_BYTES + bytes_of(name or "", decision.by))
         return decision
 
     def same_name(self, repository: str, name: str | None) -> str | None:
@@ -353,13 +350,20 @@ class Access:
         return rights
 
     def _of(self, principal: Principal) -> _Known:
-        known, granted = self._memory
-        found = known.get(principal)
-        if found is None:
-            grants = _kept(granted, uncut(principal), lambda who: grants_of(self.policy, who))
-            rights = Rights(grants, limits_of(self.policy, principal))
-            found = _kept(known, principal, lambda _: _Known(rights, {}, {}))
-        return found
+        known = self._known.get(principal)
+        if known is None:
+            rights = Rights(self._grants_of(uncut(principal)), limits_of(self.policy, principal))
+            known = _Known(next(self._numbers), rights, {})
+            own = bytes_of_principal(principal) + sum(bytes_of_scopes(limit.scopes) for limit in rights.limits)
+            self._known.put(principal, known, KNOWN_BYTES + own + _bytes_of_grants(rights.grants))
+        return known
+
+    def _grants_of(self, principal: Principal) -> tuple[Grant, ...]:
+        grants = self._granted.get(principal)
+        if grants is None:
+            grants = grants_of(self.policy, principal)
+            self._granted.put(principal, grants, bytes_of_principal(principal) + _bytes_of_grants(grants))
+        return grants
 
 
 def uncut(principal: Principal) -> Principal:
@@ -369,25 +373,24 @@ def uncut(principal: Principal) -> Principal:
     )
 
 
-def _kept(memory: dict[Principal, T], principal: Principal, make: Callable[[Principal], T]) -> T:
-    found = memory.get(principal)
-    if found is None:
-        if len(memory) >= PRINCIPALS_KEPT:
-            memory.clear()
-        found = memory[principal] = make(principal)
-    return found
+def _bytes_of_grants(grants: tuple[Grant, ...]) -> int:
+    return bytes_of_scopes(grant.scope for grant in grants)
 
 
-PRINCIPALS_KEPT = 2048
-DECISIONS_KEPT = 32768
+RIGHTS_BYTES = 6 * 1024 * 1024
+"""Of the principals whose rights a process remembers."""
+KNOWN_BYTES = 1500
+"""One of them without its scopes."""
+DECISIONS_BYTES = 6 * 1024 * 1024
+DECISION_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    number: int
     rights: Rights
     by_ecosystem: dict[str, Rights]
     """The same, for the names of one format."""
-    decisions: dict[tuple[Action, str, str | None], Decision]
 
 
 def accepts_claims(policy: Policy, principal: Principal) -> bool:

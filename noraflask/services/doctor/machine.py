@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noraflask.config import Config, ServerConfig, StagingConfig
+from noraflask.config.sections import SPARE_DESCRIPTORS
 from noraflask.errors import NoraError
 from noraflask.keys import Key
 from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
@@ -28,8 +29,6 @@ NO_BYTES = 64 * MIB
 MASTER_BYTES = 48 * MIB
 WORKER_BYTES = 40 * MIB
 """Master and two workers together take 60 MB under load (docs/performance.md); twice that leaves room for a large policy and manifests in hand."""
-SPARE_DESCRIPTORS = 512
-"""As the server reckons (serve/settings.py): beside client connections, files that are sent or received, logs."""
 SKEW_WARNING_SECONDS, SKEW_WRONG_SECONDS = 5.0, 60.0
 """Bearer tokens and JWTs have a leeway of a minute by default."""
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
@@ -233,7 +232,7 @@ def find_server(server: ServerConfig, proc: Path = PROC) -> Process | None:
 
 def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Finding]:
     """`limits`: the text of /proc/<pid>/limits. The server raises its soft limit to the hard one by itself."""
-    needed = server.max_connections // max(1, server.workers) + SPARE_DESCRIPTORS
+    needed = server.descriptors_needed(server.workers)
     line = next((line for line in limits.splitlines() if line.startswith("Max open files")), "")
     hard = line.split()[4] if len(line.split()) > 4 else ""
     if hard == "unlimited" or (hard.isdigit() and int(hard) >= needed):
@@ -243,7 +242,7 @@ def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Findi
             "open files",
             f"{hard} allowed ({whose}), {needed} needed for server.max_connections = {server.max_connections}",
             f"LimitNOFILE={needed}   (systemd); docker run --ulimit nofile={needed}; or server.max_connections = "
-            f"{max(server.workers, (int(hard) - SPARE_DESCRIPTORS) * server.workers)}",
+            f"{max(server.workers, (int(hard) - SPARE_DESCRIPTORS) * server.workers // 2)}",
         )
     else:
         yield warning("open files", "the limit cannot be read")

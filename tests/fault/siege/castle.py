@@ -225,11 +225,13 @@ def _listens(port: int) -> bool:
 class Besiegers:
     """`with Besiegers(port, goods, {"idle": 100}, ["127.0.0.2"]) as those:`; afterwards `those.outcomes` tells what became of each kind."""
 
-    def __init__(self, port: int, target: Target, peers: Mapping[str, int], sources: list[str] | None = None) -> None:
+    def __init__(self, port: int, target: Target, peers: Mapping[str, int], sources: list[str] | None = None, rate: int = 2000) -> None:
+        """`rate`: connections a second that are begun at most."""
         order = {
             "port": port,
             "sources": sources or ["127.0.0.1"],
             "peers": dict(peers),
+            "rate": rate,
             "target": {part.name: getattr(target, part.name) for part in fields(target) if part.init},
         }
         self._order = json.dumps(order)

@@ -26,8 +26,8 @@ from typing import Any
 from tests.fault.siege.kinds import KINDS, NARROW, ONCE
 from tests.fault.siege.steps import Answers, Pause, Script, Target, Write
 
-CONNECTS_AT_ONCE, CONNECT_EVERY = 10, 0.005
-"""Connections that are begun in one round of the loop, and seconds from one round to the next: 2,000 a second, so that they find room to wait."""
+CONNECT_EVERY = 0.005
+"""Seconds from one round of new connections to the next."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 16.0
 """Seconds until a client that lost its connection comes back; each time twice as long."""
 PIECE = 256 * 1024
@@ -90,8 +90,9 @@ class Line:
 
 
 class Camp:
-    def __init__(self, port: int, sources: list[str], peers: dict[str, int], target: Target) -> None:
-        self._port, self._target = port, target
+    def __init__(self, port: int, sources: list[str], peers: dict[str, int], target: Target, rate: int) -> None:
+        """`rate`: connections a second that are begun at most."""
+        self._port, self._target, self._rate = port, target, rate
         self._epoll = select.epoll()
         self._lines: dict[int, Line] = {}
         self._timers: list[tuple[float, int, Line | Peer]] = []
@@ -104,9 +105,12 @@ class Camp:
     def run(self) -> None:
         """Until stdin ends."""
         self._epoll.register(0, select.EPOLLIN)
-        said = False
+        said, allowed, last = False, 0.0, time.monotonic()
         while True:
-            for _ in range(min(CONNECTS_AT_ONCE, len(self._to_connect))):
+            now = time.monotonic()
+            allowed, last = min(self._rate * 0.05, allowed + (now - last) * self._rate), now
+            while self._to_connect and allowed >= 1:
+                allowed -= 1
                 self._connect(self._to_connect.popleft())
             until = self._timers[0][0] - time.monotonic() if self._timers else 1.0
             for descriptor, events in self._epoll.poll(CONNECT_EVERY if self._to_connect else max(0.0, min(1.0, until))):
@@ -273,7 +277,7 @@ def main(order: dict[str, Any]) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.nice(10)
-    camp = Camp(order["port"], order["sources"], order["peers"], Target(**order["target"]))
+    camp = Camp(order["port"], order["sources"], order["peers"], Target(**order["target"]), order["rate"])
     with contextlib.suppress(KeyboardInterrupt):
         camp.run()
     print(json.dumps({"outcomes": camp.outcomes, "open": camp.open_connections(), "processor": time.process_time()}), flush=True)

@@ -207,7 +207,7 @@ def deaf_reader(target: Target) -> Script:
 
 def deaf_asker(target: Target) -> Script:
     """Hundreds of small questions at once, and reads no answer."""
-    yield Write(target.head("GET", "/v2/team/app/manifests/v1", "Accept: */*") * 300)
+    yield Write(target.head("GET", "/v2/team/app/manifests/v1", "Accept: */*") * 100)
     yield Deaf()
     return "ended"
 
