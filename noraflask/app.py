@@ -13,6 +13,7 @@ from noraflask.config import Config
 from noraflask.formats import FORMATS
 from noraflask.log import write_event
 from noraflask.reload import Snapshot
+from noraflask.serve.application import has_password
 from noraflask.services import Services
 from noraflask.services.client_network import network_of
 from noraflask.services.metrics import catalogue
@@ -117,6 +118,12 @@ class ServedRegistry:
 
     def client_of(self, environ: dict[str, Any]) -> str:
         return network_of(client_address(environ, self._trusted))
+
+    def checks_password(self, environ: dict[str, Any]) -> bool:
+        if not has_password(environ):
+            return False
+        logins = self.services.live.state.authenticator
+        return logins is not None and not logins.knows(environ["HTTP_AUTHORIZATION"])
 
     def count(self, event: str) -> None:
         self.services.metrics.count(catalogue.CONNECTIONS_ENDED, event)

@@ -30,6 +30,9 @@ class Application(Protocol):
     def client_of(self, environ: dict[str, Any]) -> str:
         """Whom a request is counted for."""
 
+    def checks_password(self, environ: dict[str, Any]) -> bool:
+        """Will a password in the request's head be checked? That takes long."""
+
     def count(self, event: str) -> None:
         """A connection made room for another one (`evicted`), or was one too many (`refused`)."""
 
@@ -79,6 +82,9 @@ class PlainApplication:
     def client_of(self, environ: dict[str, Any]) -> str:
         return str(environ["REMOTE_ADDR"])
 
+    def checks_password(self, environ: dict[str, Any]) -> bool:
+        return has_password(environ)
+
     def count(self, event: str) -> None:
         """It counts nothing."""
 
@@ -105,6 +111,11 @@ class PlainApplication:
 
     def reload_broke(self) -> None:
         """As adopt()."""
+
+
+def has_password(environ: dict[str, Any]) -> bool:
+    """RFC 7617."""
+    return str(environ.get("HTTP_AUTHORIZATION", ""))[:6].lower() == "basic "
 
 
 def application_of(wsgi: Wsgi | Application) -> Application:

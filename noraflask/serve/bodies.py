@@ -90,7 +90,7 @@ class Bodies:
         self._submit(conn)
 
     def _submit(self, conn: Connection) -> None:
-        self._pool.submit_long(partial(self._guarded, conn, partial(self._collect, conn)), conn.client)
+        self._pool.submit_long(partial(self._guarded, conn, partial(self._collect, conn)), conn.turn)
 
     def collect(self, conn: Connection) -> bool:
         """Something has come on an owned connection. On a request thread, which goes on with the request if this is True."""
@@ -106,7 +106,7 @@ class Bodies:
             conn.response.close_connection = True
             if body is not None:
                 body.end(problem)
-        self._pool.submit_long(partial(self._guarded, conn, partial(self._ended, conn, problem)), conn.client)
+        self._pool.submit_long(partial(self._guarded, conn, partial(self._ended, conn, problem)), conn.turn)
 
     def _collect(self, conn: Connection) -> None:
         """On a pool thread."""

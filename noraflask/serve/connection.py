@@ -38,7 +38,7 @@ class Phase(Enum):
 class Connection:
     __slots__ = (
         *("_acknowledged", "_checked", "_line_end", "_pace", "_parser", "_scanned", "buffer", "client", "deadline", "fd", "held", "is_armed"),
-        *("lingered", "own", "peer", "phase", "progress", "reception", "request", "response", "run", "sock", "then", "turns"),
+        *("lingered", "own", "peer", "phase", "progress", "reception", "request", "response", "run", "sock", "then", "turn", "turns"),
     )
     request: Request  # the present or last exchange: begin() sets them
     response: Response
@@ -52,6 +52,7 @@ class Connection:
         self.phase = Phase.HEAD
         self.deadline = deadline  # monotonic; the sweep ends the present phase then
         self.progress = time.monotonic()  # when the peer last did its part
+        self.turn = ""  # who takes turns with others while the present request waits for a thread
         self.turns = 0  # times that the peer was heard in the present phase
         self.buffer = b""
         self.held = 0  # bytes of its unfinished head, or of the answer that its peer does not take: held.py

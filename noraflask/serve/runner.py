@@ -88,6 +88,7 @@ class Runner:
             self._application.count("refused")
             self.reactor.refuse(conn, 503, "Service Unavailable")
             return
+        conn.turn = _turn_of(conn)
         if request.parsed is None:
             self._enter(conn)
             return
@@ -112,21 +113,21 @@ class Runner:
             return self._health
         if quick and request.path == METRICS_PATH:
             return self._metrics
-        if request.path.endswith(self._application.password_paths) or request.environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
+        if request.path.endswith(self._application.password_paths) or self._application.checks_password(request.environ):
             return self._logins
         return self._requests if quick else self._writes
 
     def _enter(self, conn: Connection) -> None:
         """The application may run, in its turn; on a request thread."""
         lane = self._lane_for(conn.request)
-        if lane.enter(conn, conn.client):
+        if lane.enter(conn, conn.turn):
             self._run_all(lane, conn)
 
     def _enter_with(self, conn: Connection, problem: BaseException | None) -> None:
         """A small body is there, or does not come soon, and the application says whether it is worth waiting for; or has ended early, as it will see
         when it reads. Not on a request thread."""
         lane = self._lane_for(conn.request)
-        if lane.enter(conn, conn.client):
+        if lane.enter(conn, conn.turn):
             self._pool.submit_short(partial(self._run_all, lane, conn))
 
     def _run_all(self, lane: Lane[Connection], conn: Connection | None) -> None:
@@ -201,7 +202,7 @@ class Runner:
         if conn.response.only_file:
             self._pool.submit_short(job)
         else:
-            self._pool.submit_long(job, conn.client)
+            self._pool.submit_long(job, conn.turn)
 
     def _guarded(self, conn: Connection, job: Callable[[], None]) -> None:
         """The last resort on a pool thread: an error of our own costs one connection."""
@@ -277,3 +278,10 @@ class Runner:
             close()
         except BaseException:
             log.exception("closing a response failed: %s %s", conn.request.method, conn.request.path)
+
+
+def _turn_of(conn: Connection) -> str:
+    """Who takes turns in a lane: clients, and those behind one address that log in differently. Whoever makes up logins gains no more than by
+    waiting in one queue."""
+    credential = conn.request.environ.get("HTTP_AUTHORIZATION")
+    return f"{conn.client} {hash(credential)}" if credential else conn.client

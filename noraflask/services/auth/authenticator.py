@@ -61,8 +61,7 @@ class Authenticator:
             header = next((environ[name] for name in SECRET_HEADERS if name in environ), None)
             if header is None:
                 return ANONYMOUS
-        person = _FOR_TOKENS if takes_refresh else b""  # what is good there may be no good elsewhere, and is remembered apart
-        mark = blake2b(header.encode("latin-1", "replace"), key=self.logins.secret, digest_size=16, person=person).digest()
+        mark = self._mark(header, _FOR_TOKENS if takes_refresh else b"")  # what is good there may be no good elsewhere, and is remembered apart
         now = self.logins.clock()
         place = (mark, self.logins.client_of(environ))
         known = self._known.get(mark)
@@ -73,6 +72,14 @@ class Authenticator:
         if known.principal.token_id:
             self.logins.tokens.used(known.principal.token_id, now)
         return known.principal
+
+    def knows(self, header: str) -> bool:
+        """Is this Authorization header remembered, so that no password has to be checked?"""
+        known = self._known.get(self._mark(header))
+        return known is not None and known.until > self.logins.clock()
+
+    def _mark(self, header: str, person: bytes = b"") -> bytes:
+        return blake2b(header.encode("latin-1", "replace"), key=self.logins.secret, digest_size=16, person=person).digest()
 
     def login(self, name: str, password: str, environ: Environ, takes_refresh: bool = False) -> Principal:
         """A name and a password from elsewhere than a header, such as a form. The password may be a token, as in Basic."""
