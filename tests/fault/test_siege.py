@@ -26,8 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 SAME = ["127.0.0.1"]
 """The address of the honest clients."""
 STRANGERS = [f"127.0.0.{number}" for number in range(2, 22)]
-SLACK = 0.05
-"""Seconds that the machine's own noise may add to a p99: the attackers use its two processors, too."""
+SLACK = 0.2
+"""Seconds that a p99 may grow by, where that is more than twofold. The attackers arrive and act on the same two processors; on a quiet machine of two
+the figures that are printed are 10 to 20 ms for health, 15 to 60 for pulls and 70 to 180 for pushes, which come back from the disk many times."""
 SOON = 3.0
 """Seconds for what takes milliseconds on a quiet server, where it would take "as long as they like" without defence."""
 PEAK_BYTES = 200 * MIB
