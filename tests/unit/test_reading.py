@@ -19,15 +19,14 @@ def outcome_of(read: Callable[[], Any], seconds: float = 60) -> Outcome:
     reading = Reading(read, seconds)
     while (outcome := reading.outcome()) is None:
         time.sleep(0.002)
-    nobody_is_left()
+    is_gone(reading)
     return outcome
 
 
-def nobody_is_left() -> None:
-    """One that was killed ends by and by; the master looks after its children."""
+def is_gone(reading: Reading) -> None:
+    """One that was killed ends by and by; the master looks after its children. Not for any child: other tests' servers are some."""
     with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+        os.waitpid(reading._pid, 0)
 
 
 def fail(error: BaseException) -> Callable[[], Any]:
@@ -72,9 +71,10 @@ def test_a_reader_that_takes_too_long_is_ended():
 
 def test_a_reading_that_is_cancelled_leaves_nothing():
     before = sorted(os.listdir("/proc/self/fd"))
-    Reading(lambda: time.sleep(600), 60).cancel()
+    reading = Reading(lambda: time.sleep(600), 60)
+    reading.cancel()
     assert sorted(os.listdir("/proc/self/fd")) == before
-    nobody_is_left()
+    is_gone(reading)
 
 
 def test_signals_for_the_master_do_not_end_it():
