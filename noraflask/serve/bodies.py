@@ -182,7 +182,7 @@ class Bodies:
         turn, moved, problem = self._take(conn, LOOK_SECONDS)
         if isinstance(conn.reception, _Whole):
             turn = Turn.DONE  # the application may not want it
-        elif turn is not Turn.DONE and conn.is_body_too_slow(time.monotonic()):
+        elif turn in (Turn.MORE, Turn.EMPTY) and conn.is_body_too_slow(time.monotonic()):  # not where another request is waited for
             turn, problem = Turn.DONE, BodyTooSlow()
         elif moved >= MUCH_BYTES and turn is Turn.EMPTY:
             turn = Turn.MORE

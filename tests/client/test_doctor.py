@@ -510,7 +510,7 @@ def test_an_interrupted_canary_is_removed(registry: Registry) -> None:
     assert registry.tags(bird.name) == ["canary"]
     digests = list(bird.blobs)
     steps.close()
-    assert registry.tags(bird.name) == []
+    assert registry.request("GET", f"/v2/{bird.name}/tags/list").status == 404
     assert {registry.request("HEAD", f"/v2/{bird.name}/blobs/{digest}").status for digest in digests} == {404}
 
 
@@ -520,4 +520,4 @@ def test_a_front_that_breaks_in_the_middle_is_told(registry: Registry, monkeypat
     monkeypatch.setattr(bird, "pull", lambda: (_ for _ in ()).throw(NoAnswer("reset by peer")))
     found = list(bird.run())
     assert verdicts(found, WRONG)["canary"].text == "the connection broke: reset by peer"
-    assert registry.tags(bird.name) == []
+    assert registry.request("GET", f"/v2/{bird.name}/tags/list").status == 404
