@@ -209,7 +209,10 @@ class Exchange:
         headers.append(("X-Request-Id", self.request_id))
         headers.extend(self.environ.get(SAFE, _SAFE))
         headers.extend(self.environ.get(STANDING, ()))
-        headers.extend(shared_with(self.environ, self.target.format))
+        shared = shared_with(self.environ, self.target.format)
+        if shared:
+            headers.extend(shared)
+            _join_vary(headers)
         if self.target.format is not None:
             headers.extend(self.target.format.headers)
         return self._start(status, headers, *exc_info)
@@ -229,6 +232,13 @@ class Exchange:
         if not self.ended:
             self.ended = True
             self._envelope.done(self)
+
+
+def _join_vary(headers: list[tuple[str, str]]) -> None:
+    """In one field: nginx hands on the first alone where it sends the body in our place."""
+    values = [value for name, value in headers if name == "Vary"]
+    if len(values) > 1:
+        headers[:] = [*(pair for pair in headers if pair[0] != "Vary"), ("Vary", ", ".join(values))]
 
 
 def _sent(exchange: Exchange, method: str) -> int:

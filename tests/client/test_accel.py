@@ -200,7 +200,7 @@ def test_a_large_manifest(nginx: Nginx, server: Server) -> None:
         for address in (server.address, f"127.0.0.1:{port}")
     )
     assert Seen.of(through) == Seen.of(direct)
-    assert (through.headers["Content-Type"], through.headers["Vary"]) == (kind, "Accept")
+    assert (through.headers["Content-Type"], through.headers["Vary"]) == (kind, "Accept, Origin")
     assert line_of(server, f"127.0.0.1:{port}-large")["accel"] is True
 
 
