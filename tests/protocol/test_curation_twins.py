@@ -10,6 +10,7 @@ from noraflask.digest import Digest
 from noraflask.errors import Unavailable
 from noraflask.formats.docker import twins
 from noraflask.formats.docker.protocol.media_types import OCI_MANIFEST
+from noraflask.services import rehashing
 from tests.protocol.curated import block, table
 from tests.protocol.oci import CONFIG_TYPE, LAYER_TYPE, code, descriptor, image
 
@@ -131,19 +132,19 @@ def test_an_allowlist_and_pins_take_either_digest(curated):
 
 def test_a_large_layer_is_hashed_one_at_a_time_and_once(curated, monkeypatch):
     """For a rule by sha512, of what came by sha256; meanwhile others are told to come again, and nobody gets it unjudged."""
-    monkeypatch.setattr(twins, "AT_ONCE_BYTES", 3)
+    monkeypatch.setattr(rehashing, "AT_ONCE_BYTES", 3)
     monkeypatch.setattr(twins, "NOTED_BYTES", 3)
     data, path = b"large", f"app/blobs/{Digest.of(b'large')}"
     curated.push_blob("app", data)
     curated.rules(block(str(Digest.of(b"none", LONG))))
-    with twins._in_turn(4), pytest.raises(Unavailable):
+    with twins.REHASHING.turn(4), pytest.raises(Unavailable):
         twins.other(curated.services.content, "docker", "app", Digest.of(data))
-    with twins._in_turn(4):
+    with twins.REHASHING.turn(4):
         answer = curated.ask("GET", path)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert curated.status(path, "GET") == 200
     hashed = []
-    monkeypatch.setattr(twins, "_hashed", lambda *of: hashed.append(of))
+    monkeypatch.setattr(twins.REHASHING, "hashes", lambda *of: hashed.append(of))
     twins._found.clear()
     curated.rules(block(str(Digest.of(data, LONG))))
     assert curated.status(path, "GET") == 403, "as it is noted"
@@ -151,7 +152,7 @@ def test_a_large_layer_is_hashed_one_at_a_time_and_once(curated, monkeypatch):
 
 
 def test_nothing_is_hashed_while_no_rule_speaks_of_sha512(curated, monkeypatch):
-    monkeypatch.setattr(twins, "_hashed", lambda *of: pytest.fail("hashed"))
+    monkeypatch.setattr(twins.REHASHING, "hashes", lambda *of: pytest.fail("hashed"))
     curated.rules(block("1"), block(str(curated.amd)), table("pin", name="app", version="2", integrity=[str(curated.two)]))
     assert curated.readable() == {":2", "@2", "two", "base"}
 

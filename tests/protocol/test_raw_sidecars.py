@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from noraflask.formats.raw import sidecars
 from noraflask.keys import Key
+from noraflask.services import rehashing
 from noraflask.storage.memory import MemoryStorage
 from tests.protocol.raw import Files, error, etag, sha256
 
@@ -60,10 +61,10 @@ def test_what_is_no_sidecar(files, path):
 def test_a_file_is_hashed_once_and_large_ones_one_at_a_time(files, monkeypatch):
     hashed = []
     compute = sidecars.compute
-    monkeypatch.setattr(sidecars, "SMALL_BYTES", 10)
-    monkeypatch.setattr(sidecars, "compute", lambda content, digest: hashed.append(digest) or compute(content, digest))
+    monkeypatch.setattr(rehashing, "AT_ONCE_BYTES", 10)
+    monkeypatch.setattr(sidecars, "compute", lambda *of: (compute(*of), hashed.append(of))[0])
     files.have(small=b"small", large=b"x" * 100)
-    with sidecars._large:
+    with sidecars.REHASHING.turn(100):
         answer = files.get("large.md5")
         assert error(answer)[0] == 503
         assert answer.headers["Retry-After"] == "5"

@@ -1,36 +1,31 @@
 """Twins: the digests that the same bytes have by other algorithms. For the gate they are one thing, called by its sha256.
 
 The sha256 of everything is known: a push by another algorithm computes both and notes it, beside the blob's pointer and before it. The sha512 of what
-was pushed by its sha256 is found when a rule speaks of sha512, once, and is noted too. Large blobs are then hashed one at a time in each process, and
-whoever asks for another one meanwhile is told to come again: no client can make the server hash without end, and a hot read hashes nothing.
+was pushed by its sha256 is found when a rule speaks of sha512, once, and is noted too (services/rehashing.py): a hot read hashes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from noraflask.digest import Digest, new_hash
-from noraflask.errors import NoraError, NotFound, Unavailable
+from noraflask.digest import Digest
+from noraflask.errors import NoraError, NotFound
 from noraflask.formats.docker.protocol import keys
 from noraflask.pointer import Pointer
 from noraflask.services.bounded_memory import BoundedMemory
 from noraflask.services.content import Content
+from noraflask.services.rehashing import Rehashing
 
 CANONICAL, OTHER = "sha256", "sha512"
-PIECE_BYTES = 1024 * 1024
-AT_ONCE_BYTES = 4 * 1024 * 1024
-"""Up to this size content is hashed by whoever asks: that takes no longer than a few requests."""
 NOTED_BYTES = 64 * 1024
 """What is smaller is hashed again rather than kept in storage."""
 MEMORY_BYTES = 4 * 1024 * 1024
 """Of one process."""
 TWIN_BYTES = 500
-COME_AGAIN_SECONDS = 5
+REHASHING = Rehashing("another large layer is hashed now, for a rule on its digest")
 
-_large = threading.BoundedSemaphore(1)
 _found: WeakKeyDictionary[Content, BoundedMemory[str, Digest]] = WeakKeyDictionary()
 
 
@@ -79,8 +74,7 @@ def _find(content: Content, repository: str, name: str, digest: Digest, algorith
     if found is None:
         return None
     try:
-        with _in_turn(found.size):
-            twin = _hashed(content, digest, algorithm)
+        twin = Digest(algorithm, REHASHING.hashes(content, digest, found.size, (algorithm,))[algorithm])
     except NotFound:
         return None
     _memory_of(content).put(str(digest), twin, TWIN_BYTES)
@@ -88,26 +82,3 @@ def _find(content: Content, repository: str, name: str, digest: Digest, algorith
         with contextlib.suppress(NoraError):  # a storage that cannot be written to now does not keep the answer back
             note(content, repository, name, digest, twin, found.size)
     return twin
-
-
-def _hashed(content: Content, digest: Digest, algorithm: str) -> Digest:
-    running = new_hash(algorithm)
-    with contextlib.closing(content.open(digest)) as reader:
-        while piece := reader.read(PIECE_BYTES):
-            running.update(piece)
-    return Digest(algorithm, running.hexdigest())
-
-
-@contextlib.contextmanager
-def _in_turn(size: int) -> Iterator[None]:
-    if size <= AT_ONCE_BYTES:
-        yield
-        return
-    if not _large.acquire(blocking=False):
-        raise Unavailable(
-            "another large layer is hashed now, for a rule on its digest; try again in some seconds", retry_after_seconds=COME_AGAIN_SECONDS
-        )
-    try:
-        yield
-    finally:
-        _large.release()

@@ -1,35 +1,28 @@
 """Checksums below a file's own name: `app.tar.gz.sha256` and the like, where no file was pushed under that name.
 
 The SHA-256 is known. The others are computed from the bytes once, all in one pass, and kept in the file's pointer; so that no client can make the
-server hash without end, one large file at a time is hashed in each process, and whoever asks for another one meanwhile is told to come again.
+server hash without end, one large file at a time is hashed in each process (services/rehashing.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from flask import Response, request
 
 from noraflask.digest import Digest
-from noraflask.errors import NoraError, NotFound, Unavailable
+from noraflask.errors import NoraError, NotFound
 from noraflask.formats.raw import files, protocol
 from noraflask.formats.raw.files import FileUnknown
 from noraflask.pointer import Pointer
 from noraflask.services.content import Content
+from noraflask.services.rehashing import Rehashing
 from noraflask.web.access import PULL, demand
 from noraflask.web.context import repository, services
 from noraflask.web.responses import Answer, matches
 
-PIECE_BYTES = 1024 * 1024
-SMALL_BYTES = 4 * 1024 * 1024
-"""Up to this size a file is hashed at once: that takes no longer than a few requests."""
-COME_AGAIN_SECONDS = 5
-
-_large = threading.BoundedSemaphore(1)
+REHASHING = Rehashing("the checksums of another large file are computed now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +63,17 @@ def checksum(sidecar: Sidecar) -> str:
         return pointer.digest.hex
     sums = pointer.own.get("sums")
     if sums is None:
-        with _in_turn(pointer.size):
-            sums = compute(services().content, pointer.digest)
+        sums = compute(services().content, pointer)
         keep(sidecar.base, pointer, sums)
     return str(sums[sidecar.algorithm])
 
 
-def compute(content: Content, digest: Digest) -> dict[str, str]:
+def compute(content: Content, pointer: Pointer) -> dict[str, str]:
     """Of the bytes as they are served."""
-    hashes = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in protocol.SUMS}
     try:
-        reader = content.open(digest)
+        return REHASHING.hashes(content, pointer.digest, pointer.size, protocol.SUMS)
     except NotFound:
         raise FileUnknown() from None
-    with contextlib.closing(reader):
-        while piece := reader.read(PIECE_BYTES):
-            for running in hashes.values():
-                running.update(piece)
-    return {algorithm: running.hexdigest() for algorithm, running in hashes.items()}
 
 
 def keep(path: str, known: Pointer, sums: dict[str, str]) -> None:
@@ -100,16 +86,3 @@ def keep(path: str, known: Pointer, sums: dict[str, str]) -> None:
 
     with contextlib.suppress(NoraError):
         services().content.change(protocol.file_key(repository().name, path), add)
-
-
-@contextlib.contextmanager
-def _in_turn(size: int) -> Iterator[None]:
-    if size <= SMALL_BYTES:
-        yield
-        return
-    if not _large.acquire(blocking=False):
-        raise Unavailable("the checksums of another large file are computed now; try again in some seconds", retry_after_seconds=COME_AGAIN_SECONDS)
-    try:
-        yield
-    finally:
-        _large.release()
