@@ -18,16 +18,10 @@ from noraflask.storage import GRACE_SECONDS, Leases, Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.storage.disk_cells import DiskLeases
 from noraflask.storage.memory import MemoryLeases
+from tests.clock import Clock
 from tests.contract import writers
 
 KEY, OTHER = Key("blobs/a"), Key("blobs/b")
-
-
-class Clock:
-    now = 1e6
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

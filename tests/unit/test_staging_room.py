@@ -21,6 +21,7 @@ from noraflask.services.staging import Staging
 from noraflask.services.staging_counts import Counts
 from noraflask.services.staging_usage import owner_number, owner_of
 from noraflask.suspension import drive
+from tests.clock import Clock
 
 SCOPE = "docker/app"
 MIB = 1 << 20
@@ -34,17 +35,9 @@ class Counted(NullMetrics):
         self.seen.append((family.name, *labels))
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(time.time())
 
 
 @pytest.fixture

@@ -178,22 +178,22 @@ def large_trailer(target: Target) -> Script:
     return _trailer(target, 3_000_000)
 
 
-def chunk_extension(target: Target) -> Script:
-    """A line with the size of a chunk that does not end."""
-    path = f"/v2/drip/app/blobs/uploads/?digest={SOME_DIGEST}"
-    yield Write(target.head("POST", path, CHUNKED, login=target.upload_login) + b"3;x=" + b"x" * 3_000_000)
+def _endless(target: Target, beginning: bytes, piece: bytes) -> Script:
+    """Much of a part of the framing that does not end, and then little by little."""
+    yield Write(target.head("POST", f"/v2/drip/app/blobs/uploads/?digest={SOME_DIGEST}", CHUNKED, login=target.upload_login) + beginning)
     while True:
         yield Pause(0.05)
-        yield Write(b"x")
+        yield Write(piece)
+
+
+def chunk_extension(target: Target) -> Script:
+    """A line with the size of a chunk that does not end."""
+    return _endless(target, b"3;x=" + b"x" * 3_000_000, b"x")
 
 
 def trailer_lines(target: Target) -> Script:
     """A trailer of many short fields."""
-    path = f"/v2/drip/app/blobs/uploads/?digest={SOME_DIGEST}"
-    yield Write(target.head("POST", path, CHUNKED, login=target.upload_login) + b"0\r\n" + b"a:b\r\n" * 600_000)
-    while True:
-        yield Pause(0.05)
-        yield Write(b"a:b\r\n")
+    return _endless(target, b"0\r\n" + b"a:b\r\n" * 600_000, b"a:b\r\n")
 
 
 # ---- who does not read
