@@ -215,6 +215,16 @@ def test_permitted_slow_uploads_beside_fast_ones(build: Build, gate: Gate, way: 
     assert not problems, f"{problems}, {hostile.processor_seconds:.1f} s of processor for the slow clients"
 
 
+def test_two_hundred_pushes_at_once_from_one_address_meet_no_limit(build: Build) -> None:
+    """CI behind a NAT: each push with five layers, so 1,000 connections and sessions of one user are open together. The address is no proxy's."""
+    castle = build()
+    goods = stock(castle, small=True)
+    goods.target.slow_bytes = 4 * SLOW_RATE
+    with Besiegers(castle.port, goods.target, {"allowed upload": 1000}, STRANGERS[:1]) as hostile:
+        wait_until(lambda: hostile.finished, 60, "the pushes to end")
+    assert hostile.outcomes["allowed upload"] == {"connected": 1000, "202": 1000, "201": 1000, "whole": 1000}
+
+
 @pytest.mark.parametrize("sources", [SAME, STRANGERS], ids=["one address", "twenty addresses"])
 def test_readers_that_do_not_read(build: Build, sources: list[str]) -> None:
     """220, where 200 connections are allowed."""
