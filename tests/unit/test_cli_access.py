@@ -595,8 +595,10 @@ def test_explain_with_authentication_off_is_for_when_it_is_on(nora):
 
 
 @pytest.fixture
-def server(nora) -> Iterator[str]:
+def server(nora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The registry as the configuration has it, with a user; its URL. It logs where the command does."""
+    monkeypatch.setenv("NORA_STAGING_PATH", str(tmp_path / "staging"))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
     add_user(nora, "alice", "pässword")
     settings("[storage]", "[logging]\naccess = false\n[storage]")
     served = make_server("127.0.0.1", 0, create_app(load()), threaded=True)

@@ -120,7 +120,8 @@ def environ_of(body: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def app(tmp_path):
+def app(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
     from noraflask.app import create_app
     from noraflask.config import load
 
