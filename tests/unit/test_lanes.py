@@ -157,7 +157,7 @@ def test_long_wait(): told("begun", "long"); time.sleep(0.5); assert len(seen("d
 
 def test_the_first_failure_may_be_the_last(run) -> None:
     text = run(*["def test_bad(): assert False\n"] * 3, *["def test_good(): time.sleep(0.2)\n"] * 30, options=("-x",))
-    assert "stopping after 1 failures" in text
+    assert re.search(r"stopping after [123] failures", text)  # each lane may have had one when the first was told
     assert int(re.findall(r"(\d+) passed", closing_line(text) + " 0 passed")[0]) < 30
 
 
