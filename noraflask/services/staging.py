@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from noraflask.config import StagingConfig
 from noraflask.errors import UploadBusy, UploadUnknown
+from noraflask.recording import spoil
 from noraflask.services.hashing import HashCache
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.private_folder import PrivateFolder
@@ -59,6 +60,7 @@ class Staging:
 
     def _folders(self) -> list[str]:
         """Where uploads are, the first one first. The one on the tmpfs is missing while there can be none."""
+        spoil("uploads come and go")
         tmpfs = self._private.current()
         return [tmpfs, self._incoming] if tmpfs else [self._incoming]
 

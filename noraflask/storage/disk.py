@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import heapq
 import os
 import stat
@@ -23,9 +24,10 @@ from typing import Literal
 from noraflask.config.other_users import planted
 from noraflask.errors import AlreadyExists, Changed, NotFound
 from noraflask.keys import Key
+from noraflask.recording import Look
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
 from noraflask.storage.disk_cells import DiskLeases, DiskLocks, DiskRevisions
-from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, named_file, nameless_file, stamp, sync, version_of
+from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, look_at, named_file, nameless_file, stamp, sync, version_of
 from noraflask.storage.disk_folders import Folders, folder_of, holds_a_file, names_in, sweep_and_lock
 
 INCOMING = ".incoming"
@@ -64,6 +66,7 @@ class DiskStorage:
             together=self._folders.together,
             prepare=self._folders.prepare,
             probe=self.probe,
+            watch=self.watch,
             incoming=self.incoming,
         )
 
@@ -102,6 +105,9 @@ class DiskStorage:
 
     def stat_many(self, keys: Iterable[Key]) -> Sequence[ObjectInfo | None]:
         return [self.stat(key) for key in keys]
+
+    def watch(self, key: Key) -> Look:
+        return functools.partial(look_at, f"{self.root}/{key}")
 
     def create(self, key: Key, source: Source) -> str:
         return self._create(key, source)

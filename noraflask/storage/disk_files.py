@@ -31,6 +31,17 @@ def version_of(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
+def look_at(path: str) -> object:
+    """What changes whenever version_of() would, and when somebody has tampered with the file; None when there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return object()  # equal to nothing: whoever opens it finds out what is wrong
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_ctime_ns
+
+
 def stamp(descriptor: int) -> str:
     """Give a file that is about to appear, and that nobody writes to any more, a time of its own; returns its version."""
     now = time.time_ns()

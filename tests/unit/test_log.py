@@ -41,7 +41,7 @@ def rendered(format, **event):
     kept = os.dup(1)
     try:
         os.dup2(writing, 1)
-        log.write_event(LoggingConfig(format=format))(event)
+        log.EventLog(LoggingConfig(format=format)).write(event)
     finally:
         os.dup2(kept, 1)
         os.close(kept)
@@ -68,7 +68,7 @@ def test_no_value_ends_a_line_or_hides_in_it(format, text):
 
 @given(ANY_TEXT)
 def test_any_value_in_json_is_what_it_was(text):
-    line = log._json_line({"message": "request", "path": text, "status": 200, "ms": 0.5, "none": None})
+    line = log._render(True, "now", {"message": "request", "path": text, "status": 200, "ms": 0.5, "none": None})
     found = json.loads(line)
     assert (found["path"], found["status"], found["ms"], found["none"], found["level"]) == (text, 200, 0.5, None, "info")
     assert is_one_line(line.encode())
@@ -76,7 +76,7 @@ def test_any_value_in_json_is_what_it_was(text):
 
 @given(ANY_TEXT)
 def test_any_value_in_text_is_one_word(text):
-    line = log._text_line({"message": "request", "path": text})
+    line = log._render(False, "now", {"message": "request", "path": text})
     assert line.count("\n") == 1
     word = line.rstrip("\n").partition(" path=")[2]
     assert (json.loads(word) if word.startswith('"') else word) == text
