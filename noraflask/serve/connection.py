@@ -89,7 +89,7 @@ class Connection:
         self._pace: Pace | None = None  # of the response
         self._acknowledged = 0
         self._checked = 0.0
-        self.place = f"{peer[0]} {base['SERVER_NAME']} {base['SERVER_PORT']}".encode()  # from where it came to where
+        self.place = f"{peer[0]} {base.get('SERVER_NAME')} {base.get('SERVER_PORT')}".encode()  # from where it came to where
         self.sight: Sight | None = None  # of the request in the buffer, or the one that runs
         self._parser = HeadParser({**base, "REMOTE_ADDR": peer[0], "REMOTE_PORT": str(peer[1])})
         self._scanned = self._line_end = 0

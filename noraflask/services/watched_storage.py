@@ -10,18 +10,16 @@ from typing import Any, Literal, TypeVar
 
 from noraflask.keys import Key
 from noraflask.recording import CURRENT, Look, aside, spoil
-from noraflask.storage import Entry, Leases, ObjectInfo, Reader, Revisions, Storage
+from noraflask.storage import Entry, Leases, ObjectInfo, Reader, Revisions, Source, Storage
 
 Result = TypeVar("Result")
+CHANGE = "a change of storage"
 
 
 class WatchedStorage:
     def __init__(self, storage: Storage) -> None:
         self.backend = storage.backend
         self._storage, self._watch = storage, storage.abilities.watch
-        self._whole, self._stat = storage.whole, storage.stat
-        self.create, self.replace = _spoiling(storage.create), _spoiling(storage.replace)
-        self.swap, self.delete = _spoiling(storage.swap), _spoiling(storage.delete)
         abilities = storage.abilities
         self.abilities = replace(
             abilities,
@@ -32,10 +30,10 @@ class WatchedStorage:
         )
 
     def whole(self, key: Key) -> bytes:
-        return self._read(self._whole, key) if CURRENT.get() is not None else self._whole(key)
+        return self._read(self._storage.whole, key) if CURRENT.get() is not None else self._storage.whole(key)
 
     def stat(self, key: Key) -> ObjectInfo | None:
-        return self._read(self._stat, key) if CURRENT.get() is not None else self._stat(key)
+        return self._read(self._storage.stat, key) if CURRENT.get() is not None else self._storage.stat(key)
 
     def stat_many(self, keys: Iterable[Key]) -> Sequence[ObjectInfo | None]:
         return [self.stat(key) for key in keys] if CURRENT.get() is not None else self._storage.stat_many(keys)
@@ -47,6 +45,22 @@ class WatchedStorage:
     def list(self, prefix: str, after: str = "", limit: int | None = None, delimiter: Literal["", "/"] = "") -> Iterator[Entry]:
         spoil("a listing")
         return self._storage.list(prefix, after, limit, delimiter)
+
+    def create(self, key: Key, source: Source) -> str:
+        spoil(CHANGE)
+        return self._storage.create(key, source)
+
+    def replace(self, key: Key, source: Source) -> str:
+        spoil(CHANGE)
+        return self._storage.replace(key, source)
+
+    def swap(self, key: Key, data: bytes, expected: str | None) -> str:
+        spoil(CHANGE)
+        return self._storage.swap(key, data, expected)
+
+    def delete(self, key: Key, expected: str | None = None) -> None:
+        spoil(CHANGE)
+        self._storage.delete(key, expected)
 
     def _read(self, verb: Callable[[Key], Result], key: Key) -> Result:
         with aside() as recording:  # what the storage counts, it counts for what it is asked
@@ -72,7 +86,7 @@ class _Revisions:
         self._revisions = revisions
 
     def changing(self, name: str) -> AbstractContextManager[None]:
-        spoil("a change")
+        spoil(CHANGE)
         return self._revisions.changing(name)
 
     def revision(self, name: str) -> object | None:
@@ -90,7 +104,7 @@ class _Revisions:
 def _spoiling(verb: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(verb)
     def spoiling(*arguments: Any) -> Any:
-        spoil("a change of storage")
+        spoil(CHANGE)
         return verb(*arguments)
 
     return spoiling
