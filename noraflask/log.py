@@ -92,11 +92,12 @@ class Line:
 
     def now(self, *values: float | str) -> bytes:
         """With the present time, and values in the order of `varying`."""
-        word = _json_word if self._is_json else _plain
-        text = self._parts[0] + word(_time(time.time()))
-        for value, part in zip(values, self._parts[1:], strict=False):
-            text += part + word(value)
-        return (text + self._parts[-1]).encode(errors="backslashreplace")
+        parts, is_json = self._parts, self._is_json
+        when = _time(time.time())
+        text = f'{parts[0]}"{when}"{parts[1]}' if is_json else f"{parts[0]}{when}{parts[1]}"
+        for value, part in zip(values, parts[2:], strict=True):
+            text += _word_of(value, is_json) + part
+        return text.encode(errors="backslashreplace")
 
 
 def _spoil(record: logging.LogRecord) -> bool:
@@ -130,8 +131,12 @@ def _render(is_json: bool, when: str, event: dict[str, Any]) -> str:
     return f"{when} info    {' '.join(f'{name}={_plain(value)}' for name, value in event.items())}\n"
 
 
-def _json_word(value: float | str) -> str:
-    return f'"{value}"' if isinstance(value, str) and value.isalnum() and value.isascii() else json.dumps(value)
+def _word_of(value: float | str, is_json: bool) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    if value.isalnum() and value.isascii():
+        return f'"{value}"' if is_json else value
+    return json.dumps(value) if is_json else _plain(value)
 
 
 def _plain(value: Any) -> str:

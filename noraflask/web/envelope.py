@@ -26,7 +26,7 @@ from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import OPS, STANDING
 from noraflask.web.peers import client_address
-from noraflask.web.plans import REMAINING_FIELD, REQUEST_ID_FIELD, Kind, Plan
+from noraflask.web.plans import REMAINING_FIELD, REQUEST_ID_FIELD, Kind, Plan, Scene
 from noraflask.web.targets import OUTER_PATH, Target, Targets
 
 REQUEST_ID = "nora.request_id"
@@ -76,6 +76,7 @@ class Envelope:
         self._told: dict[tuple[str, str], float] = {}
         self._process = ""
         self._numbers = itertools.count()
+        self.scene = Scene(current, self._next_id, metrics, lines.events if lines else None)
 
     def _next_id(self) -> str:
         """Random for each process, then counted: a random number for each request would be a system call more."""
@@ -152,9 +153,7 @@ class Envelope:
         varying = [(REQUEST_ID_FIELD, exchange.request_id)]
         if recording.limit is not None:
             varying += [field for field in exchange.environ[STANDING] if field[0] == REMAINING_FIELD]
-        events = self._lines.events if self._lines else None
-        state: State = exchange.environ[STATE]
-        return Plan(recording, kind, state, self._current, self._next_id, self._metrics, events, tuple(varying))
+        return Plan(recording, kind, exchange.environ[STATE], self.scene, tuple(varying))
 
     def flush(self) -> None:
         """Write lines that are held back."""

@@ -7,11 +7,10 @@ which stored bytes leave (responses.py) says that an answer is complete; whateve
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from noraflask.log import EventLog, Line
 from noraflask.recording import Recording
@@ -25,7 +24,18 @@ PLAN_BYTES = 4096
 VARYING = ("ms", "request_id")
 """Of the line of a request that is answered again."""
 
-log = logging.getLogger("nora.plans")
+
+class Scene(NamedTuple):
+    """Where plans are used."""
+
+    current: Callable[[], State]
+    """Gives the live state."""
+    next_id: Callable[[], str]
+    """For a request that brings none."""
+    metrics: NullMetrics
+    events: EventLog | None
+    """Where requests leave their lines; None: they leave none."""
+    clock: Callable[[], float] = time.time
 
 
 class Kind:
@@ -41,34 +51,24 @@ class Kind:
 
 class Plan:
     __slots__ = (
-        *("_counted", "_current", "_effects", "_kind", "_limit", "_line", "_log", "_looks", "_metrics", "_next_id", "_questions", "_state", "_until"),
+        *("_clock", "_counted", "_current", "_effects", "_kind", "_limit", "_line", "_looks", "_next_id", "_questions", "_scene", "_state", "_until"),
         *("body", "size_bytes", "varying"),
     )
 
-    def __init__(
-        self,
-        recording: Recording,
-        kind: Kind,
-        state: State,
-        current: Callable[[], State],
-        next_id: Callable[[], str],
-        metrics: NullMetrics,
-        events: EventLog | None,
-        varying: tuple[tuple[str, str], ...],
-    ) -> None:
-        """`state`: the one that the request saw, `current`: gives the one of now. `varying`: see serve/application.py."""
+    def __init__(self, recording: Recording, kind: Kind, state: State, scene: Scene, varying: tuple[tuple[str, str], ...]) -> None:
+        """`state`: the one that the request saw. `varying`: see serve/application.py."""
         assert recording.body is not None
         self.body, self.varying = recording.body, varying
-        self._state, self._current, self._next_id = state, current, next_id
-        self._until = recording.until
+        self._scene, self._current, self._next_id, self._clock = scene, scene.current, scene.next_id, scene.clock
+        self._state, self._until = state, recording.until
         self._looks, self._questions = tuple(recording.looks.values()), tuple(recording.questions)
         self._limit, self._effects = recording.limit, tuple(recording.effects)
-        self._kind, self._metrics, self._log = kind, metrics, events
-        self._counted = metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.sent, kind.served, recording.tier)
+        self._kind = kind
+        self._counted = scene.metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.sent, kind.served, recording.tier)
         self._line: Line | None = None
         texts = 0
-        if kind.event is not None and events is not None:
-            self._line = events.line_of(kind.event, VARYING)
+        if kind.event is not None and scene.events is not None:
+            self._line = scene.events.line_of(kind.event, VARYING)
             texts = self._line.size_bytes + sum(map(sys.getsizeof, kind.event.values()))
         self.size_bytes = PLAN_BYTES + texts + len(self.body)
 
@@ -77,7 +77,7 @@ class Plan:
         started = time.perf_counter()
         if self._current() is not self._state:
             return None
-        now = time.time()
+        now = self._clock()
         if now >= self._until:
             return None
         try:
@@ -103,20 +103,20 @@ class Plan:
     def done(self, turn: Turn) -> None:
         seconds = time.perf_counter() - turn.started
         self._counted.done(seconds)
-        if self._line is not None and self._log is not None:
-            self._log.hold(self._line.now(round(seconds * 1000, 1), turn.values[0]))
+        if self._line is not None and self._scene.events is not None:
+            self._scene.events.hold(self._line.now(round(seconds * 1000, 1), turn.values[0]))
 
     def goes_on(self) -> None:
-        self._metrics.request_began()
+        self._scene.metrics.request_began()
 
     def ended(self, turn: Turn, cut: str | None, sent: int) -> None:
-        kind, seconds = self._kind, time.perf_counter() - turn.started
-        self._metrics.request_done(kind.registry, kind.method, kind.status, seconds, 0, sent, kind.served)
+        kind, seconds, metrics = self._kind, time.perf_counter() - turn.started, self._scene.metrics
+        metrics.request_done(kind.registry, kind.method, kind.status, seconds, 0, sent, kind.served)
         if cut is not None:
-            self._metrics.count(catalogue.HTTP_CUT, kind.registry)
-        if kind.event is not None and self._log is not None:
+            metrics.count(catalogue.HTTP_CUT, kind.registry)
+        if kind.event is not None and self._scene.events is not None:
             told = {**kind.event, "bytes": sent, "ms": round(seconds * 1000, 1), "request_id": turn.values[0]}
-            self._log.write(told if cut is None else {**told, "cut": cut})
+            self._scene.events.write(told if cut is None else {**told, "cut": cut})
 
 
 class Turn:
