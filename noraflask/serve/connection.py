@@ -35,6 +35,14 @@ class Phase(Enum):
     LINGERING = "the end of what the client still sends after the last response"
 
 
+class Answered(Enum):
+    """What the leading thread did about a request."""
+
+    NOT = "nothing: another thread has to run it"
+    WHOLE = "the whole answer is with the kernel, the buffer is empty, and the connection can have another request"
+    ELSEWHERE = "the connection is not the leader's any more: it was parked or closed"
+
+
 class Connection:
     __slots__ = (
         *("_acknowledged", "_checked", "_line_end", "_pace", "_parser", "_scanned", "buffer", "client", "deadline", "fd", "held", "is_armed"),

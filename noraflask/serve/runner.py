@@ -18,8 +18,9 @@ from noraflask.serve.application import Application
 from noraflask.serve.board import Board
 from noraflask.serve.bodies import Bodies
 from noraflask.serve.body import ChunkedBody, Leftover
-from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.limits import BodyAbandoned, BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
+from noraflask.serve.listening import Listeners
 from noraflask.serve.pool import Lane, Pool
 from noraflask.serve.reactor import Reactor
 from noraflask.serve.request import Refused, Request
@@ -53,14 +54,24 @@ class Runner:
         self._pool = Pool(limits.transfer_threads)
         self._bodies = Bodies(limits, self._pool, self._guarded)
         self._room = Room(share, share_of_client(limits, share), application.client_of_peer, application.count)
-        self.reactor = Reactor(limits, self._room, board, slot, self.serve, self._give_up, self._bodies.slow_down)
+        self.reactor = Reactor(
+            limits,
+            self._room,
+            Listeners(self._room, board, slot),
+            serve=self.serve,
+            give_up=self._give_up,
+            slow_down=self._bodies.slow_down,
+            answer=lambda conn: Answered.NOT,
+            turn_ended=lambda: None,
+        )
         self._bodies.reactor = self.reactor
         self.stopping = False
 
     @property
     def request_threads(self) -> int:
-        """Threads that should wait on the reactor: two more for HEALTH_PATHS and METRICS_PATH, and one that can always look at what comes next."""
-        return self._limits.threads + self._write_threads + self._login_threads + 3
+        """Threads that should work for the reactor: two more for HEALTH_PATHS and METRICS_PATH, one that leads, and one that can always look at what
+        the leader finds."""
+        return self._limits.threads + self._write_threads + self._login_threads + 4
 
     def serve(self, conn: Connection) -> None:
         """Go on with a connection, on a request thread: send more of its response, take more of its body, or take up its next request."""
