@@ -37,11 +37,11 @@ class Phase(Enum):
 
 
 class Answered(Enum):
-    """What became of a request before it was looked at closely."""
+    """What the leading thread did about a request."""
 
-    NOT = "it is to be run"
-    WHOLE = "its answer is with the kernel, and the connection has not changed"
-    ELSEWHERE = "it is taken care of"
+    NOT = "nothing: another thread has to run it"
+    WHOLE = "the whole answer is with the kernel, the buffer is empty, and the connection can have another request"
+    ELSEWHERE = "the connection is not the leader's any more: it was parked or closed"
 
 
 class Connection:

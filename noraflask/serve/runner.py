@@ -23,6 +23,7 @@ from noraflask.serve.bodies import Bodies
 from noraflask.serve.body import ChunkedBody, Leftover
 from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.limits import BodyAbandoned, BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
+from noraflask.serve.listening import Listeners
 from noraflask.serve.plans import Plans
 from noraflask.serve.pool import Lane, Pool
 from noraflask.serve.reactor import Reactor
@@ -58,14 +59,24 @@ class Runner:
         self._plans = Plans(limits.plan_memory_mb << 20)
         self._bodies = Bodies(limits, self._pool, self._guarded)
         self._room = Room(share, share_of_client(limits, share), application.client_of_peer, application.count)
-        self.reactor = Reactor(limits, self._room, board, slot, self.serve, self._give_up, self._bodies.slow_down)
+        self.reactor = Reactor(
+            limits,
+            self._room,
+            Listeners(self._room, board, slot),
+            serve=self.serve,
+            give_up=self._give_up,
+            slow_down=self._bodies.slow_down,
+            answer=self.answer,
+            turn_ended=application.flush,
+        )
         self._bodies.reactor = self.reactor
         self.stopping = False
 
     @property
     def request_threads(self) -> int:
-        """Threads that should wait on the reactor: two more for HEALTH_PATHS and METRICS_PATH, and one that can always look at what comes next."""
-        return self._limits.threads + self._write_threads + self._login_threads + 3
+        """Threads that should work for the reactor: two more for HEALTH_PATHS and METRICS_PATH, one that leads, and one that can always look at what
+        the leader finds."""
+        return self._limits.threads + self._write_threads + self._login_threads + 4
 
     # Answers by a plan
 
@@ -105,10 +116,6 @@ class Runner:
         conn.response.iterable = Rest(turn, request.environ, conn.response, data.index(b"\r\n\r\n") + 4)
         self._send(conn, False)
 
-    def answers_sent(self) -> None:
-        """After some calls of answer()."""
-        self._application.flush()
-
     def serve(self, conn: Connection) -> None:
         """Go on with a connection, on a request thread: send more of its response, take more of its body, or take up its next request."""
         if conn.phase is Phase.SENDING:
@@ -116,11 +123,8 @@ class Runner:
         elif conn.phase is Phase.BODY:
             if self._bodies.collect(conn):
                 self._enter(conn)
-        elif (answered := self.answer(conn)) is Answered.NOT:
+        else:
             self._begin(conn)
-        elif answered is Answered.WHOLE:
-            self.answers_sent()
-            self.reactor.park(conn, Phase.IDLE, self._limits.keep_alive_timeout)
 
     def _begin(self, conn: Connection) -> None:
         try:
