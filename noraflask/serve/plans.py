@@ -25,6 +25,7 @@ SIGHT_BYTES = 50
 AGAIN_SECONDS = 2.0
 """What could not be kept is not tried again for so long."""
 
+ID_FIELD = "X-Request-Id"
 _ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]{1,128})[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -79,6 +80,10 @@ class Plans:
         hashed.update(head[end:])
         return Sight(hashed.digest(), found[1].decode("latin-1"))
 
+    def clear(self) -> None:
+        """After a reload no plan holds, and all of them lead to what was before."""
+        self._kept.clear()
+
     def find(self, sight: Sight) -> Kept | None:
         return self._kept.get(sight.key)
 
@@ -93,16 +98,16 @@ class Plans:
 
     def keep(self, sight: Sight, plan: Plan | None, whole: Whole | None) -> None:
         """`plan`: None: the application says that it cannot be answered so again."""
-        kept = _cut(plan, whole) if plan is not None and whole is not None else None
+        kept = _cut(plan, whole, sight.given_id) if plan is not None and whole is not None else None
         if plan is None or kept is None:
             self._sights.put(sight.key, time.monotonic() + AGAIN_SECONDS, SIGHT_BYTES)
         else:
             self._kept.put(sight.key, kept, plan.size_bytes)
 
 
-def _cut(plan: Plan, whole: Whole) -> Kept | None:
-    """None where the answer is not what the plan takes it for."""
-    if whole.body != plan.body:
+def _cut(plan: Plan, whole: Whole, given_id: str) -> Kept | None:
+    """None where the answer is not what the plan takes it for, or has another id than the one that was found in the head: there were two of them."""
+    if whole.body != plan.body or (given_id and (ID_FIELD, given_id) not in plan.varying):
         return None
     rest, parts = whole.fields, [whole.line]
     for name, value in plan.varying:

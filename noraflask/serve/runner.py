@@ -56,7 +56,7 @@ class Runner:
         self._login_threads = max(1, limits.threads // 2)
         self._logins: Lane[Connection] = Lane(self._login_threads)  # those with a password, which may wait for bcrypt
         self._pool = Pool(limits.transfer_threads)
-        self._plans = Plans(limits.plan_memory_mb << 20)
+        self.plans = Plans(limits.plan_memory_mb << 20)
         self._bodies = Bodies(limits, self._pool, self._guarded)
         self._room = Room(share, share_of_client(limits, share), application.client_of_peer, application.count)
         self.reactor = Reactor(
@@ -82,8 +82,8 @@ class Runner:
 
     def answer(self, conn: Connection) -> Answered:
         """Answer the request in the buffer as it was answered before, if that can be done at once."""
-        sight = conn.sight = self._plans.see(conn.buffer, conn.place) if self._plans.is_on and not self.stopping else None
-        kept = self._plans.find(sight) if sight is not None else None
+        sight = conn.sight = self.plans.see(conn.buffer, conn.place) if self.plans.is_on and not self.stopping else None
+        kept = self.plans.find(sight) if sight is not None else None
         if sight is None or kept is None or self._room.overflow > 0:
             return Answered.NOT
         turn = kept.plan.again(sight.given_id)
@@ -139,7 +139,7 @@ class Runner:
         self._room.let_go(conn)
         conn.begin(request)
         sight = conn.sight
-        if sight is not None and self._plans.wants(sight):
+        if sight is not None and self.plans.wants(sight):
             request.environ[WANTED] = conn.response.keeps_whole = True
         if not self._is_within_share(conn):
             self._application.count("refused")
@@ -284,8 +284,8 @@ class Runner:
         """The response is with the kernel: close the application's answer, then the connection or the exchange."""
         self._close_answer(conn)
         response, body = conn.response, conn.request.body
-        if conn.sight is not None and WANTED in conn.request.environ:
-            self._plans.keep(conn.sight, conn.request.environ.get(PLAN), response.whole)
+        if conn.sight is not None and body is None and WANTED in conn.request.environ:
+            self.plans.keep(conn.sight, conn.request.environ.get(PLAN), response.whole)
         if isinstance(body, ChunkedBody) and body.finished:
             conn.buffer = body.rest()
         if response.close_connection or self.stopping:

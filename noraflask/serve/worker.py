@@ -75,6 +75,7 @@ class Worker(BaseWorker):
             if found is not None:
                 snapshot, large = found
                 self.application.adopt(snapshot, memoryview(large if large is not None else b""))
+                self.runner.plans.clear()
         except Exception:
             log.exception("what the master has read cannot be taken over; this worker stops, and the one in its place begins with it")
             self.application.reload_broke()

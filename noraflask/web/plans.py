@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Plan:
         assert recording.body is not None
         self.body, self.varying = recording.body, varying
         self._scene, self._current, self._next_id, self._clock = scene, scene.current, scene.next_id, scene.clock
-        self._state, self._until = state, recording.until
+        self._state, self._until = weakref.ref(state), recording.until
         self._looks, self._questions = tuple(recording.looks.values()), tuple(recording.questions)
         self._limit, self._effects = recording.limit, tuple(recording.effects)
         self._kind = kind
@@ -75,7 +76,7 @@ class Plan:
     def again(self, given_id: str) -> Turn | None:
         """Everything that is asked, done and counted for each request. None: it is to be run, and nothing has been done or counted."""
         started = time.perf_counter()
-        if self._current() is not self._state:
+        if self._current() is not self._state():
             return None
         now = self._clock()
         if now >= self._until:
