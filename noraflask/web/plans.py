@@ -20,7 +20,7 @@ from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.state import State
 
 REQUEST_ID_FIELD, REMAINING_FIELD = "X-Request-Id", "x-ratelimit-remaining"
-PLAN_BYTES = 4096
+PLAN_BYTES = 5000
 """What a plan takes beside its texts, about."""
 VARYING = ("ms", "request_id")
 """Of the line of a request that is answered again."""
