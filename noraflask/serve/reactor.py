@@ -16,10 +16,12 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from noraflask.config import ServerConfig
 from noraflask.serve.connection import Answered, Connection, Phase
+from noraflask.serve.held import held_by
 from noraflask.serve.jobs import Jobs
 from noraflask.serve.listening import Listeners
 from noraflask.serve.response import plain_text
@@ -44,12 +46,10 @@ _EVENTS = {
     Phase.READY: _ONCE | select.EPOLLOUT,  # a socket is writable nearly always: this comes back at once
     Phase.SENDING: select.EPOLLOUT | select.EPOLLONESHOT,
 }
-_DISARMED = select.EPOLLONESHOT
-"""Without it epoll would go on telling of an error or a hang-up, which no mask keeps out: epoll_ctl(2)."""
+_DISARMED = select.EPOLLONESHOT  # with 0 epoll would go on telling of an error or a hang-up, which no mask keeps out: epoll_ctl(2)
 
 _LEAD = object()
-Job = Connection | int | object
-"""What a request thread can do: go on with a connection, accept from a listener, lead."""
+Job = Connection | int | object  # what a request thread can do: go on with a connection, accept from a listener, lead
 
 
 class Reactor:
@@ -64,10 +64,6 @@ class Reactor:
         answer: Callable[[Connection], Answered],
         turn_ended: Callable[[], None],
     ) -> None:
-        """`answer` is called by the leader with a connection that waited for a request, and whose buffer has something in it. It never waits.
-
-        `turn_ended` is called after some answers, before the leader polls again or passes the lead on.
-        """
         self._limits = limits
         self._room = room
         self._listeners = listeners
@@ -75,13 +71,13 @@ class Reactor:
         self._serve = serve  # called with a connection that can go on; the callee owns it then
         self._give_up = give_up  # called with a connection whose exchange cannot go on
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
-        self._answer = answer
-        self._turn_ended = turn_ended
+        self._answer = answer  # called by the leader with a connection on which something of a request has come; it never waits
+        self._turn_ended = turn_ended  # called after some answers, before the leader polls again or passes the lead on
         self._epoll = select.epoll()
         self._jobs: Jobs[Job] = Jobs()
         self._jobs.put(_LEAD)
         self._strangers: set[int] = set()  # descriptors of the leader's last turn whose connections others owned
-        self._is_stopping = self._is_over = False
+        self._has_answered = self._is_stopping = self._is_over = False
         self.connections: dict[int, Connection] = {}
         self.idle: dict[int, Connection] = {}  # Phase.IDLE, the longest idle first
         self.waiting: dict[int, Connection] = {}  # all other phases
@@ -120,29 +116,42 @@ class Reactor:
     def _take_turn(self, slow: list[Job]) -> None:
         """Look at some connections, at each once; what cannot be done at once goes to `slow`."""
         strangers = set()
-        has_answered = False
+        self._has_answered = False
         try:
             for fd, _ in self._epoll.poll(None, TURN_EVENTS):
                 conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
-                if conn is None:
-                    if fd in self._listeners:
-                        slow.append(fd)
-                    else:
-                        strangers.add(fd)
-                elif conn.phase is not Phase.IDLE and conn.phase is not Phase.HEAD:
-                    slow.append(conn)
-                elif self._hear(conn):
-                    outcome = self._answer_guarded(conn)
-                    if outcome is Answered.NOT:
+                if conn is not None:
+                    is_quiet = conn.phase is Phase.IDLE or conn.phase is Phase.HEAD
+                    if not (is_quiet and self._is_done(conn)):
                         slow.append(conn)
-                    else:
-                        has_answered = True
+                elif fd in self._listeners:
+                    slow.append(fd)
+                else:
+                    strangers.add(fd)
         finally:
-            if has_answered:
+            if self._has_answered:
                 self._turn_ended()
         if strangers & self._strangers and not self._is_over:  # their owners are about to close or to park them
             time.sleep(STRANGE_SECONDS)
         self._strangers = strangers
+
+    def _is_done(self, conn: Connection) -> bool:
+        """Read and answer, if that can be done at once. If not, the connection is disarmed. An error costs one connection."""
+        try:
+            if not self._hear(conn):
+                return True
+            outcome = Answered.NOT if self._is_stopping else self._answer(conn)
+            if outcome is Answered.NOT:
+                self._epoll.modify(conn.fd, _DISARMED)
+                return False
+            if outcome is Answered.WHOLE:
+                self._settle(conn, Phase.IDLE, self._limits.keep_alive_timeout)
+                self.idle[conn.fd] = conn
+        except BaseException:
+            log.exception("a connection was lost to an error of the server")
+            self.abort(conn)
+        self._has_answered = True
+        return True
 
     def _hear(self, conn: Connection) -> bool:
         """Read what has come. False: there is nothing to go on with."""
@@ -156,21 +165,6 @@ class Reactor:
             pass
         self.close(conn)
         return False
-
-    def _answer_guarded(self, conn: Connection) -> Answered:
-        """An error costs one connection. What is NOT answered is disarmed."""
-        try:
-            outcome = Answered.NOT if self._is_stopping else self._answer(conn)
-            if outcome is Answered.WHOLE:
-                self._settle(conn, Phase.IDLE, self._limits.keep_alive_timeout)
-                self.idle[conn.fd] = conn
-            elif outcome is Answered.NOT:
-                self._epoll.modify(conn.fd, _DISARMED)
-            return outcome
-        except BaseException:
-            log.exception("a connection was lost to an error of the server")
-            self.abort(conn)
-            return Answered.ELSEWHERE
 
     def _resume(self, conn: Connection) -> None:
         try:
@@ -204,7 +198,7 @@ class Reactor:
         conn.turns = 0
         if phase is Phase.IDLE:
             self._room.attribute(conn, conn.own)
-        return self._room.held.put(conn, _held_by(conn))
+        return self._room.held.put(conn, held_by(conn))
 
     def park_body(self, conn: Connection, armed: bool = True) -> None:
         """As park(), for the rest of a body, whose deadline is set already. Not armed, somebody looks at it without being told."""
@@ -252,10 +246,8 @@ class Reactor:
 
     def watch_listener(self, fd: int) -> None:
         """Somebody shall accept from it as soon as there is something to accept."""
-        try:
+        with suppress(OSError):  # closed: the worker is stopping
             self._epoll.modify(fd, _ONCE)
-        except OSError:
-            pass  # closed: the worker is stopping
 
     def welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         """A connection was accepted."""
@@ -301,8 +293,7 @@ class Reactor:
         self.close(conn)
 
     def close_gently(self, conn: Connection) -> None:
-        """End an owned connection whose client may still be sending. Closed at once it would be reset, and the client might
-        never read the last response (RFC 9112 section 9.6)."""
+        """End an owned connection whose client may still be sending: a reset might take the last response from it (RFC 9112 section 9.6)."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -390,8 +381,7 @@ class Reactor:
         self._listeners.stop()
 
     def close_idle(self) -> None:
-        """End kept-alive connections, except those on which a request has just arrived: their event is on its way. Unfinished
-        heads get a little time."""
+        """End kept-alive connections, but not one on which a request has just arrived. Unfinished heads get a little time."""
         for conn in list(self.idle.values()):
             if not conn.is_readable and self.claim(conn):
                 self.close(conn)
@@ -406,14 +396,5 @@ class Reactor:
             if self.claim(conn):
                 self.end(conn, Ending.STOPPED)
         for conn in list(self.connections.values()):
-            try:
+            with suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-
-def _held_by(conn: Connection) -> int:
-    """Bytes in memory that a connection waits to be rid of, or to have more of."""
-    if conn.phase is Phase.SENDING:
-        return conn.response.held
-    return len(conn.buffer) if conn.phase is Phase.HEAD else 0
