@@ -140,8 +140,8 @@ class Hashes(Protocol):
 
     def put(self, session: str, running: RunningHash) -> None: ...
 
-    def forget(self, session: str) -> None:
-        """To be called before bytes are taken back that it has seen."""
+    def forget(self, session: str, beyond: int = 0) -> None:
+        """What is known of more bytes than so many. To be called before an upload is cut to that length."""
 
 
 class HashCache:
@@ -164,6 +164,8 @@ class HashCache:
             if len(self._entries) > HASHES_KEPT:
                 self._entries.popitem(last=False)
 
-    def forget(self, session: str) -> None:
+    def forget(self, session: str, beyond: int = 0) -> None:
         with self._lock:
-            self._entries.pop(session, None)
+            known = self._entries.get(session)
+            if known and known.offset > beyond:
+                del self._entries[session]

@@ -64,13 +64,13 @@ class SharedHashes:
             self._keys[slot] = key
         running.saved = running.offset
 
-    def forget(self, session: str) -> None:
+    def forget(self, session: str, beyond: int = 0) -> None:
         key = keyed_hash(self._secret, session)
         if self._table.slot_of(key) is None:  # as of nearly all small uploads
             return
         with self._lock:
             slot = self._table.slot_of(key)
-            if slot is not None:
+            if slot is not None and _OFFSET.unpack_from(self._record(slot))[0] > beyond:
                 self._keys[slot], self._saved_at[slot] = NOBODY, 0
 
     def _record(self, slot: int) -> memoryview:

@@ -110,14 +110,12 @@ class Upload:
         if self.offset + (expected_bytes or 0) > max_bytes:
             raise TooLarge(detail={"limit_bytes": max_bytes})
         self._usage.admit(self.offset)
-        running = self._hash()
         self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, +1)
         try:
             self._make_room(expected_bytes or 0)
-            with HashAhead(running, lambda: self.file.fileno()) as ahead:
+            with HashAhead(self._hash(), lambda: self.file.fileno()) as ahead:
                 yield _Inflow(self, max_bytes, ahead)
         except (ClientGone, BadRequest, TooManyUploads):
-            self._hashes.put(self.session, running)
             raise
         except TooLarge:
             self.discard()
@@ -131,7 +129,6 @@ class Upload:
         finally:
             self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, -1)
         self.check_current()
-        self._hashes.put(self.session, running)
         received = self.offset - start
         if expected_bytes is not None and received != expected_bytes:
             raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
@@ -141,12 +138,10 @@ class Upload:
         """Of all bytes; most of it was computed while they came in."""
         running = self._hash() if algorithm == "sha256" else RunningHash(algorithm)
         running.follow(self.file.fileno(), self.offset)
-        if algorithm == "sha256":
-            self._hashes.put(self.session, running)  # whoever asks again need not read all of it again
         return Digest(algorithm, running.hexdigest())
 
     def _hash(self) -> RunningHash:
-        """Known to the other requests of this upload by what is put back."""
+        """As far as an earlier request came with it; close() leaves it for the next one."""
         if self._running is None:
             self._running = self._hashes.take(self.session, self.offset)
         return self._running
@@ -174,11 +169,17 @@ class Upload:
         with contextlib.suppress(OSError):
             os.unlink(self.file.name)
             self._usage.ended(self.offset if self._on_tmpfs else 0)
-        self._forget_hash()
+        self._running = None
+        self._hashes.forget(self.session)
 
     def close(self) -> None:
-        for file in self._open_files:
-            file.close()
+        """Before the answer leaves, so that whoever gets the next request finds the hash."""
+        try:
+            if self._running and self._running.offset and os.fstat(self.file.fileno()).st_nlink:
+                self._hashes.put(self.session, self._running)
+        finally:
+            for file in self._open_files:
+                file.close()
 
     def take(self, stream: BodyStream | FilesItself, max_bytes: int) -> int:
         """Take in the next piece; its length, 0 at the end of the body."""
@@ -245,13 +246,10 @@ class Upload:
 
     def _give_back(self, start: int) -> None:
         """After a failed write: free what this request took; no answer has acknowledged it."""
-        self._forget_hash()
+        self._running = None
+        self._hashes.forget(self.session, start)
         with contextlib.suppress(OSError):
             self.file.truncate(start)
-
-    def _forget_hash(self) -> None:
-        self._running = None
-        self._hashes.forget(self.session)
 
 
 class _Inflow:
