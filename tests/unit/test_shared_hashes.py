@@ -32,9 +32,14 @@ from noraflask.services.shared_hashes import SLOTS, SharedHashes
 from noraflask.services.staging import Staging
 from noraflask.suspension import drive
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="needs the SHA256_* of OpenSSL 3")
+pytestmark = [
+    pytest.mark.skipif(not is_available(), reason="needs the SHA256_* of OpenSSL 3"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 SCOPE, LIMIT, AHEAD = "docker/app", 1 << 30, 500
+PATIENCE = 60
+"""Seconds, for a process that should hang."""
 
 
 @pytest.fixture
@@ -62,6 +67,7 @@ def in_a_process(work: Callable[[], object]) -> int:
     if not child:
         code = 1
         try:
+            signal.alarm(PATIENCE)
             hashing._hashers.cache_clear()  # the threads of this process are not in that one
             work()
             code = 0
