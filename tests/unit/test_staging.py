@@ -579,7 +579,7 @@ def test_a_large_body_is_hashed_beside_its_arrival(worker, monkeypatch):
     worker.append(session, data[:7000])
     worker.append(session, data[7000:7100])
     worker.append(session, data[7100:])
-    cached = worker.staging._hashes.take(session)
+    cached = worker.staging._hashes.take(session, len(data))
     assert cached.offset > 19_000, "most of it was hashed while it came in"
     worker.staging._hashes.put(session, cached)
     assert worker.digest(session) == Digest.of(data)
@@ -598,6 +598,7 @@ def test_a_read_error_beside_the_arrival_ends_the_request(worker, monkeypatch):
 
 
 def test_only_so_many_hashes_are_remembered(worker, monkeypatch):
+    monkeypatch.setattr(worker.staging, "_hashes", hashing.HashCache())
     monkeypatch.setattr(hashing, "HASHES_KEPT", 3)
     monkeypatch.setattr(hashing, "HASH_AHEAD_BYTES", 1)
     sessions = [worker.begin(bytes([number]) * 100) for number in range(6)]
