@@ -130,6 +130,11 @@ class Connection:
         request, self.buffer = self._parser.parse(buffer, end, self.peer)
         return request
 
+    def forget_head(self) -> None:
+        """What is in the buffer has been answered."""
+        self.buffer, self.sight = b"", None
+        self._scanned = self._line_end = 0
+
     def _is_hopeless(self, head: bytes) -> bool:
         """Can this unfinished head never become valid? TLS, bare LF (RFC 9112 section 2.2), or too long. Looks at each byte once."""
         if not self._line_end:

@@ -97,7 +97,7 @@ class Runner:
         if sent < len(data):
             self._answer_slowly(conn, turn, data, sent)
             return Answered.ELSEWHERE
-        conn.buffer, conn.sight = b"", None
+        conn.forget_head()
         if conn.held:
             self._room.let_go(conn)
         turn.done()

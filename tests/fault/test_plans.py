@@ -169,6 +169,20 @@ def test_heads_in_a_row_are_answered_in_a_row(server: Server) -> None:
     assert kinds == ["hot"] * 3 + ["hot", "cold", "hot"] + ["cold", "hot"] + ["hot"] * 50 + ["hot"] * 2
 
 
+def test_a_head_in_two_pieces_leaves_nothing_behind(server: Server) -> None:
+    """What was looked through of one head says nothing of the next, which may be shorter."""
+    long, short = head_of(IMAGE, "X-Long: " + "x" * 1000), head_of("/v2/")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        for pieces in ((long,), (long,), (long,), (long[:900], long[900:]), (short,), (long[:-2], long[-2:]), (short[:5], short[5:]), (short,)):
+            for piece in pieces:
+                sock.sendall(piece)
+                time.sleep(0.02)
+            received = b""
+            while not answers_in(received):
+                received += sock.recv(65536)
+            assert answers_in(received)[0][0] == 200
+
+
 def test_a_read_that_brings_a_body_is_never_taken_for_one_that_does_not(server: Server) -> None:
     plain, with_none, with_five = (head_of(IMAGE, *fields) for fields in ((), ("Content-Length: 0",), ("Content-Length: 5",)))
     with socket.create_connection(("127.0.0.1", server.port)) as sock:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,9 @@ class Twin(Server):
 
     def planned(self) -> int | None:
         """How many requests were answered by a plan; None: this server does not say."""
-        return None
+        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
+            told = re.findall(rb"^nora_http_repeated_total (\S+)", answer.read(), re.MULTILINE)
+        return int(float(told[0])) if told else None
 
     def look(self) -> None:
         """Take in what the log has got."""
