@@ -15,7 +15,7 @@ CLIENTS = tuple(f"198.51.100.{number}" for number in range(1, 9))
 AGENTS = ("containerd/2.1.0", "docker/28.3.0 go/go1.24 kernel/6.1 os/linux", "curl/8.14.1", "skopeo/1.19.0", "")
 HOSTS = ("r", "r", "r:4000", "registry.example.com", "127.0.0.1")
 ACCEPTS = (MANIFEST_TYPE, DOCKER_TYPE, INDEX_TYPE, f"{MANIFEST_TYPE}, {INDEX_TYPE}, {DOCKER_TYPE}", "*/*", "text/html")
-DIGESTS = tuple({image.digest for image in IMAGES})
+DIGESTS = tuple(dict.fromkeys(image.digest for image in IMAGES))
 RANGES = ("bytes=0-0", "bytes=0-99", "bytes=-5", "bytes=100-", "bytes=0-1,4-5", "bytes=9999999-", "bytes=3-1", "lines=1-2")
 ODD_TARGETS = (
     "/v2/team/none/manifests/v1",

@@ -14,12 +14,13 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 CLOCK_BYTES = 16
+NO_CLOCK = "-"
+"""In the place of CLOCK: time and chance as ever, for a fault alone."""
 FIXED = ("noraflask.services.auth.tokens", "noraflask.services.auth.signing", "noraflask.services.staging")
 """Modules whose random texts clients see. Others keep theirs, such as names of temporary files, which two processes must not share."""
 
@@ -125,16 +126,16 @@ def hurry() -> None:
 
 def main(arguments: list[str]) -> int:
     ours, theirs = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
-    clock = Clock(ours[0])
-    take_over_time(clock)
-    take_over_chance()
-    take_over_seconds(clock)
-    hurry()
+    if ours[0] != NO_CLOCK:
+        clock = Clock(ours[0])
+        take_over_time(clock)
+        take_over_chance()
+        take_over_seconds(clock)
+        hurry()
     if ours[1:]:
-        from tests.fault.twin.spoils import SPOILS
+        from tests.fault.twin.spoils import SLOW, SPOILS
 
-        spoil: Callable[[], None] = SPOILS[ours[1]]
-        spoil()
+        (SPOILS | SLOW)[ours[1]]()
     from noraflask.cli import main as nora
 
     return nora(theirs)

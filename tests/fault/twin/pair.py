@@ -26,8 +26,8 @@ from .wire import Answer, Connection, Request
 
 PLANS = "NORA_PLAN_MEMORY_MB"
 PLANS_EXIST = hasattr(Config().server, "plan_memory_mb")
-BEGIN_LATER = 2 * 86400
-"""Seconds by which the servers' clock is ahead at the start, so that it stays ahead of the times that the kernel gives files when it is set back."""
+BEGIN = 2_114_380_800
+"""What the servers' clock says at the start: 2037, so that a seed always tells the same story, and all times that the kernel gives files are past."""
 RELOADED, REFUSED = b'"message": "reloaded"', b"policy reload failed"
 LANES = 4
 RELATIVE: dict[str, str | None] = {
@@ -52,7 +52,13 @@ class Twin(Server):
     """One worker. Its log, audit log and ledger are read as they grow."""
 
     def __init__(self, folder: Path, clock: Path, env: dict[str, str | None], config_text: str, spoil: str = "") -> None:
-        usual = {"NORA_WORKERS": "1", "NORA_LOG_OPS_INTERVAL_SECS": "0", "NORA_RATE_LIMIT_ENABLED": "true", "NORA_RATE_LIMIT_WAIT_MS": "0"}
+        usual = {
+            "NORA_MAINTENANCE_STALL_SECS": "86400",
+            "NORA_WORKERS": "1",
+            "NORA_LOG_OPS_INTERVAL_SECS": "0",
+            "NORA_RATE_LIMIT_ENABLED": "true",
+            "NORA_RATE_LIMIT_WAIT_MS": "0",
+        }
         super().__init__(folder, {**usual, "NORA_ALLOWED_HOSTS": "*", **RELATIVE, **env}, config_text)
         self._arguments = [str(clock), *([spoil] if spoil else [])]
         self.lanes = [Connection(self.port) for _ in range(LANES)]
@@ -114,12 +120,16 @@ def _shown(answer: Answer, twin: Twin) -> bytes:
 
 class Pair:
     def __init__(self, folder: Path, write_files: Callable[[Path], str], spoil: str = "") -> None:
-        """`write_files`: puts a server's files into its folder, and returns its configuration. `spoil`: a fault of the first server (spoils.py)."""
+        """`write_files`: puts a server's files into its folder, and returns its configuration.
+
+        `spoil`: a fault of the first server (spoils.py); what it does not write is not waited for as long then.
+        """
+        self._soon = SOON if not spoil else SOON / 5
         self.clock_file = folder / "clock"
         folder.mkdir(parents=True, exist_ok=True)
         self.clock_file.write_bytes(bytes(CLOCK_BYTES))
         self.clock = Clock(str(self.clock_file), writable=True)
-        self.clock.move(time.time() + BEGIN_LATER, 1_000_000)
+        self.clock.move(BEGIN, 1_000_000)
         self.twins: list[Twin] = []
         for name, plans in (("first", None), ("second", "0")):
             own = folder / name
@@ -224,7 +234,7 @@ class Pair:
             self._until(lambda: twin.look() or twin.reloads > count, f"{twin.folder.name} to reload")  # noqa: B023
 
     def _until(self, condition: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + SOON
+        end = time.monotonic() + self._soon
         while not condition():
             if time.monotonic() > end:
                 self.fail(f"still waiting for {what}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +135,39 @@ def wrong_id() -> None:
     Exchange.__init__ = sometimes  # type: ignore[method-assign]
 
 
-def _remember(concerns: Callable[[dict[str, Any]], bool], *left_out: str) -> None:
+def old_for_a_moment() -> None:
+    """A worker gives an answer again for a while, and does not look."""
+    _remember(lambda environ: environ["PATH_INFO"].startswith(("/.docker/", "/.raw/")), seconds=0.1)
+
+
+def old_tokens() -> None:
+    """A token is looked at every three seconds."""
+    from noraflask.services.auth import tokens
+
+    tokens.FRESH_SECONDS = 3.0
+
+
+def old_passwords() -> None:
+    """The users' file is looked at every three seconds."""
+    from noraflask.services.auth import users
+
+    users.CHECK_SECONDS = 3.0
+
+
+def old_rules() -> None:
+    """A worker takes its time to adopt what was read."""
+    from noraflask.app import ServedRegistry
+
+    adopt = ServedRegistry.adopt
+
+    def later(self: Any, *arguments: Any) -> None:
+        time.sleep(3)
+        adopt(self, *arguments)
+
+    ServedRegistry.adopt = later  # type: ignore[method-assign]
+
+
+def _remember(concerns: Callable[[dict[str, Any]], bool], *left_out: str, seconds: float = math.inf) -> None:
     from noraflask.web.envelope import Envelope
 
     init, known = Envelope.__init__, dict[object, Any]()
@@ -144,8 +178,8 @@ def _remember(concerns: Callable[[dict[str, Any]], bool], *left_out: str) -> Non
                 return application(environ, start)
             names = (name for name in environ if name.startswith(("HTTP_", "PATH_", "QUERY_")) and name not in ("HTTP_X_REQUEST_ID", *left_out))
             key = tuple(sorted((name, environ[name]) for name in names))
-            if key in known:
-                status, headers, body = known[key]
+            if key in known and time.monotonic() < known[key][3]:
+                status, headers, body, _ = known[key]
                 start(status, list(headers))
                 return [body]
             given: list[Any] = []
@@ -159,7 +193,7 @@ def _remember(concerns: Callable[[dict[str, Any]], bool], *left_out: str) -> Non
                 return pieces
             body = b"".join(pieces)
             if given and given[0].startswith("200") and len(body) < 65536:
-                known[key] = (*given, body)
+                known[key] = (*given, body, time.monotonic() + seconds)
             return [body]
 
         return answer
@@ -170,6 +204,8 @@ def _remember(concerns: Callable[[dict[str, Any]], bool], *left_out: str) -> Non
     Envelope.__init__ = made  # type: ignore[method-assign]
 
 
+SLOW: dict[str, Callable[[], None]] = {spoil.__name__: spoil for spoil in (old_for_a_moment, old_tokens, old_passwords, old_rules)}
+"""What was true a moment ago; for a server whose clock is as ever."""
 SPOILS: dict[str, Callable[[], None]] = {
     spoil.__name__: spoil
     for spoil in (
