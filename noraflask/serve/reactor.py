@@ -3,16 +3,11 @@
 One request thread *leads*: it polls, reads heads, and answers those that `answer` knows the answer to. All else becomes jobs for other threads, and
 the lead is passed on before the leader runs one of them itself. Who takes a connection out of `idle` or `waiting` owns it, so an event for one that
 somebody else has taken, or whose descriptor has a new owner, does no harm: it finds nothing, or nothing to read.
-
-Of a connection that waits for a request (HEAD, IDLE) epoll tells as long as there is something to read, so that an answer of the leader costs no call
-of epoll_ctl; it is disarmed when it is handed over. Of any other one epoll tells once (EPOLLONESHOT).
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -26,6 +21,7 @@ from noraflask.serve.jobs import Jobs
 from noraflask.serve.listening import Listeners
 from noraflask.serve.response import plain_text
 from noraflask.serve.room import Ending, Room
+from noraflask.serve.watch import Watch
 
 log = logging.getLogger("nora.server")
 
@@ -36,17 +32,6 @@ SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the 
 PROMPT_READS = 16  # what came in more pieces than this, a head or what follows the last answer, is read on by that thread's clock
 TURN_EVENTS = 64  # connections that the leader looks at before it polls again
 STRANGE_SECONDS = 0.001  # the leader's pause when epoll repeats itself about connections that others own
-
-_ONCE = select.EPOLLIN | select.EPOLLONESHOT
-_EVENTS = {
-    Phase.HEAD: select.EPOLLIN,
-    Phase.IDLE: select.EPOLLIN,
-    Phase.BODY: _ONCE,
-    Phase.LINGERING: _ONCE,
-    Phase.READY: _ONCE | select.EPOLLOUT,  # a socket is writable nearly always: this comes back at once
-    Phase.SENDING: select.EPOLLOUT | select.EPOLLONESHOT,
-}
-_DISARMED = select.EPOLLONESHOT  # with 0 epoll would go on telling of an error or a hang-up, which no mask keeps out: epoll_ctl(2)
 
 _LEAD = object()
 Job = Connection | int | object  # what a request thread can do: go on with a connection, accept from a listener, lead
@@ -73,7 +58,7 @@ class Reactor:
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
         self._answer = answer  # called by the leader with a connection on which something of a request has come; it never waits
         self._turn_ended = turn_ended  # called after some answers, before the leader polls again or passes the lead on
-        self._epoll = select.epoll()
+        self._watch = Watch()
         self._jobs: Jobs[Job] = Jobs()
         self._jobs.put(_LEAD)
         self._strangers: set[int] = set()  # descriptors of the leader's last turn whose connections others owned
@@ -85,7 +70,7 @@ class Reactor:
     def listen(self, listener: socket.socket, base: dict[str, Any]) -> None:
         """Accept from `listener`; `base` is the beginning of each environ."""
         self._listeners.add(listener, base)
-        self._epoll.register(listener.fileno(), _ONCE)
+        self._watch.add_listener(listener.fileno())
 
     # Request threads
 
@@ -118,7 +103,7 @@ class Reactor:
         strangers = set()
         self._has_answered = False
         try:
-            for fd, _ in self._epoll.poll(None, TURN_EVENTS):
+            for fd, _ in self._watch.poll(TURN_EVENTS):
                 conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
                 if conn is not None:
                     is_quiet = conn.phase is Phase.IDLE or conn.phase is Phase.HEAD
@@ -142,7 +127,7 @@ class Reactor:
                 return True
             outcome = Answered.NOT if self._is_stopping else self._answer(conn)
             if outcome is Answered.NOT:
-                self._epoll.modify(conn.fd, _DISARMED)
+                self._watch.disarm(conn.fd)
                 return False
             if outcome is Answered.WHOLE:
                 self._settle(conn, Phase.IDLE, self._limits.keep_alive_timeout)
@@ -179,7 +164,7 @@ class Reactor:
     def wake_all(self) -> None:
         """From now on every `work()` returns soon: whoever leads passes the lead on to the next thread that waits."""
         self._is_over = True
-        self._epoll.register(os.eventfd(1), select.EPOLLIN)
+        self._watch.wake()
 
     # Waiting
 
@@ -213,10 +198,11 @@ class Reactor:
     def _arm(self, conn: Connection) -> None:
         phase = conn.phase
         (self.idle if phase is Phase.IDLE else self.waiting)[conn.fd] = conn
-        try:
-            self._epoll.modify(conn.fd, _EVENTS[phase])
-        except OSError:
-            pass  # the sweep has taken and closed it meanwhile
+        self._watch.arm(conn.fd, phase)
+        if self.connections.get(conn.fd) is not conn:  # somebody else has taken and closed it meanwhile,
+            other = self.idle.get(conn.fd) or self.waiting.get(conn.fd)
+            if other is not None:  # and its descriptor has a new owner
+                self._watch.arm(other.fd, other.phase)
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
@@ -246,8 +232,7 @@ class Reactor:
 
     def watch_listener(self, fd: int) -> None:
         """Somebody shall accept from it as soon as there is something to accept."""
-        with suppress(OSError):  # closed: the worker is stopping
-            self._epoll.modify(fd, _ONCE)
+        self._watch.arm_listener(fd)
 
     def welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         """A connection was accepted."""
@@ -259,7 +244,7 @@ class Reactor:
         self._room.attribute(conn, own)
         self._listeners.note(len(self.connections))
         try:
-            self._epoll.register(conn.fd, _DISARMED)
+            self._watch.add(conn.fd)
         except OSError as error:  # fs.epoll.max_user_watches
             log.warning("cannot watch a connection: %s", error.strerror)
             self.close(conn)

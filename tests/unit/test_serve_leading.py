@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import select
 import socket
 import struct
@@ -11,6 +12,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.jobs import Jobs
 from noraflask.serve.request import NO_BODY
 from noraflask.serve.runner import Runner
+from noraflask.serve.watch import DISARMED
 from tests.server import wait_until
 
 SOON = 30
@@ -156,7 +160,7 @@ def test_what_the_leader_answers_needs_no_other_thread_and_no_call_of_epoll_ctl(
             def modify(self, fd: int, events: int) -> None:
                 changed.append(fd)
 
-        monkeypatch.setattr(served.reactor, "_epoll", Noted(served.reactor._epoll))
+        monkeypatch.setattr(served.reactor._watch, "_epoll", Noted(served.reactor._watch._epoll))
         assert [served.ask(sock) for _ in range(100)] == [b"hot"] * 100
         (conn,) = served.reactor.connections.values()
         assert conn.fd not in changed
@@ -245,7 +249,7 @@ def test_an_error_of_the_leader_costs_one_connection_and_not_the_lead(place: str
                         patch.undo()
                         fail()
 
-                patch.setattr(served.reactor, "_epoll", Failing(served.reactor._epoll))
+                patch.setattr(served.reactor._watch, "_epoll", Failing(served.reactor._watch._epoll))
             else:
                 patch.setattr(Connection if place == "read" else served.reactor, place, fail)
             sock.sendall(get("/cold") if place == "_serve" else HOT)
@@ -255,8 +259,8 @@ def test_an_error_of_the_leader_costs_one_connection_and_not_the_lead(place: str
 
 
 def test_epoll_goes_on_about_a_reset_unless_it_tells_once() -> None:
-    """What `_DISARMED` rests on."""
-    for mask, told in ((0, [1, 1, 1]), (reactor_module._DISARMED, [1, 0, 0])):
+    """What `DISARMED` rests on."""
+    for mask, told in ((0, [1, 1, 1]), (DISARMED, [1, 0, 0])):
         ours, theirs = socket.socketpair()
         with ours, select.epoll() as epoll:
             epoll.register(ours.fileno(), select.EPOLLIN)
@@ -266,8 +270,8 @@ def test_epoll_goes_on_about_a_reset_unless_it_tells_once() -> None:
 
 
 def test_a_client_that_leaves_while_its_request_runs_does_not_keep_the_leader_busy(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = CountedPolls(served.reactor._epoll)
-    monkeypatch.setattr(served.reactor, "_epoll", counted)
+    counted = CountedPolls(served.reactor._watch._epoll)
+    monkeypatch.setattr(served.reactor._watch, "_epoll", counted)
     with served.connect() as hot:
         served.ask(hot)
         leavers = [served.connect() for _ in range(ServerConfig().threads)]
@@ -278,10 +282,13 @@ def test_a_client_that_leaves_while_its_request_runs_does_not_keep_the_leader_bu
             if number % 2:
                 sock.sendall(HOT)
             reset(sock)
+        pauses: list[float] = []
+        monkeypatch.setattr(reactor_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
         before = counted.polls
         for _ in range(200):
             served.ask(hot)
         assert counted.polls - before < 200 + 3 * len(leavers)
+        assert not pauses
         served.go.set()
         wait_until(lambda: len(served.reactor.connections) == 1, SOON, "the connections to be closed")
 
@@ -292,13 +299,12 @@ def test_the_leader_pauses_when_epoll_repeats_itself_about_what_others_own(serve
         conn = next(conn for conn in served.reactor.connections.values() if conn.peer[1] == sock.getsockname()[1])
         wait_until(lambda: served.reactor.claim(conn), SOON, "the connection to be idle")
         paused = threading.Event()
-        pause = time.sleep
 
         def sleep(seconds: float) -> None:
             paused.set()
-            pause(seconds)
+            time.sleep(seconds)
 
-        monkeypatch.setattr(reactor_module.time, "sleep", sleep)
+        monkeypatch.setattr(reactor_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
         sock.sendall(HOT)
         assert paused.wait(SOON)
         assert served.ask(hot) == b"hot"
@@ -307,13 +313,34 @@ def test_the_leader_pauses_when_epoll_repeats_itself_about_what_others_own(serve
 
 
 def test_an_event_that_was_meant_for_an_earlier_owner_loses_nothing(served: Served) -> None:
-    """Its descriptor has a new owner, which is not armed yet."""
+    """Its descriptor has a new owner, which is armed again."""
+    epoll = served.reactor._watch._epoll
+
+    def is_armed() -> bool:
+        found = re.search(rf"tfd: +{conn.fd} events: +([0-9a-f]+)", Path(f"/proc/self/fdinfo/{epoll.fileno()}").read_text())
+        return found is not None and int(found[1], 16) & (select.EPOLLIN | select.EPOLLONESHOT) == select.EPOLLIN
+
     with served.connect() as sock:
         assert served.ask(sock) == b"hot"
         (conn,) = served.reactor.connections.values()
-        for _ in range(100):
-            served.reactor._epoll.modify(conn.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+        for _ in range(20):
+            epoll.modify(conn.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+            wait_until(is_armed, SOON, "the connection to be armed again")
             assert served.ask(sock) == b"hot"
+
+
+def test_whoever_arms_a_descriptor_that_has_a_new_owner_puts_it_right(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served.connect() as sock:
+        assert served.ask(sock) == b"hot"
+        (conn,) = served.reactor.connections.values()
+        wait_until(lambda: served.reactor.idle, SOON, "the connection to be idle")
+        gone = Connection(conn.sock, conn.peer, "", {}, 0)
+        gone.phase = Phase.LINGERING
+        armed: list[tuple[int, Phase]] = []
+        monkeypatch.setattr(served.reactor._watch, "arm", lambda fd, phase: armed.append((fd, phase)))
+        served.reactor._arm(gone)
+        served.reactor.waiting.clear()
+        assert armed == [(conn.fd, Phase.LINGERING), (conn.fd, Phase.IDLE)]
 
 
 def test_an_answer_that_its_peer_does_not_take_waits_elsewhere(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,3 +464,19 @@ def test_each_job_is_done_once_and_none_waits_for_ever() -> None:
     for thread in threads:
         thread.join(SOON)
     assert sorted(done) == sorted([*range(3000), *(job + 1_000_001 for job in range(0, 3000, 3))])
+
+
+def test_a_job_that_is_put_while_a_thread_goes_to_sleep_wakes_it() -> None:
+    jobs: Jobs[int] = Jobs()
+
+    class Late(list[threading.Lock]):
+        def append(self, lock: threading.Lock) -> None:
+            jobs._jobs.append(1)  # as put() does; it has found nobody to wake
+            super().append(lock)
+
+    jobs._sleeping = Late()
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(jobs.get()), daemon=True)
+    thread.start()
+    thread.join(SOON)
+    assert done == [1]
