@@ -199,6 +199,21 @@ def test_a_worker_that_is_killed_while_it_saves_a_hash_spoils_no_upload(tmp_path
     assert workers.look() == 7000
 
 
+@pytest.mark.parametrize("way", ["part taken back", "write failed"])
+def test_what_was_taken_back_is_in_no_hash_and_the_rest_is_not_hashed_again(tmp_path: Path, counted: memoryview, way: str) -> None:
+    workers = Workers(tmp_path)
+    for turn in range(3):
+        data = os.urandom(2000)
+        assert workers.append(data) == 0
+        workers.bytes += data
+        if way == "write failed":
+            assert workers.append(b"x" * 1000, disk_full) == 0
+        else:
+            workers.take_back(b"x" * 1000)
+        assert workers.look() == 2000 * (turn + 1)
+    assert counted[0] <= len(workers.bytes) + 3 * (1000 + 2 * AHEAD)
+
+
 ENDS: dict[str, Callable[[], bytes | None]] = {"whole": bytes, "gone": gone, "killed": die, "full": disk_full}
 STEPS = st.lists(st.tuples(st.sampled_from(["whole", *ENDS, "part taken back", "look"]), st.integers(0, 1500)), max_size=10)
 
