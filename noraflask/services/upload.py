@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 MEMORY_BYTES = 64 * 1024
-"""A small document stays in memory while it comes in; beyond that it goes to a nameless file, so that many slow ones take no memory."""
+"""A small document stays in memory while it comes in; beyond that it goes to a nameless file, so that many slow ones take no memory. And an upload
+that came in one piece of at most so many bytes is hashed from it."""
 
 
 class FilesItself(BodyStream, Protocol):
@@ -93,6 +94,7 @@ class Upload:
         self._on_tmpfs = os.path.dirname(file.name) != incoming
         self._open_files = [file]
         self._written_back = self.offset
+        self._last_piece: bytes | None = None
 
     def __enter__(self) -> Upload:
         return self
@@ -136,6 +138,8 @@ class Upload:
 
     def digest(self, algorithm: str) -> Digest:
         """Of all bytes; most of it was computed while they came in."""
+        if self._last_piece is not None and len(self._last_piece) == self.offset:
+            return Digest.of(self._last_piece, algorithm)
         running = self._hash() if algorithm == "sha256" else RunningHash(algorithm)
         running.follow(self.file.fileno(), self.offset)
         return Digest(algorithm, running.hexdigest())
@@ -213,6 +217,7 @@ class Upload:
             log.warning("staging folder is full, the upload goes on on the data volume: %s", problem)
             self._spill()
             _write(self.file, piece[self.file.tell() - self.offset :])
+        self._last_piece = piece if len(piece) <= MEMORY_BYTES else None
         self.offset += len(piece)
         if self._on_tmpfs:
             self._usage.grown(len(piece))
@@ -246,7 +251,7 @@ class Upload:
 
     def _give_back(self, start: int) -> None:
         """After a failed write: free what this request took; no answer has acknowledged it."""
-        self._running = None
+        self._running = self._last_piece = None
         self._hashes.forget(self.session, start)
         with contextlib.suppress(OSError):
             self.file.truncate(start)
