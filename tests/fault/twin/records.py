@@ -18,6 +18,7 @@ NOT_COMPARED = (
     "nora_storage_",  # how often storage is asked is what plans save
     "nora_process_",
     "nora_worker_",
+    "nora_http_repeated_total",
     "nora_uptime_",
     "nora_disk_",
     "nora_memory_",
@@ -83,6 +84,12 @@ def figures(exposition: bytes, scraped: int) -> list[bytes]:
     """Lines of /metrics that must be the same. `scraped`: bytes of earlier scrapes, which count as well and have another length in each server."""
     lines = [line for line in exposition.splitlines() if not line.startswith(b"#") and _is_compared(line.decode())]
     return [_SENT + str(float(line.rpartition(b" ")[2]) - scraped).encode() if line.startswith(_SENT) else line for line in lines]
+
+
+def planned(exposition: bytes) -> int:
+    """How many requests were answered by plans."""
+    match = re.search(rb"^nora_http_repeated_total ([0-9.e+]+)", exposition, re.MULTILINE)
+    return int(float(match[1])) if match else 0
 
 
 def _is_compared(line: str) -> bool:
