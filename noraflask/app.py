@@ -11,7 +11,7 @@ from noraflask import reload
 from noraflask.assembly import make_services
 from noraflask.config import Config
 from noraflask.formats import FORMATS
-from noraflask.log import write_event
+from noraflask.log import EventLog
 from noraflask.reload import Snapshot
 from noraflask.serve.application import has_password
 from noraflask.services import Services
@@ -34,6 +34,7 @@ from noraflask.web.limits import TOKEN_RULES
 from noraflask.web.peers import client_address, is_trusted
 from noraflask.web.targets import INNER, Targets
 
+ENVELOPE = f"{EXTENSION}-envelope"
 SCRAPE_METRICS = f"{EXTENSION}-scrape-metrics"
 """In the application's extensions: what is told at a scrape; absent where metrics are off."""
 
@@ -54,13 +55,13 @@ def create_app(config: Config, storage: Storage | None = None, formats: Sequence
     errors.install(app)
     install_metrics(app, config)
     wanted = config.logging.access and config.logging.level in ("trace", "debug", "info")
-    app.wsgi_app = Envelope(  # type: ignore[method-assign]
+    app.wsgi_app = app.extensions[ENVELOPE] = Envelope(  # type: ignore[method-assign]
         app.wsgi_app,
         lambda: app.services.live.state,
         Targets(served, config.server.trusted_proxies),
         config.server.trusted_proxies,
         app.services.metrics,
-        Lines(write_event(config.logging), config.logging.ops_interval_secs) if wanted else None,
+        Lines(EventLog(config.logging), config.logging.ops_interval_secs) if wanted else None,
     )
     return app
 
@@ -100,7 +101,7 @@ class ServedRegistry:
     """The registry as the server knows it (serve/application.py): a WSGI application with workers and reloads."""
 
     def __init__(self, app: RegistryFlask) -> None:
-        self._app = app
+        self._app, self._envelope = app, app.extensions[ENVELOPE]
         own = (path for format in app.services.formats for path in format.login.password_paths)
         self.password_paths: tuple[str, ...] = (*sorted(TOKEN_RULES), *own)
         self._adopted_over: State | None = None
@@ -128,6 +129,9 @@ class ServedRegistry:
     def count(self, event: str) -> None:
         self.services.metrics.count(catalogue.CONNECTIONS_ENDED, event)
 
+    def flush(self) -> None:
+        self._envelope.flush()
+
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         services, scrape_metrics = self.services, self._app.extensions.get(SCRAPE_METRICS)
         if isinstance(services.metrics, Metrics):
@@ -140,6 +144,7 @@ class ServedRegistry:
         reload.start(services)
 
     def stop_worker(self) -> None:
+        self.flush()
         self.services.tokens.flush()
         self.services.curation.ledger.stop()
 

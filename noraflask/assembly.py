@@ -45,6 +45,7 @@ from noraflask.services.reloads import Reloads
 from noraflask.services.repositories import Repositories, Repository
 from noraflask.services.staging import Staging
 from noraflask.services.state import Live, State, fingerprint_of
+from noraflask.services.watched_storage import WatchedStorage
 from noraflask.storage import Storage
 from noraflask.storage.disk import DiskStorage
 from noraflask.web.format import Format
@@ -72,7 +73,7 @@ def make_services(config: Config, storage: Storage | None, formats: Sequence[For
     live: Live | None = None
     first = repositories_of(config, formats)
     metrics = make_metrics(config, formats, lambda: (live.state.repositories if live else first).names)
-    found: Storage = CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain
+    found = WatchedStorage(CountedStorage(plain, metrics) if isinstance(metrics, Metrics) else plain)
     staging = Staging(config.staging, incoming, most_sessions(config), metrics=metrics)
     content, audit = Content(found), Audit(config.audit, state_folder.audit_file(config), metrics=metrics)
     tokens = make_tokens(config, found)

@@ -10,16 +10,20 @@ import json
 import logging
 import os
 import re
+import secrets
 import sys
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from noraflask.config import LoggingConfig
+from noraflask.recording import spoil
 
 LEVELS = {"trace": logging.DEBUG, "debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+PIPE_BYTES = 4096
+"""Linux's PIPE_BUF: so much is written to a pipe as a whole (pipe(7))."""
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that this thread is running; every line that is written meanwhile has it."""
@@ -29,19 +33,76 @@ def setup(config: LoggingConfig) -> None:
     """Send all log records of this process to stdout in the configured form. May be called again."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
+    handler.addFilter(_spoil)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[config.level])
 
 
-def write_event(config: LoggingConfig) -> Callable[[dict[str, Any]], None]:
-    """A function that writes one event, such as a request, without a log record's cost. One write(2) a line keeps lines of all workers whole."""
-    render = _json_line if config.format == "json" else _text_line
+class EventLog:
+    """Writes events, such as requests, without a log record's cost. One write(2) for each line, or for several, keeps lines of all workers whole."""
 
-    def write(event: dict[str, Any]) -> None:
-        os.write(1, render(event).encode(errors="backslashreplace"))
+    def __init__(self, config: LoggingConfig) -> None:
+        self._is_json = config.format == "json"
+        self._held: list[bytes] = []
+        self._held_bytes = 0
 
-    return write
+    def write(self, event: dict[str, Any]) -> None:
+        self._write(_render(self._is_json, _time(time.time()), event).encode(errors="backslashreplace"))
+
+    def line_of(self, event: dict[str, Any], varying: tuple[str, ...]) -> Line:
+        return Line(self._is_json, event, varying)
+
+    def hold(self, line: bytes) -> None:
+        """Write it soon: at flush(), or when as much is held as a pipe takes in one piece. For one thread at a time."""
+        if self._held_bytes + len(line) > PIPE_BYTES:
+            self.flush()
+        self._held.append(line)
+        self._held_bytes += len(line)
+
+    def flush(self) -> None:
+        if self._held:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self._write(b"".join(held))
+
+    @staticmethod
+    def _write(lines: bytes) -> None:
+        os.write(1, lines)
+
+
+class Line:
+    """The line of an event that comes again and again, with another time and some other values: those named by `varying`, in the event's order."""
+
+    __slots__ = ("_is_json", "_parts")
+
+    def __init__(self, is_json: bool, event: dict[str, Any], varying: tuple[str, ...]) -> None:
+        self._is_json = is_json
+        when, *marks = (secrets.token_hex(16) for _ in range(len(varying) + 1))  # nobody can write one of them into a path
+        text, parts = _render(is_json, when, event | dict(zip(varying, marks, strict=True))), []
+        for mark in (when, *marks):
+            part, found, text = text.partition(f'"{mark}"' if is_json else mark)
+            assert found
+            parts.append(part)
+        self._parts = (*parts, text)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return sum(map(sys.getsizeof, self._parts))
+
+    def now(self, *values: float | str) -> bytes:
+        """With the present time, and values in the order of `varying`."""
+        parts, is_json = self._parts, self._is_json
+        when = _time(time.time())
+        text = f'{parts[0]}"{when}"{parts[1]}' if is_json else f"{parts[0]}{when}{parts[1]}"
+        for value, part in zip(values, parts[2:], strict=True):
+            text += _word_of(value, is_json) + part
+        return text.encode(errors="backslashreplace")
+
+
+def _spoil(record: logging.LogRecord) -> bool:
+    spoil("a line of the log")
+    return True
 
 
 class JsonFormatter(logging.Formatter):
@@ -64,12 +125,18 @@ class TextFormatter(logging.Formatter):
         return f"{line} traceback={json.dumps(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
-def _json_line(event: dict[str, Any]) -> str:
-    return json.dumps({"time": _time(time.time()), "level": "info", **event}) + "\n"
+def _render(is_json: bool, when: str, event: dict[str, Any]) -> str:
+    if is_json:
+        return json.dumps({"time": when, "level": "info", **event}) + "\n"
+    return f"{when} info    {' '.join(f'{name}={_plain(value)}' for name, value in event.items())}\n"
 
 
-def _text_line(event: dict[str, Any]) -> str:
-    return f"{_time(time.time())} info    {' '.join(f'{name}={_plain(value)}' for name, value in event.items())}\n"
+def _word_of(value: float | str, is_json: bool) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    if value.isalnum() and value.isascii():
+        return f'"{value}"' if is_json else value
+    return json.dumps(value) if is_json else _plain(value)
 
 
 def _plain(value: Any) -> str:

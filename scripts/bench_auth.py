@@ -18,23 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_common import (
-    CONNECTIONS,
-    ROOT,
-    TIMES,
-    Client,
-    Figure,
-    Running,
-    answers,
-    figure,
-    machine,
-    ours,
-    push_manifest,
-    ratio,
-    started,
-    with_span,
-    wrk,
-)
+from bench_client import Client, push_manifest
+from bench_common import CONNECTIONS, ROOT, TIMES, Figure, Running, answers, figure, machine, ours, ratio, started, with_span, wrk
 
 sys.path.insert(0, str(ROOT))
 
@@ -150,7 +135,8 @@ def running(server: Server, work: Path, issuer: Issuer) -> Iterator[Running]:
         return ours(folder, port)
 
     with started(server.name, work, command, answers("/health")) as up:
-        push_manifest(up.port, password(up.port, issuer))
+        with Client(up.port, password(up.port, issuer)) as client:
+            push_manifest(client)
         yield up
 
 

@@ -29,24 +29,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench_auth import Results
-from bench_common import (
-    CONNECTIONS,
-    MANIFEST_TYPE,
-    PATH,
-    ROOT,
-    TIMES,
-    Client,
-    Failed,
-    Running,
-    answers,
-    machine,
-    ours,
-    push_manifest,
-    ratio,
-    started,
-    with_span,
-    wrk,
-)
+from bench_client import MANIFEST_TYPE, PATH, Client, Failed, push_manifest
+from bench_common import CONNECTIONS, ROOT, TIMES, Running, answers, machine, ours, ratio, started, with_span, wrk
 
 sys.path.insert(0, str(ROOT))
 
@@ -240,7 +224,8 @@ def running(kind: Setting, work: Path) -> Iterator[Running]:
         return ours(folder, port)
 
     with started(kind.name, work, command, answers("/health"), seconds=60) as up:
-        push_manifest(up.port)
+        with Client(up.port) as client:
+            push_manifest(client)
         yield up
 
 

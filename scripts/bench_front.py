@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_common import Failed, Running, answers, free_port, ours, started
+from bench_client import Failed
+from bench_common import Running, free_port, started
+from bench_peers import Registry, Server, running
 
 HOST = "registry.example.com"
 STORAGE = "/var/lib/nora/storage"
@@ -64,35 +67,41 @@ def listens(port: int) -> bool:
 class Front:
     """A registry, and nginx before it."""
 
-    registry: Running
+    registry: Registry
     nginx: Running
     trust: Path
 
-    @property
-    def port(self) -> int:
-        return self.nginx.port
-
     def cpu_seconds(self) -> float:
-        return self.registry.cpu_seconds() + self.nginx.cpu_seconds()
+        return self.registry.up.cpu_seconds() + self.nginx.cpu_seconds()
 
     def url(self, path: str) -> str:
-        return f"https://{HOST}:{self.port}{path}"
+        return f"https://{HOST}:{self.nginx.port}{path}"
 
-    def options(self) -> list[str]:
-        return ["--cacert", str(self.trust), "--resolve", f"{HOST}:{self.port}:127.0.0.1"]
+    def trusting(self) -> list[str]:
+        """Options of curl."""
+        return ["--cacert", str(self.trust), "--resolve", f"{HOST}:{self.nginx.port}:127.0.0.1"]
+
+    def registry_login(self) -> list[str]:
+        """Options of curl."""
+        return ["-H", f"Authorization: {self.registry.login}"] if self.registry.login else []
 
 
 @contextmanager
-def front(name: str, work: Path, conf: Path, tls: Path, settings: Mapping[str, str]) -> Iterator[Front]:
-    def registry_command(folder: Path, port: int) -> tuple[list[str], Mapping[str, str]]:
-        arguments, own = ours(folder, port)
-        return arguments, own | dict(settings)
-
-    with started(name, work, registry_command, answers("/health")) as registry:
+def front(server: Server, work: Path, conf: Path, tls: Path) -> Iterator[Front]:
+    with running(server, work) as registry:
 
         def nginx_command(folder: Path, port: int) -> tuple[list[str], Mapping[str, str]]:
-            (folder / "nginx.conf").write_text(adapted(conf.read_text(), folder, port, tls, registry))
+            (folder / "nginx.conf").write_text(adapted(conf.read_text(), folder, port, tls, registry.up))
             return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"], {}
 
-        with started(f"{name}-nginx", work, nginx_command, listens) as nginx:
+        with started(f"{server.name}-nginx", work, nginx_command, listens) as nginx:
             yield Front(registry, nginx, tls / "ca.crt")
+
+
+def curl(*arguments: str, want: int) -> tuple[float, int]:
+    """Seconds of the transfer, and bytes that came."""
+    said = subprocess.run(["curl", "-sS", "-w", "%{stderr}%{json}", *arguments], capture_output=True, text=True, check=True).stderr
+    told = json.loads(said)
+    if told["http_code"] != want:
+        raise Failed(f"curl {arguments[-1]} gave {told['http_code']}, not {want}")
+    return told["time_total"], told["size_download"]

@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench_common import MANIFEST_TYPE, PATH, ROOT, digest_of, manifest_of
+from bench_client import MANIFEST_TYPE, PATH, Client, digest_of, manifest_of
+from bench_common import ROOT
 
 sys.path.insert(0, str(ROOT))
 
@@ -75,6 +76,13 @@ def login_settings(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
     set_user(folder / "users", NAME, hash_password(PASSWORD, 10))
     return {"NORA_AUTH_HTPASSWD_FILE": str(folder / "users")}
+
+
+def api_token(port: int) -> str:
+    """The Authorization header of one that the user of login_settings() has made, and that may push."""
+    with Client(port, password()) as client:
+        answer = client.ask("POST", "/api/tokens", b'{"role": "write"}', "Content-Type: application/json\r\n", 200)
+    return f"Bearer {json.loads(answer.body)['token']}"
 
 
 # ------------------------------------------------------------------------------------------------------------------ in process

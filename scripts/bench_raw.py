@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_common import MIB, Client, answers, figure, find_binary, machine, nora, ours, started, with_span
+from bench_client import MIB, Client
+from bench_common import answers, figure, find_binary, machine, nora, ours, started, with_span
 
 SMALL_BYTES = 4096
 WRITERS = 8

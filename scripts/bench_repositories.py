@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench_common import PATH, TIMES, Figure, Running, answers, figure, machine, ours, push_manifest, ratio, started, with_span, wrk
+from bench_client import PATH, Client, push_manifest
+from bench_common import TIMES, Figure, Running, answers, figure, machine, ours, ratio, started, with_span, wrk
 
 MANY = 200
 CONNECTIONS = 16
@@ -43,7 +44,8 @@ def measure(rounds: int, seconds: float, work: Path) -> dict[int, list[Figure]]:
     with server(1, work) as one, server(MANY, work) as many:
         up = {1: one, MANY: many}
         for running in up.values():
-            push_manifest(running.port)
+            with Client(running.port) as client:
+                push_manifest(client)
             wrk(running, "", CONNECTIONS, 1)  # warms what remembers
         for number in range(rounds):
             for count in sorted(up, reverse=number % 2 == 1):  # nobody is always the first

@@ -74,6 +74,13 @@ class ServerConfig:
         "make room for it. 0 = three quarters of max_connections.",
         env="NORA_MAX_CONNECTIONS_PER_CLIENT",
     )
+    plan_memory_mb: int = setting(
+        16,
+        WholeNumber(0, 4096),
+        "MiB of each worker for answers to requests that come again and again, which are sent again while nothing that they rest on has changed. "
+        "0: each request is run.",
+        env="NORA_PLAN_MEMORY_MB",
+    )
     header_read_timeout: int = setting(30, _SECONDS, "Seconds a client has for a complete request head.", env="NORA_HEADER_READ_TIMEOUT")
     keep_alive_timeout: int = setting(
         120,

@@ -8,6 +8,39 @@ from typing import Any, Protocol, runtime_checkable
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+class Turn(Protocol):
+    """One more answer by a plan. Either done() is called, or goes_on() and, some time later, ended()."""
+
+    values: tuple[str, ...]
+    """Of the fields that vary."""
+
+    def done(self) -> None:
+        """All of it has left at once. What is held back on its account is let go by Application.flush()."""
+
+    def goes_on(self) -> None:
+        """The peer does not take all of it now."""
+
+    def ended(self, cut: str | None, sent: int) -> None:
+        """`cut`: why the rest did not get through; `sent`: bytes of the body that left."""
+
+
+class Plan(Protocol):
+    """How a request was answered, and all that it rests on: in its environ under `nora.plan`, once its answer is closed, where the server has asked
+    for it by `nora.record` and the application knows that the same request can be answered so again."""
+
+    body: bytes
+    varying: tuple[tuple[str, str], ...]
+    """Header fields whose values are others each time, in their order in the answer, and the values that they had in it."""
+    size_bytes: int
+    """What it takes in memory."""
+
+    def again(self, given_id: str) -> Turn | None:
+        """Ask all that is asked for each request, and count it. None: it has to be run; nothing was counted then. Takes microseconds, never waits.
+
+        `given_id`: the value of X-Request-Id, the only part of the head that may be another one; empty when there is none.
+        """
+
+
 @runtime_checkable
 class Application(Protocol):
     """A WSGI application that is told of its processes, and that can be reloaded.
@@ -35,6 +68,9 @@ class Application(Protocol):
 
     def count(self, event: str) -> None:
         """A connection made room for another one (`evicted`), or was one too many (`refused`)."""
+
+    def flush(self) -> None:
+        """Let go what Turn.done() holds back. For one thread at a time."""
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         """In a new worker, after the fork. `place`: no other living worker has it; `connections`: open ones, of all workers."""
@@ -87,6 +123,9 @@ class PlainApplication:
 
     def count(self, event: str) -> None:
         """It counts nothing."""
+
+    def flush(self) -> None:
+        """It makes no plans."""
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         """It has nothing to start."""

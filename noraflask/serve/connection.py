@@ -17,6 +17,7 @@ from typing import Any
 
 from noraflask.config import ServerConfig
 from noraflask.serve.limits import Pace, Receiver, unsent
+from noraflask.serve.plans import Sight
 from noraflask.serve.request import MAX_HEAD, MAX_LINE, HeadParser, Refused, Request, open_body
 from noraflask.serve.response import Response
 from noraflask.suspension import Reception
@@ -35,10 +36,34 @@ class Phase(Enum):
     LINGERING = "the end of what the client still sends after the last response"
 
 
+class Answered(Enum):
+    """What the leading thread did about a request."""
+
+    NOT = "nothing: another thread has to run it"
+    WHOLE = "the whole answer is with the kernel, the buffer is empty, and the connection can have another request"
+    ELSEWHERE = "the connection is not the leader's any more: it was parked or closed"
+
+
 class Connection:
     __slots__ = (
         *("_acknowledged", "_checked", "_line_end", "_pace", "_parser", "_scanned", "buffer", "client", "deadline", "fd", "held", "is_armed"),
-        *("lingered", "own", "peer", "phase", "progress", "reception", "request", "response", "run", "sock", "then", "turn", "turns"),
+        *(
+            "lingered",
+            "own",
+            "peer",
+            "phase",
+            "place",
+            "progress",
+            "reception",
+            "request",
+            "response",
+            "run",
+            "sight",
+            "sock",
+            "then",
+            "turn",
+            "turns",
+        ),
     )
     request: Request  # the present or last exchange: begin() sets them
     response: Response
@@ -64,6 +89,8 @@ class Connection:
         self._pace: Pace | None = None  # of the response
         self._acknowledged = 0
         self._checked = 0.0
+        self.place = f"{peer[0]} {base.get('SERVER_NAME')} {base.get('SERVER_PORT')}".encode()  # from where it came to where
+        self.sight: Sight | None = None  # of the request in the buffer, or the one that runs
         self._parser = HeadParser({**base, "REMOTE_ADDR": peer[0], "REMOTE_PORT": str(peer[1])})
         self._scanned = self._line_end = 0
 
@@ -102,6 +129,11 @@ class Connection:
             raise Refused(400, "Bad Request", "this is TLS, and the port speaks plain HTTP: use http://, or the address of the proxy in front")
         request, self.buffer = self._parser.parse(buffer, end, self.peer)
         return request
+
+    def forget_head(self) -> None:
+        """What is in the buffer has been answered."""
+        self.buffer, self.sight = b"", None
+        self._scanned = self._line_end = 0
 
     def _is_hopeless(self, head: bytes) -> bool:
         """Can this unfinished head never become valid? TLS, bare LF (RFC 9112 section 2.2), or too long. Looks at each byte once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from noraflask.serve.connection import Connection
+from noraflask.serve.connection import Connection, Phase
 
 MOST_BYTES = 16 * 1024 * 1024
 """In each worker. Of a large answer that a peer does not take there are two copies."""
@@ -37,3 +37,10 @@ class Held:
     def first_to_go(those: Iterable[Connection]) -> Connection | None:
         """Who was not heard for longest: honest peers take what they have asked for, and send what they have begun."""
         return min((conn for conn in those if conn.held), key=lambda conn: conn.progress, default=None)
+
+
+def held_by(conn: Connection) -> int:
+    """Bytes in memory that a connection waits to be rid of, or to have more of."""
+    if conn.phase is Phase.SENDING:
+        return conn.response.held
+    return len(conn.buffer) if conn.phase is Phase.HEAD else 0

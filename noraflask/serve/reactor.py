@@ -1,47 +1,40 @@
-"""The connections of a worker: accepting them, waiting for them in epoll, ending those that wait too long.
+"""The connections of a worker: waiting for them in epoll, answering what can be answered at once, ending those that wait too long.
 
-Several threads call `wait()`; each event goes to one of them (EPOLLONESHOT). Who takes a connection out of `idle` or `waiting` owns it, so an
-event for a connection that somebody else has taken, or whose descriptor has a new owner, does no harm: it finds nothing, or nothing to read.
+One request thread *leads*: it polls, reads heads, and answers those that `answer` knows the answer to. All else becomes jobs for other threads, and
+the lead is passed on before the leader runs one of them itself. Who takes a connection out of `idle` or `waiting` owns it, so an event for one that
+somebody else has taken, or whose descriptor has a new owner, does no harm: it finds nothing, or nothing to read.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from noraflask.config import ServerConfig
-from noraflask.serve.board import Board
-from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.connection import Answered, Connection, Phase
+from noraflask.serve.held import held_by
+from noraflask.serve.jobs import Jobs
+from noraflask.serve.listening import Listeners
 from noraflask.serve.response import plain_text
 from noraflask.serve.room import Ending, Room
+from noraflask.serve.watch import Watch
 
 log = logging.getLogger("nora.server")
 
 LINGER_SECONDS = 5  # after the last response: for a client that is still sending,
 LINGER_BYTES = 16 * 1024 * 1024  # and at most this much of it
-ACCEPT_BATCH = 64  # connections a thread accepts before it looks after them: whoever waits in the listening queue waits for all before it
-POLITE_SECONDS = 0.001  # a new connection is left so long to a worker that has fewer
-COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
 STOP_SECONDS = 1  # an unfinished head has so long when the server stops
 SILENT_SECONDS = 1  # a peer that was not heard for so long is looked at by the thread for slow ones
 PROMPT_READS = 16  # what came in more pieces than this, a head or what follows the last answer, is read on by that thread's clock
+TURN_EVENTS = 64  # connections that the leader looks at before it polls again
+STRANGE_SECONDS = 0.001  # the leader's pause when epoll repeats itself about connections that others own
 
-_READ = select.EPOLLIN | select.EPOLLONESHOT
-_EVENTS = {
-    Phase.HEAD: _READ,
-    Phase.BODY: _READ,
-    Phase.IDLE: _READ,
-    Phase.LINGERING: _READ,
-    Phase.READY: _READ | select.EPOLLOUT,  # a socket is writable nearly always: this comes back at once
-    Phase.SENDING: select.EPOLLOUT | select.EPOLLONESHOT,
-}
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LEAD = object()
+Job = Connection | int | object  # what a request thread can do: go on with a connection, accept from a listener, lead
 
 
 class Reactor:
@@ -49,65 +42,148 @@ class Reactor:
         self,
         limits: ServerConfig,
         room: Room,
-        board: Board,
-        slot: int,
+        listeners: Listeners,
         serve: Callable[[Connection], None],
         give_up: Callable[[Connection, Ending], None],
         slow_down: Callable[[Connection], None],
+        answer: Callable[[Connection], Answered],
+        turn_ended: Callable[[], None],
     ) -> None:
         self._limits = limits
-        self._board, self._slot = board, slot
         self._room = room
-        room.reactor = self
+        self._listeners = listeners
+        room.reactor = listeners.reactor = self
         self._serve = serve  # called with a connection that can go on; the callee owns it then
         self._give_up = give_up  # called with a connection whose exchange cannot go on
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
-        self._epoll = select.epoll()
-        self._listeners: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
-        self._resting: set[int] = set()  # listeners that are not accepted from because there is no room
-        self._complained = 0.0
+        self._answer = answer  # called by the leader with a connection on which something of a request has come; it never waits
+        self._turn_ended = turn_ended  # called after some answers, before the leader polls again or passes the lead on
+        self._watch = Watch()
+        self._jobs: Jobs[Job] = Jobs()
+        self._jobs.put(_LEAD)
+        self._strangers: set[int] = set()  # descriptors of the leader's last turn whose connections others owned
+        self._has_answered = self._is_stopping = self._is_over = False
         self.connections: dict[int, Connection] = {}
         self.idle: dict[int, Connection] = {}  # Phase.IDLE, the longest idle first
         self.waiting: dict[int, Connection] = {}  # all other phases
 
-    # Waiting
-
     def listen(self, listener: socket.socket, base: dict[str, Any]) -> None:
         """Accept from `listener`; `base` is the beginning of each environ."""
-        listener.setblocking(False)
-        self._listeners[listener.fileno()] = (listener, base)
-        self._epoll.register(listener.fileno(), _READ)
+        self._listeners.add(listener, base)
+        self._watch.add_listener(listener.fileno())
 
-    def wait(self) -> None:
-        """Wait for one event and do what it asks for."""
-        for fd, _ in self._epoll.poll(None, 1):
-            conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
-            if conn is None:
-                if fd in self._listeners:
-                    self._accept_or_rest(fd)
-                continue
-            try:
-                self._resume(conn)
-            except BaseException:
-                log.exception("a connection was lost to an error of the server")
-                self.abort(conn)
+    # Request threads
+
+    def work(self) -> None:
+        """Do the next job, and lead before, if nobody does."""
+        job = self._jobs.get()
+        if job is _LEAD:
+            job = self._lead()
+        if isinstance(job, Connection):
+            self._resume(job)
+        elif isinstance(job, int):
+            self._listeners.accept_or_rest(job)
+
+    def _lead(self) -> Job | None:
+        """Answer what can be answered at once, until there is something else: one job for this thread, the others are for others."""
+        slow: list[Job] = []
+        try:
+            while not slow and not self._is_over:
+                self._take_turn(slow)
+        except BaseException:
+            log.exception("the leading thread met an error it did not expect")
+        finally:
+            self._jobs.put(_LEAD)  # first: who takes it up finds the next ones while these are being looked at
+            for job in slow[1:]:
+                self._jobs.put(job)
+        return slow[0] if slow else None
+
+    def _take_turn(self, slow: list[Job]) -> None:
+        """Look at some connections, at each once; what cannot be done at once goes to `slow`."""
+        strangers = set()
+        self._has_answered = False
+        try:
+            for fd, _ in self._watch.poll(TURN_EVENTS):
+                conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
+                if conn is not None:
+                    is_quiet = conn.phase is Phase.IDLE or conn.phase is Phase.HEAD
+                    if not (is_quiet and self._is_done(conn)):
+                        slow.append(conn)
+                elif fd in self._listeners:
+                    slow.append(fd)
+                else:
+                    strangers.add(fd)
+        finally:
+            if self._has_answered:
+                self._turn_ended()
+        if strangers & self._strangers and not self._is_over:  # their owners are about to close or to park them
+            time.sleep(STRANGE_SECONDS)
+        self._strangers = strangers
+
+    def _is_done(self, conn: Connection) -> bool:
+        """Read and answer, if that can be done at once. If not, the connection is disarmed. An error costs one connection."""
+        try:
+            if not self._hear(conn):
+                return True
+            outcome = Answered.NOT if self._is_stopping else self._answer(conn)
+            if outcome is Answered.NOT:
+                self._watch.disarm(conn.fd)
+                return False
+            if outcome is Answered.WHOLE:
+                self._settle(conn, Phase.IDLE, self._limits.keep_alive_timeout)
+                self.idle[conn.fd] = conn
+        except BaseException:
+            log.exception("a connection was lost to an error of the server")
+            self.abort(conn)
+        self._has_answered = True
+        return True
+
+    def _hear(self, conn: Connection) -> bool:
+        """Read what has come. False: there is nothing to go on with."""
+        try:
+            if conn.read():
+                return True
+        except BlockingIOError:
+            self._arm(conn)  # the event was meant for somebody else
+            return False
+        except OSError:
+            pass
+        self.close(conn)
+        return False
+
+    def _resume(self, conn: Connection) -> None:
+        try:
+            if conn.phase is Phase.LINGERING:
+                self._linger(conn)
+            else:
+                self._serve(conn)
+        except BaseException:
+            log.exception("a connection was lost to an error of the server")
+            self.abort(conn)
 
     def wake_all(self) -> None:
-        """From now on every `wait()` returns at once."""
-        self._epoll.register(os.eventfd(1), select.EPOLLIN)
+        """From now on every `work()` returns soon: whoever leads passes the lead on to the next thread that waits."""
+        self._is_over = True
+        self._watch.wake()
+
+    # Waiting
 
     def park(self, conn: Connection, phase: Phase, seconds: float) -> None:
         """Give up `conn` until something happens on it, at most `seconds`."""
+        is_too_much = self._settle(conn, phase, seconds)
+        self._arm(conn)
+        if is_too_much:
+            self._room.hold_less()
+
+    def _settle(self, conn: Connection, phase: Phase, seconds: float) -> bool:
+        """A connection begins to wait. Do all that wait hold too much memory now?"""
         conn.phase = phase
         conn.progress = time.monotonic()
         conn.deadline = conn.progress + seconds
         conn.turns = 0
         if phase is Phase.IDLE:
             self._room.attribute(conn, conn.own)
-        is_too_much = self._room.held.put(conn, _held_by(conn))
-        self._arm(conn)
-        if is_too_much:
-            self._room.hold_less()
+        return self._room.held.put(conn, held_by(conn))
 
     def park_body(self, conn: Connection, armed: bool = True) -> None:
         """As park(), for the rest of a body, whose deadline is set already. Not armed, somebody looks at it without being told."""
@@ -122,32 +198,11 @@ class Reactor:
     def _arm(self, conn: Connection) -> None:
         phase = conn.phase
         (self.idle if phase is Phase.IDLE else self.waiting)[conn.fd] = conn
-        try:
-            self._epoll.modify(conn.fd, _EVENTS[phase])
-        except OSError:
-            pass  # the sweep has taken and closed it meanwhile
-
-    def _resume(self, conn: Connection) -> None:
-        phase = conn.phase
-        if phase is Phase.LINGERING:
-            self._linger(conn)
-        elif phase is Phase.READY or phase is Phase.SENDING or phase is Phase.BODY:
-            self._serve(conn)
-        else:
-            self._read(conn)
-
-    def _read(self, conn: Connection) -> None:
-        try:
-            more = conn.read()
-        except BlockingIOError:
-            self._arm(conn)
-            return
-        except OSError:
-            more = False
-        if not more:
-            self.close(conn)
-            return
-        self._serve(conn)
+        self._watch.arm(conn.fd, phase)
+        if self.connections.get(conn.fd) is not conn:  # somebody else has taken and closed it meanwhile,
+            other = self.idle.get(conn.fd) or self.waiting.get(conn.fd)
+            if other is not None:  # and its descriptor has a new owner
+                self._watch.arm(other.fd, other.phase)
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
@@ -173,53 +228,23 @@ class Reactor:
         if self.claim(conn):
             self._arm(conn)
 
-    # Accepting
+    # New ones
 
-    def _accept_or_rest(self, fd: int) -> None:
-        try:
-            self._accept(fd)
-        except BaseException:
-            log.exception("accepting connections met an error of the server")
-            self._resting.add(fd)  # the next sweep tries again; epoll tells of a listener only once
+    def watch_listener(self, fd: int) -> None:
+        """Somebody shall accept from it as soon as there is something to accept."""
+        self._watch.arm_listener(fd)
 
-    def _accept(self, fd: int) -> bool:
-        """Accept a few connections. False when there were no more, or there is no room."""
-        listener, base = self._listeners[fd]
-        if self._board.fewer_elsewhere(self._slot):
-            time.sleep(POLITE_SECONDS)
-        for _ in range(ACCEPT_BATCH):
-            if self._room.is_full and not self._room.make(even_young=True):
-                self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._room.share)
-                return False
-            try:
-                sock, peer = listener.accept()
-            except BlockingIOError:
-                self._rearm(fd)
-                return False
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._room.make()
-                    self._rest(fd, "cannot accept connections: %s", error.strerror)
-                    return False
-                if error.errno == errno.EBADF:  # closed: the worker is stopping
-                    return False
-                continue  # that one connection has failed: accept(2)
-            if self._room.overflow >= 0:
-                self._room.make()
-            self._welcome(sock, peer, base)
-        self._rearm(fd)
-        return True
-
-    def _welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
+    def welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
+        """A connection was accepted."""
         host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         host = host.removeprefix("::ffff:")
         own = self._room.client_of_peer(host)
         conn = Connection(sock, (host, port), own, base, time.monotonic() + self._limits.header_read_timeout)
         self.connections[conn.fd] = conn
         self._room.attribute(conn, own)
-        self._note()
+        self._listeners.note(len(self.connections))
         try:
-            self._epoll.register(conn.fd, 0)
+            self._watch.add(conn.fd)
         except OSError as error:  # fs.epoll.max_user_watches
             log.warning("cannot watch a connection: %s", error.strerror)
             self.close(conn)
@@ -227,27 +252,7 @@ class Reactor:
         self._room.keep_to_share(own)
         self._arm(conn)
 
-    def _note(self) -> None:
-        if self._listeners:
-            self._board.note(self._slot, len(self.connections))
-
-    def _rest(self, fd: int, message: str, *args: Any) -> None:
-        """Leave new connections in the backlog until one of ours ends, or the next sweep."""
-        self._resting.add(fd)
-        now = time.monotonic()
-        if now - self._complained > COMPLAIN_SECONDS:
-            self._complained = now
-            log.warning(message, *args)
-
-    def _rearm(self, fd: int) -> None:
-        try:
-            self._epoll.modify(fd, _READ)
-        except OSError:
-            pass  # closed: the worker is stopping
-
-    def _accept_again(self) -> None:
-        while self._resting:
-            self._rearm(self._resting.pop())
+    # Ending
 
     def end(self, conn: Connection, why: Ending) -> None:
         """End an owned connection that waits, and what it is in the middle of."""
@@ -257,17 +262,15 @@ class Reactor:
         else:
             self.close(conn)
 
-    # Ending
-
     def close(self, conn: Connection) -> None:
         """End an owned connection at once."""
         if self.connections.get(conn.fd) is conn:
             del self.connections[conn.fd]
             self._room.left(conn)
-        self._note()
+        self._listeners.note(len(self.connections))
         conn.sock.close()
-        if self._resting:
-            self._accept_again()
+        if self._listeners.resting:
+            self._listeners.accept_again()
 
     def abort(self, conn: Connection) -> None:
         """End an owned connection so that the client sees an error, not the end of a response."""
@@ -275,8 +278,7 @@ class Reactor:
         self.close(conn)
 
     def close_gently(self, conn: Connection) -> None:
-        """End an owned connection whose client may still be sending. Closed at once it would be reset, and the client might
-        never read the last response (RFC 9112 section 9.6)."""
+        """End an owned connection whose client may still be sending: a reset might take the last response from it (RFC 9112 section 9.6)."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -321,7 +323,7 @@ class Reactor:
                 self._check_silence(conn, now)
             elif conn.deadline <= now and self.claim(conn):
                 self._expire(conn)
-        self._accept_again()
+        self._listeners.accept_again()
 
     def parked(self) -> list[Connection]:
         """All that wait."""
@@ -359,18 +361,12 @@ class Reactor:
     # Stopping
 
     def stop_listening(self) -> None:
-        """Take what is in the backlog already, then no more."""
-        for fd, (listener, _) in list(self._listeners.items()):
-            while self._accept(fd):
-                pass
-            del self._listeners[fd]
-            listener.close()
-        self._resting.clear()
-        self._board.leave(self._slot)
+        """Take what is in the backlog already, then no more. Every answer ends its connection from now on, so none is the leader's."""
+        self._is_stopping = True
+        self._listeners.stop()
 
     def close_idle(self) -> None:
-        """End kept-alive connections, except those on which a request has just arrived: their event is on its way. Unfinished
-        heads get a little time."""
+        """End kept-alive connections, but not one on which a request has just arrived. Unfinished heads get a little time."""
         for conn in list(self.idle.values()):
             if not conn.is_readable and self.claim(conn):
                 self.close(conn)
@@ -385,14 +381,5 @@ class Reactor:
             if self.claim(conn):
                 self.end(conn, Ending.STOPPED)
         for conn in list(self.connections.values()):
-            try:
+            with suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-
-def _held_by(conn: Connection) -> int:
-    """Bytes in memory that a connection waits to be rid of, or to have more of."""
-    if conn.phase is Phase.SENDING:
-        return conn.response.held
-    return len(conn.buffer) if conn.phase is Phase.HEAD else 0

@@ -1,15 +1,15 @@
 """From the bytes of a request head to a WSGI environ.
 
-gunicorn's parser decides what is a valid request, and `_refuse_ambiguous` refuses some of it. Plain GET and HEAD requests, nearly all that a registry
-sees, take a short cut that accepts a strict subset and yields the same environ (tests/unit/test_serve_request.py compares the two); everything else
-goes to the parser itself.
+gunicorn's parser decides what is a valid request, and `_refuse_ambiguous` refuses some of it. Plain requests, nearly all that a registry sees, take a
+short cut that accepts a strict subset and yields the same environ and the same framing (tests/unit/test_serve_request.py compares the two): one
+Content-Length of digits alone, or none, no transfer coding, no expectation. Everything else goes to the parser itself.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from gunicorn.http import errors as http_errors
@@ -28,12 +28,14 @@ _CACHED_HEAD = 4096  # a connection remembers its last header block up to this s
 NO_BODY = NoBody()
 Environ = dict[str, Any]
 
-_LINE = re.compile(rb"(GET|HEAD) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")  # origin-form without a fragment
+_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")  # origin-form without a fragment
 _BLOCK = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n){1,100}")
 _AUTHORITY = r"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%\-]+)?\])(?::[0-9]*)?"  # a host that can exist; no userinfo, no list
 _HOST = re.compile(f"(?:{_AUTHORITY})?")
 _ABSOLUTE = re.compile(f"(?i:https?)://(?P<host>{_AUTHORITY})(?:[/?].*)?")
-_NOT_PLAIN = frozenset(("CONTENT_LENGTH", "TRANSFER_ENCODING", "EXPECT", "CONTENT_TYPE"))
+_LENGTH = re.compile(r"[0-9]{1,18}")  # below MAX_LENGTH; `\d` would take the digits of other scripts too
+_NOT_PLAIN = frozenset(("TRANSFER_ENCODING", "EXPECT"))
+_WITHOUT_PREFIX = frozenset(("CONTENT_LENGTH", "CONTENT_TYPE"))  # RFC 3875 section 4.1
 
 _REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (http_errors.LimitRequestLine, 414, "URI Too Long"),
@@ -52,6 +54,16 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
+class Announced(NamedTuple):
+    """What a head says about the body that follows it."""
+
+    length: int | None
+    """None: it comes in chunks."""
+    start: bytes
+    """What has come of it, and perhaps of what follows it."""
+    expects_continue: bool
+
+
 class Request:
     """One request: its environ, its body (None when it has none), and what its head says about the connection."""
 
@@ -64,7 +76,7 @@ class Request:
         self.http11 = http11
         self.keep_alive = keep_alive
         self.body: LengthBody | ChunkedBody | None = None  # set by open_body()
-        self.parsed: Any = None  # gunicorn's request, if there is a body
+        self.parsed: Announced | None = None  # if there is a body, until it is opened
 
 
 class ParserSettings:
@@ -93,24 +105,29 @@ _SETTINGS = ParserSettings()
 class HeadParser:
     """Parses the requests of one connection. `base` holds what is the same in all of its environs."""
 
-    __slots__ = ("_base", "_block", "_environ", "_keep_alive")
+    __slots__ = ("_base", "_block", "_environ", "_keep_alive", "_length")
 
     def __init__(self, base: Environ) -> None:
         self._base = base
         self._block: bytes | None = None  # the last plain header block: clients repeat it on every request of a connection
         self._environ: Environ = base
         self._keep_alive = True
+        self._length = 0
 
     def parse(self, data: bytes, end: int, peer: tuple[str, int]) -> tuple[Request, bytes]:
         """The request whose head ends at `end`, or can only be refused, and the bytes after its head. Raises Refused."""
         line_end = data.find(b"\r\n")
         line = _LINE.fullmatch(data, 0, line_end)
         if line and line_end <= MAX_LINE and data.endswith(b"\r\n\r\n", 0, end) and self._plain(data[line_end + 2 : end - 2]):
-            return Request(_fill(self._environ.copy(), *_decode(line)), True, self._keep_alive), data[end:]
+            request = Request(_fill(self._environ.copy(), *_decode(line)), True, self._keep_alive)
+            if not self._length:
+                return request, data[end:]
+            request.parsed = Announced(self._length, data[end:], False)
+            return request, b""
         return self._parse(data, end, peer)
 
     def _plain(self, block: bytes) -> bool:
-        """Is this header block free of everything that changes framing or needs a decision? Then its environ is in place."""
+        """Is this header block free of everything that needs a decision? Then its environ, and the length that it announces, are in place."""
         if block == self._block:
             return True
         text = block.decode("latin-1")
@@ -122,11 +139,17 @@ class HeadParser:
             if "_" in name:
                 continue
             key = name.upper().replace("-", "_")
-            if key in _NOT_PLAIN or "HTTP_" + key in environ:
+            if key in _NOT_PLAIN:
                 return False
-            environ["HTTP_" + key] = value.strip(" \t")
-        if not _HOST.fullmatch(environ.get("HTTP_HOST", "?")):
+            if key not in _WITHOUT_PREFIX:
+                key = "HTTP_" + key
+            if key in environ:
+                return False
+            environ[key] = value.strip(" \t")
+        length = environ.get("CONTENT_LENGTH", "0")
+        if not _HOST.fullmatch(environ.get("HTTP_HOST", "?")) or not _LENGTH.fullmatch(length):
             return False
+        self._length = int(length)
         self._environ, self._keep_alive = environ, keeps_alive(environ, http11=True)
         self._block = block if len(block) <= _CACHED_HEAD else None
         return True
@@ -150,7 +173,9 @@ class HeadParser:
         reader = parsed.body.reader
         if isinstance(reader, LengthReader) and not reader.length:
             return request, unreader.take_buffered()
-        request.parsed = parsed
+        request.parsed = Announced(
+            reader.length if isinstance(reader, LengthReader) else None, unreader.take_buffered(), parsed._expected_100_continue
+        )
         return request, b""
 
 
@@ -178,13 +203,13 @@ class _Nothing:
 
 def open_body(request: Request, receiver: Receiver, invite: Callable[[], None]) -> bytes:
     """Give the request its `wsgi.input`; the result is what follows the body in the bytes already read, as far as that is known."""
-    parsed, request.parsed = request.parsed, None
-    reader, start = parsed.body.reader, parsed.unreader.take_buffered()
-    expects = invite if parsed._expected_100_continue else None
-    rest = b""
-    if isinstance(reader, LengthReader):
-        start, rest = start[: reader.length], start[reader.length :]
-        request.body = LengthBody(receiver, start, reader.length, expects)
+    announced, request.parsed = request.parsed, None
+    assert announced is not None
+    length, start, rest = announced.length, announced.start, b""
+    expects = invite if announced.expects_continue else None
+    if length is not None:
+        start, rest = start[:length], start[length:]
+        request.body = LengthBody(receiver, start, length, expects)
     else:
         request.body = ChunkedBody(receiver, start, expects)
     request.environ["wsgi.input"] = request.body

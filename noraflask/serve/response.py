@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from gunicorn.util import hop_headers, http_date
 
@@ -30,6 +30,16 @@ class Progress(Enum):
 
 class ShortBody(Exception):
     """The application gave fewer bytes than it announced: the connection must end, so that the client notices."""
+
+
+class Whole(NamedTuple):
+    """A response that went out in one piece."""
+
+    line: bytes
+    """The status line; Server and Date follow it."""
+    fields: bytes
+    """All others, each with its line's end, and the empty line."""
+    body: bytes
 
 
 class FileWrapper:
@@ -65,8 +75,10 @@ class Response:
         "close_connection",
         "code",
         "iterable",
+        "keeps_whole",
         "sent",
         "started",
+        "whole",
     )
 
     def __init__(self, method: str, http11: bool, keep_alive: bool) -> None:
@@ -76,6 +88,8 @@ class Response:
         self.code = 0
         self.sent = 0  # bytes that the kernel took
         self.iterable: Any = None
+        self.keeps_whole = False
+        self.whole: Whole | None = None  # if it is kept, once it has begun, and if nothing follows that is not in it
         self._status: str | None = None
         self._fields = ""
         self._left: int | None = None  # announced bytes that the application has still to give; None when it announced none
@@ -132,7 +146,10 @@ class Response:
         body = self._begin_file(iterable) if isinstance(iterable, FileWrapper) else None
         if body is None:
             body = self._begin_bytes(iterable)
-        self._data = self._head() + body
+        line, fields = self._head()
+        self._data = b"".join((line, server_and_date(), fields, body))
+        if self.keeps_whole and self._iterator is None and not self._file_left and not self.close_connection:
+            self.whole = Whole(line, fields, body)
         self.started = True
 
     def _begin_file(self, wrapper: FileWrapper) -> bytes | None:
@@ -173,7 +190,8 @@ class Response:
         self._left = size
         self._fields += f"Content-Length: {size}\r\n"
 
-    def _head(self) -> bytes:
+    def _head(self) -> tuple[bytes, bytes]:
+        """The status line, and all fields but Server and Date with the empty line."""
         if self._status is None:
             raise AssertionError("the application answered without calling start_response")
         framing = ""
@@ -186,7 +204,7 @@ class Response:
         elif not self._http11:
             framing += "Connection: keep-alive\r\n"
         version = "HTTP/1.1" if self._http11 else "HTTP/1.0"
-        return f"{version} {self._status}\r\n{_server_and_date()}{self._fields}{framing}\r\n".encode("latin-1")
+        return f"{version} {self._status}\r\n".encode("latin-1"), f"{self._fields}{framing}\r\n".encode("latin-1")
 
     def _next(self) -> bytes:
         """The iterator's next bytes, b"" at its end."""
@@ -253,6 +271,10 @@ class Response:
         """Is what is left bytes and a file only, so that sending it never waits for the application?"""
         return self._iterator is None
 
+    def go_on(self, data: bytes, sent: int) -> None:
+        """Send the rest of a response that has begun elsewhere."""
+        self._data, self.sent, self.started = memoryview(data)[sent:], sent, True
+
     def replace(self, status: int, reason: str) -> None:
         """Answer one line instead of what the application began to say; nothing of that has been sent."""
         self._data, self._iterator, self._file_left = plain_text(status, reason, self._method == "HEAD"), None, 0
@@ -281,15 +303,15 @@ class Response:
 
 RETRY_SECONDS = 2  # for a client that was one too many
 
-_stamp = (0, "")
+_stamp = (0, b"")
 
 
-def _server_and_date() -> str:
+def server_and_date() -> bytes:
     global _stamp
     now = int(time.time())
     second, text = _stamp
     if second != now:
-        text = f"Server: nora\r\nDate: {http_date(now)}\r\n"
+        text = f"Server: nora\r\nDate: {http_date(now)}\r\n".encode()
         _stamp = (now, text)
     return text
 
@@ -300,4 +322,4 @@ def plain_text(status: int, reason: str, head: bool = False) -> bytes:
     fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     if status == 503:
         fields += f"Retry-After: {RETRY_SECONDS}\r\n"
-    return f"HTTP/1.1 {status} {reason}\r\n{_server_and_date()}{fields}\r\n".encode("latin-1") + (b"" if head else body)
+    return b"".join((f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1"), server_and_date(), f"{fields}\r\n".encode(), b"" if head else body))

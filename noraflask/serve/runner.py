@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from noraflask.config import ServerConfig
-from noraflask.serve.application import Application
+from noraflask.recording import PLAN, WANTED
+from noraflask.serve.application import Application, Turn
 from noraflask.serve.board import Board
 from noraflask.serve.bodies import Bodies
 from noraflask.serve.body import ChunkedBody, Leftover
-from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.limits import BodyAbandoned, BodyCut, BodyMalformed, BodyTooSlow, PeerTooSlow, wait_writable
+from noraflask.serve.listening import Listeners
+from noraflask.serve.plans import Plans
 from noraflask.serve.pool import Lane, Pool
 from noraflask.serve.reactor import Reactor
 from noraflask.serve.request import Refused, Request
-from noraflask.serve.response import Progress, ShortBody
+from noraflask.serve.response import Progress, Response, ShortBody
 from noraflask.serve.room import Ending, Room, share_of_client
 from noraflask.suspension import Resume, Suspended
 
@@ -51,16 +56,65 @@ class Runner:
         self._login_threads = max(1, limits.threads // 2)
         self._logins: Lane[Connection] = Lane(self._login_threads)  # those with a password, which may wait for bcrypt
         self._pool = Pool(limits.transfer_threads)
+        self.plans = Plans(limits.plan_memory_mb << 20)
         self._bodies = Bodies(limits, self._pool, self._guarded)
         self._room = Room(share, share_of_client(limits, share), application.client_of_peer, application.count)
-        self.reactor = Reactor(limits, self._room, board, slot, self.serve, self._give_up, self._bodies.slow_down)
+        self.reactor = Reactor(
+            limits,
+            self._room,
+            Listeners(self._room, board, slot),
+            serve=self.serve,
+            give_up=self._give_up,
+            slow_down=self._bodies.slow_down,
+            answer=self.answer,
+            turn_ended=application.flush,
+        )
         self._bodies.reactor = self.reactor
         self.stopping = False
 
     @property
     def request_threads(self) -> int:
-        """Threads that should wait on the reactor: two more for HEALTH_PATHS and METRICS_PATH, and one that can always look at what comes next."""
-        return self._limits.threads + self._write_threads + self._login_threads + 3
+        """Threads that should work for the reactor: two more for HEALTH_PATHS and METRICS_PATH, one that leads, and one that can always look at what
+        the leader finds."""
+        return self._limits.threads + self._write_threads + self._login_threads + 4
+
+    # Answers by a plan
+
+    def answer(self, conn: Connection) -> Answered:
+        """Answer the request in the buffer as it was answered before, if that can be done at once."""
+        sight = conn.sight = self.plans.see(conn.buffer, conn.place) if self.plans.is_on and not self.stopping else None
+        kept = self.plans.find(sight) if sight is not None else None
+        if sight is None or kept is None or self._room.overflow > 0:
+            return Answered.NOT
+        turn = kept.plan.again(sight.given_id)
+        if turn is None:
+            return Answered.NOT
+        data, sent = kept.answer(turn.values), 0
+        try:
+            sent = conn.sock.send(data, socket.MSG_DONTWAIT)
+        except OSError:
+            pass  # whoever sends the rest meets it again
+        if sent < len(data):
+            self._answer_slowly(conn, turn, data, sent)
+            return Answered.ELSEWHERE
+        conn.forget_head()
+        if conn.held:
+            self._room.let_go(conn)
+        turn.done()
+        return Answered.WHOLE
+
+    def _answer_slowly(self, conn: Connection, turn: Turn, data: bytes, sent: int) -> None:
+        """The peer does not take all of it now, or is gone."""
+        turn.goes_on()
+        request = conn.next_request()
+        assert request is not None
+        self._room.let_go(conn)
+        conn.sight = None
+        conn.begin(request)
+        conn.turn = _turn_of(conn)
+        conn.response.go_on(data, sent)
+        conn.response.iterable = Rest(turn, request.environ, conn.response, data.index(b"\r\n\r\n") + 4)
+        self._send(conn, False)
 
     def serve(self, conn: Connection) -> None:
         """Go on with a connection, on a request thread: send more of its response, take more of its body, or take up its next request."""
@@ -84,6 +138,9 @@ class Runner:
             return
         self._room.let_go(conn)
         conn.begin(request)
+        sight = conn.sight
+        if sight is not None and self.plans.wants(sight):
+            request.environ[WANTED] = conn.response.keeps_whole = True
         if not self._is_within_share(conn):
             self._application.count("refused")
             self.reactor.refuse(conn, 503, "Service Unavailable")
@@ -227,6 +284,8 @@ class Runner:
         """The response is with the kernel: close the application's answer, then the connection or the exchange."""
         self._close_answer(conn)
         response, body = conn.response, conn.request.body
+        if conn.sight is not None and body is None and WANTED in conn.request.environ:
+            self.plans.keep(conn.sight, conn.request.environ.get(PLAN), response.whole)
         if isinstance(body, ChunkedBody) and body.finished:
             conn.buffer = body.rest()
         if response.close_connection or self.stopping:
@@ -248,6 +307,7 @@ class Runner:
 
     def _next(self, conn: Connection) -> None:
         """The exchange is over; the connection can have another one."""
+        conn.sight = None
         if conn.buffer:
             self.reactor.park(conn, Phase.READY, math.inf)
         else:
@@ -278,6 +338,16 @@ class Runner:
             close()
         except BaseException:
             log.exception("closing a response failed: %s %s", conn.request.method, conn.request.path)
+
+
+class Rest:
+    """Stands for the application's answer where only the rest of one by a plan is to be sent: it is told how that ended."""
+
+    def __init__(self, turn: Turn, environ: dict[str, Any], response: Response, head_bytes: int) -> None:
+        self._turn, self._environ, self._response, self._head_bytes = turn, environ, response, head_bytes
+
+    def close(self) -> None:
+        self._turn.ended(self._environ.get("nora.cut"), max(0, self._response.sent - self._head_bytes))
 
 
 def _turn_of(conn: Connection) -> str:

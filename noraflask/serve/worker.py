@@ -1,4 +1,4 @@
-"""The worker process: every request thread waits on one epoll, and whoever gets a request answers it. docs/decisions/0001-worker.md says why.
+"""The worker process: one request thread waits in epoll, and passes that on before it runs what it found. docs/decisions/0001-worker.md says why.
 
 *Request threads* accept, read heads and run GET, HEAD and OPTIONS; they never wait for a peer. The *pool* takes bodies and sends what a peer
 does not take at once. The *main thread*, here, keeps the heartbeat, ends what has waited too long, and handles signals.
@@ -75,6 +75,7 @@ class Worker(BaseWorker):
             if found is not None:
                 snapshot, large = found
                 self.application.adopt(snapshot, memoryview(large if large is not None else b""))
+                self.runner.plans.clear()
         except Exception:
             log.exception("what the master has read cannot be taken over; this worker stops, and the one in its place begins with it")
             self.application.reload_broke()
@@ -148,7 +149,7 @@ class Worker(BaseWorker):
     def _serve(self) -> None:
         while not self.ended:
             try:
-                self.reactor.wait()
+                self.reactor.work()
             except BaseException:
                 log.exception("a request thread met an error it did not expect")
 

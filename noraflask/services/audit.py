@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from noraflask.config import AuditConfig
+from noraflask.recording import spoil
 from noraflask.services.append_file import AppendFile
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
@@ -77,6 +78,7 @@ class Audit:
 
     def record(self, record: Record) -> None:
         """Never raises: what cannot be written is counted and logged."""
+        spoil("a record of the audit log")
         if not self._outputs:
             return
         now = self._clock()

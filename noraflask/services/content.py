@@ -20,6 +20,7 @@ from noraflask.digest import Digest
 from noraflask.errors import AlreadyExists, Changed, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
+from noraflask.recording import spoil
 from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.documents import Documents
 from noraflask.services.upload import Upload
@@ -41,11 +42,10 @@ def content_key(digest: Digest) -> Key:
 
 class Content:
     def __init__(self, storage: Storage, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: for the dates in pointers."""
         self._storage = storage
         self._documents = Documents(storage)
         self._abilities = storage.abilities
-        self.now = clock
+        self._clock = clock
         self.backend = storage.backend
         self.changing = storage.abilities.revisions.changing
         """`with changing(name):` around all that writes or deletes pointers of a name."""
@@ -55,6 +55,11 @@ class Content:
         """Seconds of the monotonic clock."""
         self._remembered: BoundedMemory[Digest, bytes] = BoundedMemory(REMEMBERED_BYTES)
         storage.abilities.prepare(f"blobs/sha256/{prefix:02x}" for prefix in range(256))
+
+    def now(self) -> float:
+        """For the dates in pointers."""
+        spoil("the time was asked")
+        return self._clock()
 
     # Bytes.
 
@@ -113,6 +118,7 @@ class Content:
 
         What this process touched less than TOUCH_SECONDS ago has most of its grace before it, and a HEAD is a hot read.
         """
+        spoil("what is touched stays for a while")
         now = time.monotonic()
         stale = [digest for digest in digests if self._touched.get(digest, -TOUCH_SECONDS) <= now - TOUCH_SECONDS]
         if stale:

@@ -10,8 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Protocol
 
 from noraflask.digest import new_hash
+from noraflask.services.resumable_sha256 import ResumableSha256, is_available
 
 PIECE_BYTES = 1024 * 1024
 HASHES_KEPT = 1024
@@ -28,9 +30,12 @@ TURN_BYTES = 16 * 1024 * 1024
 class RunningHash:
     """The hash of a file's first `offset` bytes. The file only grows, so that it can go on from there at any time."""
 
-    def __init__(self, algorithm: str = "sha256") -> None:
-        self.offset = 0
-        self._hash = new_hash(algorithm)
+    def __init__(self, algorithm: str = "sha256", saved: tuple[int, bytes] = (0, b"")) -> None:
+        """`saved`: the offset and the state() of another one, by SHA-256."""
+        self.offset, state = saved
+        self.saved = self.offset
+        """Up to here another process could go on from what was saved of it."""
+        self._hash = ResumableSha256(state or None) if algorithm == "sha256" and is_available() else new_hash(algorithm)
 
     def follow(self, descriptor: int, stop: int) -> None:
         """Hash what the file holds up to `stop`. Raises OSError, also when it holds less."""
@@ -44,6 +49,13 @@ class RunningHash:
 
     def hexdigest(self) -> str:
         return str(self._hash.hexdigest())
+
+    def is_worth_saving(self) -> bool:
+        return self.offset - self.saved >= HASH_AHEAD_BYTES
+
+    def state(self) -> bytes:
+        """Where SHA-256 is resumable."""
+        return bytes(self._hash.state())
 
 
 _spare: list[memoryview] = []
@@ -120,20 +132,29 @@ def _hashers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="hash")
 
 
-class HashCache:
-    """Running hashes by session, so that the request that ends an upload need not read all of it again.
+class Hashes(Protocol):
+    """Running hashes by session, so that the next request of an upload need not read all of it again."""
 
-    A cache of this process: when it is cold or behind, the hash follows the file from where it is.
-    """
+    def take(self, session: str, size: int) -> RunningHash:
+        """As far as it is known, of an upload that is so long. It is the caller's then, who holds the upload's lock."""
+
+    def put(self, session: str, running: RunningHash) -> None: ...
+
+    def forget(self, session: str, beyond: int = 0) -> None:
+        """What is known of more bytes than so many. To be called before an upload is cut to that length."""
+
+
+class HashCache:
+    """Those of this process alone, for where no hash can be handed on. When it is cold or behind, the hash follows the file from where it is."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[str, RunningHash] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, session: str) -> RunningHash:
-        """It is the caller's then, who holds the upload's lock."""
+    def take(self, session: str, size: int) -> RunningHash:
         with self._lock:
-            return self._entries.pop(session, None) or RunningHash()
+            known = self._entries.pop(session, None)
+        return known if known and known.offset <= size else RunningHash()
 
     def put(self, session: str, running: RunningHash) -> None:
         if not running.offset:
@@ -143,6 +164,8 @@ class HashCache:
             if len(self._entries) > HASHES_KEPT:
                 self._entries.popitem(last=False)
 
-    def forget(self, session: str) -> None:
+    def forget(self, session: str, beyond: int = 0) -> None:
         with self._lock:
-            self._entries.pop(session, None)
+            known = self._entries.get(session)
+            if known and known.offset > beyond:
+                del self._entries[session]

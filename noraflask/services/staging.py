@@ -23,9 +23,12 @@ from typing import BinaryIO
 
 from noraflask.config import StagingConfig
 from noraflask.errors import UploadBusy, UploadUnknown
-from noraflask.services.hashing import HashCache
+from noraflask.recording import spoil
+from noraflask.services.hashing import HashCache, Hashes
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.private_folder import PrivateFolder
+from noraflask.services.resumable_sha256 import is_available
+from noraflask.services.shared_hashes import SharedHashes
 from noraflask.services.staging_room import Room
 from noraflask.services.staging_usage import Share, Unfinished, Usage, file_name, owner_mark, owner_number, owner_of, unfinished_in
 from noraflask.services.upload import Upload, read_document
@@ -53,12 +56,13 @@ class Staging:
         # A folder of our own below the shared temporary one, the same for all processes that serve one storage.
         owner = hashlib.sha256(os.fsencode(os.path.realpath(incoming))).hexdigest()[:12]
         self._private = PrivateFolder(config.path / f"noraflask-{owner}")
-        self._hashes = HashCache()
+        self._hashes: Hashes = SharedHashes() if is_available() else HashCache()
         self._usage = Usage(self._private.current, incoming)
         self._room = Room(config, max_sessions, self._usage, self._folders, clock, self._metrics)
 
     def _folders(self) -> list[str]:
         """Where uploads are, the first one first. The one on the tmpfs is missing while there can be none."""
+        spoil("uploads come and go")
         tmpfs = self._private.current()
         return [tmpfs, self._incoming] if tmpfs else [self._incoming]
 

@@ -56,14 +56,14 @@ class Counts:
             self._since()[0][1][0] += tmpfs_bytes
 
     def sessions(self, owner: int = _ALL) -> int:
-        return max(0, self._sessions[owner] + sum(sessions[owner] for sessions, _ in self._changes))
+        return max(0, self._sessions[owner] + self._changes[0][0][owner] + self._changes[1][0][owner])
 
     def volume_bytes(self, owner: int = _ALL) -> int:
         """On the data volume, as of the last look."""
         return self._volume_bytes[owner]
 
     def tmpfs_bytes(self) -> int:
-        return max(0, self._tmpfs_bytes[0] + sum(tmpfs_bytes[0] for _, tmpfs_bytes in self._changes))
+        return max(0, self._tmpfs_bytes[0] + self._changes[0][1][0] + self._changes[1][1][0])
 
     def free_bytes(self) -> int:
         """Of the data volume, as of the last look."""

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest, new_hash
 from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, StorageReadOnly, TooLarge, TooManyUploads, UploadUnknown
-from noraflask.services.hashing import HashAhead, HashCache, RunningHash
+from noraflask.services.hashing import HashAhead, Hashes, RunningHash
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging_usage import Share
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 MEMORY_BYTES = 64 * 1024
-"""A small document stays in memory while it comes in; beyond that it goes to a nameless file, so that many slow ones take no memory."""
+"""A small document stays in memory while it comes in; beyond that it goes to a nameless file, so that many slow ones take no memory. And an upload
+that came in one piece of at most so many bytes is hashed from it."""
 
 
 class FilesItself(BodyStream, Protocol):
@@ -79,7 +80,7 @@ class Upload:
     """One upload while one request works on it; made by Staging.resume()."""
 
     def __init__(
-        self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Share, hashes: HashCache, metrics: NullMetrics | None = None
+        self, file: BinaryIO, session: str, config: StagingConfig, incoming: str, usage: Share, hashes: Hashes, metrics: NullMetrics | None = None
     ) -> None:
         self.file = file
         self.session = session
@@ -88,10 +89,12 @@ class Upload:
         self._incoming = incoming
         self._usage = usage
         self._hashes = hashes
+        self._running: RunningHash | None = None
         self._metrics = metrics or NullMetrics()
         self._on_tmpfs = os.path.dirname(file.name) != incoming
         self._open_files = [file]
         self._written_back = self.offset
+        self._last_piece: bytes | None = None
 
     def __enter__(self) -> Upload:
         return self
@@ -109,14 +112,12 @@ class Upload:
         if self.offset + (expected_bytes or 0) > max_bytes:
             raise TooLarge(detail={"limit_bytes": max_bytes})
         self._usage.admit(self.offset)
-        running = self._hashes.take(self.session)
         self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, +1)
         try:
             self._make_room(expected_bytes or 0)
-            with HashAhead(running, lambda: self.file.fileno()) as ahead:
+            with HashAhead(self._hash(), lambda: self.file.fileno()) as ahead:
                 yield _Inflow(self, max_bytes, ahead)
         except (ClientGone, BadRequest, TooManyUploads):
-            self._hashes.put(self.session, running)
             raise
         except TooLarge:
             self.discard()
@@ -130,7 +131,6 @@ class Upload:
         finally:
             self._metrics.change(catalogue.UPLOADS_IN_FLIGHT, -1)
         self.check_current()
-        self._hashes.put(self.session, running)
         received = self.offset - start
         if expected_bytes is not None and received != expected_bytes:
             raise SizeMismatch(detail={"announced_bytes": expected_bytes, "received_bytes": received})
@@ -138,11 +138,17 @@ class Upload:
 
     def digest(self, algorithm: str) -> Digest:
         """Of all bytes; most of it was computed while they came in."""
-        running = self._hashes.take(self.session) if algorithm == "sha256" else RunningHash(algorithm)
+        if self._last_piece is not None and len(self._last_piece) == self.offset:
+            return Digest.of(self._last_piece, algorithm)
+        running = self._hash() if algorithm == "sha256" else RunningHash(algorithm)
         running.follow(self.file.fileno(), self.offset)
-        if algorithm == "sha256":
-            self._hashes.put(self.session, running)  # whoever asks again need not read all of it again
         return Digest(algorithm, running.hexdigest())
+
+    def _hash(self) -> RunningHash:
+        """As far as an earlier request came with it; close() leaves it for the next one."""
+        if self._running is None:
+            self._running = self._hashes.take(self.session, self.offset)
+        return self._running
 
     def digest_from(self, start: int, algorithm: str) -> Digest:
         """Of the bytes from an offset to the end."""
@@ -167,11 +173,17 @@ class Upload:
         with contextlib.suppress(OSError):
             os.unlink(self.file.name)
             self._usage.ended(self.offset if self._on_tmpfs else 0)
+        self._running = None
         self._hashes.forget(self.session)
 
     def close(self) -> None:
-        for file in self._open_files:
-            file.close()
+        """Before the answer leaves, so that whoever gets the next request finds the hash."""
+        try:
+            if self._running and self._running.offset and os.fstat(self.file.fileno()).st_nlink:
+                self._hashes.put(self.session, self._running)
+        finally:
+            for file in self._open_files:
+                file.close()
 
     def take(self, stream: BodyStream | FilesItself, max_bytes: int) -> int:
         """Take in the next piece; its length, 0 at the end of the body."""
@@ -205,6 +217,7 @@ class Upload:
             log.warning("staging folder is full, the upload goes on on the data volume: %s", problem)
             self._spill()
             _write(self.file, piece[self.file.tell() - self.offset :])
+        self._last_piece = piece if len(piece) <= MEMORY_BYTES else None
         self.offset += len(piece)
         if self._on_tmpfs:
             self._usage.grown(len(piece))
@@ -238,9 +251,10 @@ class Upload:
 
     def _give_back(self, start: int) -> None:
         """After a failed write: free what this request took; no answer has acknowledged it."""
+        self._running = self._last_piece = None
+        self._hashes.forget(self.session, start)
         with contextlib.suppress(OSError):
             self.file.truncate(start)
-        self._hashes.forget(self.session)
 
 
 class _Inflow:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
 from noraflask.keys import Key
+from noraflask.recording import Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +179,8 @@ class Abilities:
     """Make room for keys to come, below these folders (no last slash), where the first key costs more than the next. Never raises."""
     probe: Callable[[], object] = nothing
     """Write, make durable and remove something small. Raises StorageFull, StorageReadOnly or Unavailable."""
+    watch: Callable[[Key], Look] | None = None
+    """A function that tells, quickly and without ever raising, a version of the object: equal as long as the object is the same, or is still absent.
+    It is asked for each request that is answered as one before was (recording.py); None: no request is."""
     incoming: str | None = None
     """A local folder from which a finished upload becomes an object without a copy."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import heapq
 import os
 import stat
@@ -23,9 +24,22 @@ from typing import Literal
 from noraflask.config.other_users import planted
 from noraflask.errors import AlreadyExists, Changed, NotFound
 from noraflask.keys import Key
+from noraflask.recording import Look
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
 from noraflask.storage.disk_cells import DiskLeases, DiskLocks, DiskRevisions
-from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, named_file, nameless_file, stamp, sync, version_of
+from noraflask.storage.disk_files import (
+    DiskReader,
+    can_link_nameless,
+    explain,
+    file_to_rename,
+    link,
+    look_at,
+    named_file,
+    nameless_file,
+    stamp,
+    sync,
+    version_of,
+)
 from noraflask.storage.disk_folders import Folders, folder_of, holds_a_file, names_in, sweep_and_lock
 
 INCOMING = ".incoming"
@@ -56,14 +70,15 @@ class DiskStorage:
         self._lock_file = sweep_and_lock(self.incoming)
         self._nameless = can_link_nameless(self.incoming)
         shared = os.path.join(self.root, SHARED)
-        self._locks, self._revisions = DiskLocks(shared), DiskRevisions(shared)
+        self._locks, self._revisions, self._leases = DiskLocks(shared), DiskRevisions(shared), DiskLeases(shared, self.delete)
         self.abilities = Abilities(
-            leases=DiskLeases(shared, self.delete),
+            leases=self._leases,
             revisions=self._revisions,
             create_soon=self.create_soon,
             together=self._folders.together,
             prepare=self._folders.prepare,
             probe=self.probe,
+            watch=self.watch,
             incoming=self.incoming,
         )
 
@@ -103,6 +118,9 @@ class DiskStorage:
     def stat_many(self, keys: Iterable[Key]) -> Sequence[ObjectInfo | None]:
         return [self.stat(key) for key in keys]
 
+    def watch(self, key: Key) -> Look:
+        return functools.partial(look_at, f"{self.root}/{key}")
+
     def create(self, key: Key, source: Source) -> str:
         return self._create(key, source)
 
@@ -117,7 +135,7 @@ class DiskStorage:
                 os.replace(name, path)
 
         try:
-            with named_file(self.incoming, source, self._mode(key)) as (name, version):
+            with file_to_rename(self.incoming, source, self._mode(key)) as (name, version):
                 self._folders.place(path, rename)
         except OSError as problem:
             raise explain(problem) from problem
@@ -130,7 +148,7 @@ class DiskStorage:
             if expected is None:
                 return self._create(key, data)
             self._expect(path, expected)  # who is too late anyway need not write first
-            with named_file(self.incoming, data, self._mode(key)) as (name, version):
+            with file_to_rename(self.incoming, data, self._mode(key)) as (name, version):
                 with self._locks.alone(key):
                     self._expect(path, expected)
                     os.replace(name, path)
@@ -195,7 +213,8 @@ class DiskStorage:
 
     def close(self) -> None:
         """Give back what is held for as long as the process works here."""
-        self._revisions.close()
+        for cells in (self._locks, self._revisions, self._leases):
+            cells.close()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None

@@ -31,6 +31,17 @@ def version_of(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
+def look_at(path: str) -> object:
+    """What changes whenever version_of() would, and when somebody has tampered with the file; None when there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return object()  # equal to nothing: whoever opens it finds out what is wrong
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_ctime_ns
+
+
 def stamp(descriptor: int) -> str:
     """Give a file that is about to appear, and that nobody writes to any more, a time of its own; returns its version."""
     now = time.time_ns()
@@ -64,7 +75,15 @@ class DiskReader(io.FileIO):
 
 @contextlib.contextmanager
 def named_file(folder: str, source: Source, mode: int) -> Iterator[tuple[str, str]]:
-    """Path and version of a temporary file in the folder that holds the source's bytes, on disk. The caller may rename it away."""
+    """Path and version of a temporary file in the folder that holds the source's bytes, on disk."""
+    with file_to_rename(folder, source, mode) as (name, version):
+        yield name, version
+        os.unlink(name)
+
+
+@contextlib.contextmanager
+def file_to_rename(folder: str, source: Source, mode: int) -> Iterator[tuple[str, str]]:
+    """As named_file(), for the caller to rename it away."""
     name = os.path.join(folder, secrets.token_hex(12) + ".tmp")
     descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     try:
@@ -79,8 +98,6 @@ def named_file(folder: str, source: Source, mode: int) -> Iterator[tuple[str, st
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
-    if os.path.lexists(name):
-        os.unlink(name)
 
 
 @contextlib.contextmanager

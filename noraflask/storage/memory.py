@@ -42,6 +42,7 @@ class MemoryStorage:
             revisions=MemoryRevisions(),
             create_soon=lambda key, data: self.create(key, data),
             probe=lambda: self.probe(),
+            watch=lambda key: lambda: self._objects.get(key),
         )
 
     def open(self, key: Key, start: int = 0, stop: int | None = None) -> MemoryReader:

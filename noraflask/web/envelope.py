@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from noraflask.log import REQUEST_ID as LOGGED_ID
+from noraflask.log import EventLog
+from noraflask.recording import CURRENT, PLAN, WANTED, Recording
 from noraflask.services.curation.gate import Permit, Refusal
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
@@ -24,6 +26,7 @@ from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import OPS, STANDING
 from noraflask.web.peers import client_address
+from noraflask.web.plans import REMAINING_FIELD, REQUEST_ID_FIELD, Kind, Plan, Scene
 from noraflask.web.targets import OUTER_PATH, Target, Targets
 
 REQUEST_ID = "nora.request_id"
@@ -36,19 +39,20 @@ _SAFE = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
 )
 """On every answer. What the registry serves was made by others; a browser that is shown it must not run it as a page of this server."""
+_NOT_AGAIN = frozenset(("nora.cut", UPSTREAM_SECONDS, HANDED_OVER))
+"""In a request's environ: it is not answered so again."""
 SAFE = "nora.safe"
 """In a request's environ: what its answer has in place of the usual ones, made by safe_with()."""
 _GIVEN_ID = re.compile(r"[!-~]{1,128}\Z")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-Write = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Lines:
     """How requests are told of in the log."""
 
-    write: Write
+    events: EventLog
     ops_interval_seconds: float
     """A check of the server's health that is answered as the one before leaves a line only this often, in each worker; 0: always."""
 
@@ -72,6 +76,7 @@ class Envelope:
         self._told: dict[tuple[str, str], float] = {}
         self._process = ""
         self._numbers = itertools.count()
+        self.scene = Scene(current, self._next_id, metrics, lines.events if lines else None)
 
     def _next_id(self) -> str:
         """Random for each process, then counted: a random number for each request would be a system call more."""
@@ -93,10 +98,11 @@ class Envelope:
     def _go_on(self, exchange: Exchange, run: Callable[[], Iterable[bytes]]) -> Iterable[bytes]:
         environ = exchange.environ
         LOGGED_ID.set(exchange.request_id)
+        CURRENT.set(exchange.recording)
         try:
             body = run()
         except Suspended as pause:  # it goes on later, on another thread perhaps
-            resume = pause.resume
+            resume, exchange.recording = pause.resume, None
             raise Suspended(pause.reception, lambda problem, start_response: self._go_on(exchange, lambda: resume(problem, exchange.begin))) from None
         except BaseException:
             exchange.status = "500"
@@ -105,6 +111,7 @@ class Envelope:
             raise
         finally:
             LOGGED_ID.set("")
+            CURRENT.set(None)
         self._answered(exchange)
         if isinstance(body, environ.get("wsgi.file_wrapper", ())):  # the server must see its own type, to let the kernel send the file
             close = getattr(body, "close", lambda: None)
@@ -133,9 +140,25 @@ class Envelope:
         self._metrics.request_done(exchange.registry, method, status, seconds, received, sent, served)
         if "nora.cut" in environ:
             self._metrics.count(catalogue.HTTP_CUT, exchange.registry)
-        lines = self._lines
+        lines, event = self._lines, None
         if lines is not None and (lines.ops_interval_seconds <= 0 or self._is_news(environ, status, now, lines.ops_interval_seconds)):
-            lines.write(self._event(exchange, method, received, sent, seconds))
+            event = self._event(exchange, method, received, sent, seconds)
+            lines.events.write(event)
+        recording = exchange.recording
+        if recording is not None and recording.body is not None and not recording.spoiled_by and not _NOT_AGAIN & environ.keys():
+            kind = Kind(exchange.registry, method, status, exchange.decision, sent, served, event)
+            environ[PLAN] = self._plan(exchange, recording, kind)
+
+    def _plan(self, exchange: Exchange, recording: Recording, kind: Kind) -> Plan:
+        varying = [(REQUEST_ID_FIELD, exchange.request_id)]
+        if recording.limit is not None:
+            varying += [field for field in exchange.environ[STANDING] if field[0] == REMAINING_FIELD]
+        return Plan(recording, kind, exchange.environ[STATE], self.scene, tuple(varying))
+
+    def flush(self) -> None:
+        """Write lines that are held back."""
+        if self._lines is not None:
+            self._lines.events.flush()
 
     def _is_news(self, environ: dict[str, Any], status: str, now: float, interval: float) -> bool:
         """Those who watch the server ask every few seconds, and nobody reads a thousand times that all is well."""
@@ -188,7 +211,7 @@ class Exchange:
 
     __slots__ = (
         *("_envelope", "_start", "answered", "body", "decision", "ended", "environ", "headers"),
-        *("registry", "request_id", "started", "status", "target"),
+        *("recording", "registry", "request_id", "started", "status", "target"),
     )
 
     def __init__(self, envelope: Envelope, environ: dict[str, Any], target: Target, request_id: str, start_response: Callable[..., Any]) -> None:
@@ -201,12 +224,13 @@ class Exchange:
         self.body: Iterable[bytes] = ()
         self.ended = False
         self.decision: str | None = None
+        self.recording = Recording() if WANTED in environ else None
         self._envelope, self._start = envelope, start_response
 
     def begin(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         self.answered = time.perf_counter()
         self.status, self.headers = status[:3], headers
-        headers.append(("X-Request-Id", self.request_id))
+        headers.append((REQUEST_ID_FIELD, self.request_id))
         headers.extend(self.environ.get(SAFE, _SAFE))
         headers.extend(self.environ.get(STANDING, ()))
         shared = shared_with(self.environ, self.target.format)

@@ -21,6 +21,7 @@ from flask import request
 
 from noraflask.digest import Digest
 from noraflask.errors import CurationDenied
+from noraflask.recording import CURRENT
 from noraflask.services.auth.principal import Principal, Source
 from noraflask.services.curation.gate import Permit, Refusal, refusal
 from noraflask.services.curation.model import Decision, Package
@@ -153,7 +154,11 @@ def served(granted: Permit, digest: Digest) -> None:
     services, environ, _ = surroundings()
     if environ["REQUEST_METHOD"] == "GET" and environ[STATE].keeps_ledger:
         who = recognise(environ)
-        services.curation.ledger.served(granted.package, str(digest), who.name, who.source.value, ci_of(who))
+        line = (granted.package, str(digest), who.name, who.source.value, ci_of(who))
+        services.curation.ledger.served(*line)
+        recording = CURRENT.get()
+        if recording is not None:
+            recording.effects.append(lambda now: services.curation.ledger.served(*line))
 
 
 def ci_of(who: Principal) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Request, request
 
+from noraflask.recording import aside
 from noraflask.services import Services
 from noraflask.services.limits.rates import AUTH, GENERAL, METRICS, UPLOAD, Limits
 from noraflask.web.context import EXTENSION, STATE
@@ -42,6 +43,10 @@ def install(app: Flask, trusted_proxies: tuple[str, ...]) -> None:
         else:  # by the route, however its address is spelled
             is_token = here.url_rule is not None and here.url_rule.rule in TOKEN_RULES and environ["REQUEST_METHOD"] == "POST"
             tiers = _TOKENS if is_token else _GENERAL
-        environ[STANDING] = services.limits.check(limits, tiers, client_address(environ, trusted_proxies))
+        client = client_address(environ, trusted_proxies)
+        with aside() as recording:
+            environ[STANDING] = services.limits.check(limits, tiers, client)
+        if recording is not None:
+            services.limits.record(recording, limits, tiers, client)
 
     app.before_request(limit)

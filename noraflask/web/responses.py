@@ -18,6 +18,7 @@ from werkzeug.wsgi import wrap_file
 
 from noraflask.digest import Digest
 from noraflask.errors import NotFound, NotGated, PreconditionFailed
+from noraflask.recording import CURRENT
 from noraflask.services.curation.gate import Permit
 from noraflask.web import byte_ranges
 from noraflask.web.accel import internal_path, told_to_proxy
@@ -67,7 +68,7 @@ def send(
         answer["Last-Modified"] = http_date(modified)
     environ, etag = request.environ, answer.get("ETag", "")
     if _is_not_modified(environ, etag, modified):
-        return Answer(status=304, headers=answer)
+        return _whole(b"", 304, answer)
     answer["Content-Type"] = media_type
     environ[SERVED] = True
     start, stop, status = 0, size, 200
@@ -81,7 +82,7 @@ def send(
             answer["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     answer["Content-Length"] = str(stop - start)
     if environ["REQUEST_METHOD"] == "HEAD":
-        return Answer(status=status, headers=answer)
+        return _whole(b"", status, answer)
     content = services().content
     has_date = modified is not None and environ.get("HTTP_IF_RANGE", '"')[-1:] != '"'  # nginx would compare it with Last-Modified
     if size > INLINE_BYTES and not has_date and (path := internal_path(content, environ, digest, size)):
@@ -90,11 +91,19 @@ def send(
     try:
         if size <= INLINE_BYTES:
             data = content.read(digest)
-            return Answer(data if status == 200 else data[start:stop], status=status, headers=answer)
+            return _whole(data if status == 200 else data[start:stop], status, answer)
         reader = content.open(digest, start, stop if status == 206 else None)
     except NotFound:
         raise missing(detail={"digest": str(digest)}) from None
     return Answer(wrap_file(environ, reader, 1024 * 1024), status=status, headers=answer, direct_passthrough=True)  # type: ignore[arg-type]
+
+
+def _whole(data: bytes, status: int, headers: Mapping[str, str]) -> Response:
+    """An answer that is complete here and now: a request that is recorded may be answered so again."""
+    recording = CURRENT.get()
+    if recording is not None:
+        recording.body = data
+    return Answer(data or None, status=status, headers=headers)
 
 
 def _is_for(permit: Permit, digest: Digest) -> bool:
@@ -138,10 +147,12 @@ def _ranges(header: str, size: int) -> list[tuple[int, int]]:
 def _send_parts(body: Multipart, digest: Digest, size: int, missing: type[NotFound], headers: Mapping[str, str]) -> Response:
     answer = {**headers, "Content-Length": str(body.size), "Content-Type": body.content_type}
     if request.method == "HEAD":
-        return Answer(status=206, headers=answer)
+        return _whole(b"", 206, answer)
     content = services().content
     try:
-        data = body.of(content.read(digest)) if size <= INLINE_BYTES else Pieces(body, partial(content.open, digest))
+        if size <= INLINE_BYTES:
+            return _whole(body.of(content.read(digest)), 206, answer)
+        data = Pieces(body, partial(content.open, digest))
     except NotFound:
         raise missing(detail={"digest": str(digest)}) from None
     return Answer(data, status=206, headers=answer)

@@ -337,3 +337,57 @@ def test_a_list_is_an_iterator_that_bears_changes_meanwhile(tree):
         tree.delete(Key(key))
     list(listing)
     assert keys_in(tree) == []
+
+
+# ---- watching
+
+
+@pytest.mark.parametrize("change", ["create", "replace", "the same again", "swap", "delete", "delete and create", "below a file"])
+def test_whoever_watches_sees_every_change(storage, change):
+    key, data = Key("watched/one"), b"data"
+    if change != "create":
+        storage.create(key, data)
+    look = storage.abilities.watch(key)
+    before = look()
+    assert look() == before
+    storage.create(Key("watched/two"), b"other")
+    assert look() == before
+    if change == "create":
+        storage.create(key, data)
+    elif change in ("replace", "the same again"):
+        storage.replace(key, data if change == "the same again" else b"atad")
+    elif change == "swap":
+        storage.swap(key, data, storage.stat(key).version)
+    elif change == "below a file":
+        assert storage.abilities.watch(Key("watched/one/below"))() is None
+        storage.delete(key)
+    else:
+        storage.delete(key)
+        if "create" in change:
+            storage.create(key, data)
+    assert look() != before
+
+
+def test_a_watch_is_never_equal_to_one_of_before(storage):
+    """However fast one follows the other, and whatever the bytes are."""
+    key = Key("watched/one")
+    look, seen = storage.abilities.watch(key), []
+    for turn in range(300):
+        storage.replace(key, b"%d" % (turn % 3))
+        seen.append(look())
+        if turn % 7 == 0:
+            storage.delete(key)
+            storage.create(key, b"0")
+            seen.append(look())
+    assert all(seen.count(one) == 1 for one in seen)
+
+
+def test_a_link_to_another_version_is_a_change(storage):
+    """The same name, held by the same inode again: tag to manifest, and back."""
+    key = Key("watched/one")
+    look = storage.abilities.watch(key)
+    storage.replace(key, b"a")
+    first = look()
+    storage.replace(key, b"b")
+    storage.replace(key, b"a")
+    assert look() != first

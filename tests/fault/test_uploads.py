@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import fcntl
+import os
+import signal
 import socket
 import tempfile
 import termios
@@ -161,6 +163,41 @@ def test_a_client_that_stalls_is_cut_and_can_go_on(server: Server, client: Clien
     assert answer is None or answer.status in (400, 408), answer
     assert client.received(location) == 50_000
     go_on(client, location, data)
+
+
+# ------------------------------------------------------------------------------------------------ chunks over new connections
+
+
+def bytes_read(pid: int) -> int:
+    """From files: what comes from sockets is received or spliced, and does not count as read."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize("kills", [0, 2])
+def test_chunks_over_new_connections_are_hashed_once_by_all_workers_together(start: Start, kills: int) -> None:
+    """A hash reads the upload's file; so what was read tells how often it was hashed."""
+    server = start({"NORA_WORKERS": "4"})
+    workers = all_workers(server, 4)
+    chunk, count = noise(5_000_000, "shared"), 20
+    read_before = {pid: bytes_read(pid) for pid in workers}
+    read_by_the_dead = 0
+    with Client(server.port) as client:
+        location = client.begin("spread/app")
+    for number in range(count):
+        with Client(server.port) as client:
+            answer = client.patch(location, chunk, number * len(chunk))
+            assert answer.status == 202, answer
+            location = answer.location
+        if kills and number in (7, 14):
+            victim = max(read_before, key=lambda pid: bytes_read(pid) - read_before[pid])
+            read_by_the_dead += bytes_read(victim) - read_before.pop(victim)
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda victim=victim: victim not in all_workers(server, 4), 20, "another worker in its place")
+            read_before |= {pid: 0 for pid in all_workers(server, 4) if pid not in read_before}
+    with Client(server.port) as client:
+        assert client.finish(location, digest_of(chunk * count)).status == 201
+    read = sum(bytes_read(pid) - before for pid, before in read_before.items()) + read_by_the_dead
+    assert read < 1.2 * len(chunk) * count
 
 
 # --------------------------------------------------------------------------------------------------------------------- lies

@@ -25,7 +25,14 @@ class Told:
         self.app = app
         inner = getattr(app.wsgi_app, "_application", app.wsgi_app)
         self.client = Client(
-            Envelope(inner, lambda: app.services.live.state, Targets(FORMATS), ("127.0.0.1",), NullMetrics(), Lines(self.events.append, interval))
+            Envelope(
+                inner,
+                lambda: app.services.live.state,
+                Targets(FORMATS),
+                ("127.0.0.1",),
+                NullMetrics(),
+                Lines(SimpleNamespace(write=self.events.append), interval),
+            )
         )
 
     def ask(self, method, path, **more):
@@ -147,7 +154,16 @@ def test_an_application_that_fails_leaves_a_line_all_the_same(app):
     def fails(environ, start_response):
         raise RuntimeError("of the framework itself")
 
-    client = Client(Envelope(fails, lambda: SimpleNamespace(repositories=Repositories([])), Targets([]), (), NullMetrics(), Lines(events.append, 0)))
+    client = Client(
+        Envelope(
+            fails,
+            lambda: SimpleNamespace(repositories=Repositories([])),
+            Targets([]),
+            (),
+            NullMetrics(),
+            Lines(SimpleNamespace(write=events.append), 0),
+        )
+    )
     with pytest.raises(RuntimeError):
         client.get("/")
     assert events[0]["status"] == 500

@@ -234,6 +234,13 @@ def test_who_may_push_can_rely_on_a_blob_that_is_there(registry, monkeypatch, me
     assert touched == held
 
 
+def test_a_blob_that_is_unknown_is_not_leased(registry, monkeypatch):
+    """Nobody relies on it; nor on content that is here under other names alone."""
+    registry.push_blob("other", DATA)
+    monkeypatch.setattr(registry.client.application.services.content, "touch", lambda *digests: pytest.fail("leased"))
+    assert registry.status(f"app/blobs/{DIGEST}", "HEAD") == 404
+
+
 def test_delete(registry):
     for name in ("app", "other"):
         registry.push_blob(name, DATA)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,7 +214,7 @@ def test_errors_are_in_its_own_form(door, mount, method, path, status):
 @everywhere
 def test_log_audit_and_metrics_name_repository_and_name(door, mount, monkeypatch):
     lines: list[dict[str, Any]] = []
-    monkeypatch.setattr("noraflask.app.write_event", lambda config: lines.append)
+    monkeypatch.setattr("noraflask.app.EventLog", lambda config: SimpleNamespace(write=lines.append))
     here = door(logging={"access": True}, audit={"mode": "file"}, metrics={"enabled": True})
     here.ask("PUT", f"{mount}/Teddy_Bear", data=b"x", buffered=True)
     assert (lines[-1]["registry"], lines[-1]["name"], lines[-1]["path"]) == (MOUNTS[mount], "teddy-bear", f"{mount}/Teddy_Bear")

@@ -80,6 +80,7 @@ TAKEN_VARIABLES = [
     ("NORA_TRANSFER_THREADS", "1024", "server.transfer_threads", 1024),
     ("NORA_MAX_CONNECTIONS", "2", "server.max_connections", 2),
     ("NORA_MAX_CONNECTIONS_PER_CLIENT", "7", "server.max_connections_per_client", 7),
+    ("NORA_PLAN_MEMORY_MB", "0", "server.plan_memory_mb", 0),
     ("NORA_HEADER_READ_TIMEOUT", "1", "server.header_read_timeout", 1),
     ("NORA_KEEP_ALIVE_TIMEOUT", "91", "server.keep_alive_timeout", 91),
     ("NORA_IDLE_TIMEOUT", "86400", "server.idle_timeout", 86400),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from noraflask.errors import ClientGone
 from noraflask.services import hashing
 from noraflask.services.hashing import HASH_AHEAD_BYTES, HashAhead, RunningHash
+from noraflask.services.resumable_sha256 import is_available
 
 MIB = 1024 * 1024
 
@@ -122,3 +124,9 @@ def test_threads_that_have_hashed_keep_no_memory(tmp_path: Path) -> None:
             tracemalloc.stop()
     os.close(descriptor)
     assert kept < 8 * hashing.PIECE_BYTES
+
+
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (3,), reason="needs OpenSSL 3")
+def test_with_openssl_3_a_hash_can_be_handed_on() -> None:
+    """Else the tests of that would be skipped."""
+    assert is_available()

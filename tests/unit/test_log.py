@@ -41,7 +41,7 @@ def rendered(format, **event):
     kept = os.dup(1)
     try:
         os.dup2(writing, 1)
-        log.write_event(LoggingConfig(format=format))(event)
+        log.EventLog(LoggingConfig(format=format)).write(event)
     finally:
         os.dup2(kept, 1)
         os.close(kept)
@@ -68,7 +68,7 @@ def test_no_value_ends_a_line_or_hides_in_it(format, text):
 
 @given(ANY_TEXT)
 def test_any_value_in_json_is_what_it_was(text):
-    line = log._json_line({"message": "request", "path": text, "status": 200, "ms": 0.5, "none": None})
+    line = log._render(True, "now", {"message": "request", "path": text, "status": 200, "ms": 0.5, "none": None})
     found = json.loads(line)
     assert (found["path"], found["status"], found["ms"], found["none"], found["level"]) == (text, 200, 0.5, None, "info")
     assert is_one_line(line.encode())
@@ -76,7 +76,7 @@ def test_any_value_in_json_is_what_it_was(text):
 
 @given(ANY_TEXT)
 def test_any_value_in_text_is_one_word(text):
-    line = log._text_line({"message": "request", "path": text})
+    line = log._render(False, "now", {"message": "request", "path": text})
     assert line.count("\n") == 1
     word = line.rstrip("\n").partition(" path=")[2]
     assert (json.loads(word) if word.startswith('"') else word) == text
@@ -169,3 +169,34 @@ def test_setup_writes_to_stdout(monkeypatch, capsys):
     logging.getLogger("nora.test").warning("here")
     logging.getLogger("nora.test").info("not here")
     assert capsys.readouterr().out.split(maxsplit=1)[1] == "warning nora.test: here\n"
+
+
+# Lines that come again and again.
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+@pytest.mark.parametrize("id", ["0a1b", "x-1", 'a"b', "a=b", 'x"user="root', "\x7f"])
+@given(path=ANY_TEXT, ms=st.floats(0, 1e6))
+def test_a_line_that_comes_again_is_what_it_would_be(format, id, path, ms):
+    log_ = log.EventLog(LoggingConfig(format=format))
+    event = {"message": "request", "path": path, "status": 200, "ms": round(ms, 1), "agent": path, "request_id": id, "user": path}
+    again = log_.line_of(event | {"ms": 0.3, "request_id": "first"}, ("ms", "request_id")).now(event["ms"], id)
+    assert (
+        again.partition(b"Z")[2]
+        == log._render(format == "json", "2026-01-01T00:00:00.000Z", event).encode(errors="backslashreplace").partition(b"Z")[2]
+    )
+    assert is_one_line(again)
+
+
+def test_what_is_held_is_written_in_whole_lines_that_a_pipe_takes_at_once(monkeypatch):
+    written = []
+    monkeypatch.setattr(log.os, "write", lambda descriptor, data: written.append(data) or len(data))
+    events = log.EventLog(LoggingConfig())
+    lines = [b"%d %b\n" % (number, b"x" * (number % 900)) for number in range(2000)]
+    for line in lines:
+        events.hold(line)
+    events.flush()
+    events.flush()
+    assert b"".join(written) == b"".join(lines)
+    assert all(len(data) <= log.PIPE_BYTES and data.endswith(b"\n") for data in written)
+    assert len(written) < len(lines) / 4

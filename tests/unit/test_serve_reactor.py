@@ -9,8 +9,9 @@ import pytest
 
 from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
-from noraflask.serve.connection import Connection, Phase
+from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.held import LEAST_BYTES
+from noraflask.serve.listening import Listeners
 from noraflask.serve.reactor import Reactor
 from noraflask.serve.room import Room
 
@@ -20,12 +21,21 @@ class Worker:
         self.served: list[Connection] = []
         self.sockets: list[socket.socket] = []
         self.room = Room(10, 10, lambda peer: peer, lambda what: None)
-        self.reactor = Reactor(ServerConfig(), self.room, Board(), 0, self.served.append, lambda conn, why: None, lambda conn: None)
+        self.reactor = Reactor(
+            ServerConfig(),
+            self.room,
+            Listeners(self.room, Board(), 0),
+            self.served.append,
+            lambda conn, why: None,
+            lambda conn: None,
+            lambda conn: Answered.NOT,
+            lambda: None,
+        )
 
     def connect(self, client: str = "192.0.2.1") -> Connection:
         ours, theirs = socket.socketpair()
         self.sockets += ours, theirs
-        self.reactor._welcome(ours, (client, 1), {})
+        self.reactor.welcome(ours, (client, 1), {})
         return self.reactor.connections[ours.fileno()]
 
 
@@ -84,11 +94,11 @@ def test_an_error_at_accepting_does_not_end_it(worker: Worker, reactor: Reactor,
         sock.close()
         raise RuntimeError
 
-    monkeypatch.setattr(reactor, "_welcome", fail)
-    reactor.wait()
+    monkeypatch.setattr(reactor, "welcome", fail)
+    reactor.work()
     monkeypatch.undo()
     worker.sockets.append(socket.create_connection(listener.getsockname()))
     reactor.sweep()
-    reactor.wait()
+    reactor.work()
     assert len(reactor.connections) == 1
     worker.sockets += [conn.sock for conn in reactor.connections.values()]

@@ -432,7 +432,7 @@ def test_read_body_of_a_broken_connection():
 class Spliced(io.BytesIO):
     """A body that the kernel can move, as the server's own."""
 
-    def splice(self, descriptor: int, size: int) -> int:
+    def into_file(self, descriptor: int, size: int) -> int:
         return os.write(descriptor, self.read(min(size, 700)))
 
 
@@ -579,7 +579,7 @@ def test_a_large_body_is_hashed_beside_its_arrival(worker, monkeypatch):
     worker.append(session, data[:7000])
     worker.append(session, data[7000:7100])
     worker.append(session, data[7100:])
-    cached = worker.staging._hashes.take(session)
+    cached = worker.staging._hashes.take(session, len(data))
     assert cached.offset > 19_000, "most of it was hashed while it came in"
     worker.staging._hashes.put(session, cached)
     assert worker.digest(session) == Digest.of(data)
@@ -598,6 +598,7 @@ def test_a_read_error_beside_the_arrival_ends_the_request(worker, monkeypatch):
 
 
 def test_only_so_many_hashes_are_remembered(worker, monkeypatch):
+    monkeypatch.setattr(worker.staging, "_hashes", hashing.HashCache())
     monkeypatch.setattr(hashing, "HASHES_KEPT", 3)
     monkeypatch.setattr(hashing, "HASH_AHEAD_BYTES", 1)
     sessions = [worker.begin(bytes([number]) * 100) for number in range(6)]
@@ -762,3 +763,26 @@ def test_what_came_last_can_be_taken_back(tmp_path):
         assert upload.offset == 5
         drive(upload.receive(LIMIT), io.BytesIO(b"again"))
         assert upload.digest("sha256") == upload.digest("sha256") == Digest.of(b"firstagain")
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_small_upload_in_one_piece_is_not_read_back(worker, monkeypatch, algorithm):
+    session = worker.begin()
+    monkeypatch.setattr(os, "preadv", None)
+    with worker.staging.resume(SCOPE, session) as upload:
+        drive(upload.receive(LIMIT, 5), io.BytesIO(b"small"))
+        assert upload.digest(algorithm) == Digest.of(b"small", algorithm)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+@pytest.mark.parametrize("body", [io.BytesIO, Spliced])
+@pytest.mark.parametrize("on_volume", [False, True])
+def test_what_follows_a_piece_that_was_taken_back_counts(worker, monkeypatch, kept, body, on_volume):
+    if on_volume:
+        monkeypatch.setattr(worker.staging._private, "current", lambda: None)
+    with worker.staging.resume(SCOPE, worker.begin()) as upload:
+        drive(upload.receive(LIMIT), io.BytesIO(b"small"))
+        upload.cut(kept)
+        assert upload.digest("sha256") == Digest.of(b"small"[:kept])
+        drive(upload.receive(LIMIT), body(b"other"[kept:]))
+        assert upload.digest("sha256") == Digest.of(b"small"[:kept] + b"other"[kept:])

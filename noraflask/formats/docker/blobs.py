@@ -22,9 +22,11 @@ def get_blob(name: str, digest: str) -> Response:
     content, is_read = services().content, request.method == "GET"
     may_push = not is_read and may(PUSH, name)
     granted = permit_blob(name, wanted, is_read, may_push)
-    if may_push:
-        content.touch(wanted)  # a manifest that needs it comes in a later request
-    found = content.stat(wanted) if content.exists(keys.blob_pointer(repository().name, name, wanted)) else None
+    found = None
+    if content.exists(keys.blob_pointer(repository().name, name, wanted)):
+        if may_push:
+            content.touch(wanted)  # before it is looked for: a manifest that needs it comes in a later request
+        found = content.stat(wanted)
     if found is None:
         raise BlobUnknown(detail={"digest": digest})
     served(granted, wanted)

@@ -15,12 +15,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any, NoReturn
 
 from noraflask.config import AuthConfig
 from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import TooManyLogins, Unauthenticated
+from noraflask.recording import aside
 from noraflask.services.auth import signing
 from noraflask.services.auth.credentials import Malformed, Password, kid_of, parse_authorization, token_in
 from noraflask.services.auth.logins import NAME_CHARACTERS, Environ, Logins
@@ -62,16 +64,27 @@ class Authenticator:
             if header is None:
                 return ANONYMOUS
         mark = self._mark(header, _FOR_TOKENS if takes_refresh else b"")  # what is good there may be no good elsewhere, and is remembered apart
-        now = self.logins.clock()
-        place = (mark, self.logins.client_of(environ))
-        known = self._known.get(mark)
-        if known is None or known.until <= now or not self.logins.is_usual(known.principal, place, now) or not known.holds():
-            known = self._recognise(header, environ, takes_refresh)
-            self._known.put(mark, known, KNOWN_ENTRY_BYTES + bytes_of_principal(known.principal))
-            self.logins.note(known.principal, place, environ)
+        with aside() as recording:
+            now = self.logins.clock()
+            place = (mark, self.logins.client_of(environ))
+            known = self._known.get(mark)
+            if known is None or not self._still_holds(known, place, now):
+                known = self._recognise(header, environ, takes_refresh)
+                self._known.put(mark, known, KNOWN_ENTRY_BYTES + bytes_of_principal(known.principal))
+                self.logins.note(known.principal, place, environ)
+            self._used(known, now)
+        if recording is not None:
+            recording.questions.append(partial(self._still_holds, known, place))
+            recording.effects.append(partial(self._used, known))
+        return known.principal
+
+    def _still_holds(self, known: Known, place: tuple[bytes, str], now: float) -> bool:
+        """`place`: the credential's mark, and the client that sends it."""
+        return known.until > now and self.logins.is_usual(known.principal, place, now) and known.holds()
+
+    def _used(self, known: Known, now: float) -> None:
         if known.principal.token_id:
             self.logins.tokens.used(known.principal.token_id, now)
-        return known.principal
 
     def knows(self, header: str) -> bool:
         """Is this Authorization header remembered, so that no password has to be checked?"""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from noraflask.errors import NoraError
+from noraflask.recording import spoil
 from noraflask.services.documents import Documents
 
 LOOK_SECONDS = 0.5
@@ -49,6 +50,7 @@ class Freeze:
 
     def current(self) -> Frozen | None:
         """As it was at most LOOK_SECONDS ago. While storage cannot be read, what was known stays; what is there and cannot be understood freezes."""
+        spoil("a freeze may begin and end")
         now = self._clock()
         if not 0 <= now - self._looked < LOOK_SECONDS:
             self._looked = now

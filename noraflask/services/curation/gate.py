@@ -19,6 +19,7 @@ from typing import Any
 
 from noraflask.ecosystems import ECOSYSTEMS
 from noraflask.errors import CurationDenied
+from noraflask.recording import CURRENT, spoil
 from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.curation.deciding import blocks_name, concerns_versions, decide, names_digests, next_change, visible
 from noraflask.services.curation.freeze import Freeze
@@ -78,6 +79,7 @@ class Curation:
         self._clock = clock
 
     def now(self) -> float:
+        spoil("the time was asked")
         return self._clock()
 
     def recall(self, permits: Permits, key: Hashable, revision: Callable[[], object | None] | None) -> Permit | None:
@@ -87,6 +89,9 @@ class Curation:
             return None
         if known.revision is not None and (revision is None or known.revision != revision()):
             return None
+        recording = CURRENT.get()
+        if recording is not None:
+            recording.last_until(known.until)
         return known.permit
 
     def remember(self, permits: Permits, key: Hashable, permit: Permit, revision: object | None) -> None:
@@ -101,6 +106,7 @@ class Curation:
 
     def check(self, policy: Policy, package: Package, bypass_token: str | None = None, decision: Decision | None = None) -> Permit:
         """May it be served? Raises CurationDenied. `decision`: what a format has worked out itself, of several answers of decide()."""
+        spoil("a verdict is worked out")
         if decision is None:
             decision = self.decide(policy, package, bypass_token)
         if not decision.allowed:
@@ -108,6 +114,7 @@ class Curation:
         return Permit(_SEAL, package, decision, policy)
 
     def decide(self, policy: Policy, package: Package, bypass_token: str | None = None) -> Decision:
+        spoil("a verdict is worked out")
         if not package.hosted and package.seen is None:
             frozen = self.freeze.current()
             if frozen is not None:
@@ -115,6 +122,7 @@ class Curation:
         return decide(policy, package, self._clock(), bypass_token)
 
     def blocks_name(self, policy: Policy, package: Package) -> Decision:
+        spoil("a verdict is worked out")
         return blocks_name(policy, package.format, package.name, package.repository, self._clock())
 
     def concerns_versions(self, policy: Policy, package: Package) -> bool:
@@ -125,6 +133,7 @@ class Curation:
 
     def visible(self, policy: Policy, packages: Sequence[Package]) -> tuple[list[bool], float | None]:
         """Which versions an index may show, and until when that holds: to be rendered once for (index revision, fingerprint, that moment)."""
+        spoil("a verdict is worked out")
         return visible(policy, packages, self._clock())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from noraflask.config import RateLimitConfig
 from noraflask.errors import NoraError, RateLimited, RateLimiterAway
+from noraflask.recording import Recording
 from noraflask.services.client_network import network_of
 from noraflask.services.limits.bucket import Bucket, Taken
 from noraflask.services.limits.strategy import TokenBucket
@@ -105,6 +106,22 @@ class RateLimits:
             self._metrics.count(catalogue.RATE_LIMITED, tier, ALLOWED)
             headers = (("x-ratelimit-limit", str(bucket.burst)), ("x-ratelimit-remaining", str(taken.remaining)))
         return headers
+
+    def record(self, recording: Recording, limits: Limits, tiers: tuple[str, ...], client: str) -> None:
+        """How the same request is counted again: at once, or by check()."""
+        if self._redis is not None or len(tiers) != 1:
+            recording.spoil("it is counted elsewhere, or twice")
+            return
+        bucket, network, take = limits.buckets[tiers[0]], network_of(client), self._here.take
+
+        def once_more() -> int | None:
+            try:
+                taken = take(bucket, network)
+            except Exception:  # check() says what is wrong
+                return None
+            return None if taken.wait else taken.remaining
+
+        recording.tier, recording.limit = tiers[0], once_more
 
     def _patiently(self, limits: Limits, bucket: Bucket, network: str, taken: Taken | None) -> Taken | None:
         """Wait for the next token, where that is soon and a seat is free. So a client that asks one thing after another, however fast, is slowed

@@ -9,6 +9,7 @@ from itertools import accumulate
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
+from noraflask.recording import spoil
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.catalogue import COUNTER, FAMILIES, GAUGE, HISTOGRAM, METHOD_OTHER, METHODS, OTHER, Family
 from noraflask.services.metrics.counter_files import Buckets, CounterFiles, TooMany
@@ -16,6 +17,16 @@ from noraflask.services.metrics.counter_files import Buckets, CounterFiles, TooM
 MOST_REMEMBERED = 50_000
 """Kinds of requests whose cells a process has at hand."""
 _METHODS = frozenset(METHODS)
+
+
+class Repeats:
+    """Counts answers that are given again as they were once (web/plans.py). This one counts nothing."""
+
+    def answered(self, seconds: float) -> None:
+        """As request_answered(), and what the limiter counted."""
+
+    def done(self, seconds: float) -> None:
+        """As request_done(), when all has left at once, so that the request was never seen to be in flight."""
 
 
 class NullMetrics:
@@ -27,6 +38,10 @@ class NullMetrics:
     def request_began(self) -> None: ...
     def request_answered(self, registry: str, method: str, status: str, seconds: float, decision: str | None) -> None: ...
     def request_done(self, registry: str, method: str, status: str, seconds: float, received: int, sent: int, served: bool) -> None: ...
+    def repeats(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool, tier: str) -> Repeats:
+        """For requests like one that was answered so. `tier`: in which the limiter counts them, empty: in none."""
+        return Repeats()
+
     def storage_timer(self, operation: str, backend: str) -> Callable[[str, float], None]:
         """What is called with the outcome of each operation of that kind, and its seconds."""
         return lambda status, seconds: None
@@ -57,17 +72,20 @@ class Metrics(NullMetrics):
 
     def count(self, family: Family, *labels: str, by: float = 1.0) -> None:
         assert family.kind == COUNTER
+        spoil("something is counted")
         cell, files = self._number(family, labels), self.files
         with files.lock:
             files.cells[cell] += by
 
     def observe(self, family: Family, amount: float, *labels: str) -> None:
+        spoil("something is measured")
         buckets, files = self._bucket(family, labels), self.files
         with files.lock:
             buckets.observe(files.cells, amount)
 
     def change(self, family: Family, by: float) -> None:
         assert family.kind == GAUGE
+        spoil("something is counted")
         cell, files = self._number(family, ()), self.files
         with files.lock:
             files.cells[cell] += by
@@ -107,6 +125,16 @@ class Metrics(NullMetrics):
                 cells[request.hits] += 1.0
             request.last.observe(cells, seconds)
             cells[self._in_flight] -= 1.0
+
+    def repeats(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool, tier: str) -> Repeats:
+        request = self._request(registry, method, status)
+        counted = [request.requests, self._number(catalogue.HTTP_REPEATED, ())]
+        if decision:
+            counted.append(self._number(catalogue.CURATION_DECISIONS, (decision,)))
+        if tier:
+            counted.append(self._number(catalogue.RATE_LIMITED, (tier, "allowed")))
+        downloads = [request.downloads, request.hits] if served and request.downloads is not None and request.hits is not None else []
+        return _Repeats(self.files, request, tuple(counted), tuple(downloads), sent)
 
     def storage_timer(self, operation: str, backend: str) -> Callable[[str, float], None]:
         files, took = self.files, self._bucket(catalogue.STORAGE_DURATION, (backend, operation))
@@ -203,6 +231,31 @@ class _Request:
     hits: int | None
     head: Buckets
     last: Buckets
+
+
+class _Repeats(Repeats):
+    __slots__ = ("_counted", "_downloads", "_files", "_head", "_last", "_sent", "_sent_cell")
+
+    def __init__(self, files: CounterFiles, request: _Request, counted: tuple[int, ...], downloads: tuple[int, ...], sent: int) -> None:
+        self._files, self._counted, self._downloads = files, counted, downloads
+        self._head, self._last, self._sent_cell, self._sent = request.head, request.last, request.sent, sent
+
+    def answered(self, seconds: float) -> None:
+        files = self._files
+        with files.lock:
+            cells = files.cells
+            for cell in self._counted:
+                cells[cell] += 1.0
+            self._head.observe(cells, seconds)
+
+    def done(self, seconds: float) -> None:
+        files = self._files
+        with files.lock:
+            cells = files.cells
+            for cell in self._downloads:
+                cells[cell] += 1.0
+            cells[self._sent_cell] += self._sent
+            self._last.observe(cells, seconds)
 
 
 def _metric(family: Family, rows: dict[tuple[str, ...], tuple[float, ...]]) -> Metric:

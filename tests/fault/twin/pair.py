@@ -62,7 +62,7 @@ class Twin(Server):
         self._arguments = [str(clock), *([spoil] if spoil else [])]
         self.lanes = [Connection(self.port) for _ in range(LANES)]
         self.log_tail, self.audit_tail, self.ledger_tail = Tail(self.log), Tail(self.state / "audit.jsonl"), Tail(self.state / "ledger", "*/*.jsonl")
-        self.names = {str(folder).encode(): b"(folder)", str(self.port).encode(): b"(port)"}
+        self.names = {str(folder).encode(): b"(folder)", f":{self.port}".encode(): b":(port)"}
         self.lines: list[bytes] = []
         """Of the log, not compared yet."""
         self.requests = self.reloads = 0

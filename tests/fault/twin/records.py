@@ -16,9 +16,9 @@ _PIDS = re.compile(rb"\((?:pid )?[0-9]+\)|pid:? ?[0-9]+")
 
 NOT_COMPARED = (
     "nora_storage_",  # how often storage is asked is what plans save
+    "nora_http_repeated_",  # what was answered by plans
     "nora_process_",
     "nora_worker_",
-    "nora_http_repeated_total",
     "nora_uptime_",
     "nora_disk_",
     "nora_memory_",

@@ -1,0 +1,141 @@
+"""Plans: what a request was answered is answered again, without running it, while all that the answer rests on is as it was.
+
+The server keeps them, for all bytes of a request's head (serve/plans.py). Each time that one is used, everything is done that running the request
+would do, or is known to have the outcome that it had: docs/decisions/0013-plans.md has the list. A view need not know of it. Only the one path by
+which stored bytes leave (responses.py) says that an answer is complete; whatever else a view does that is not known to be harmless spoils it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from noraflask.log import EventLog, Line
+from noraflask.recording import Recording
+from noraflask.services.metrics import catalogue
+from noraflask.services.metrics.counting import NullMetrics
+from noraflask.services.state import State
+
+REQUEST_ID_FIELD, REMAINING_FIELD = "X-Request-Id", "x-ratelimit-remaining"
+PLAN_BYTES = 5000
+"""What a plan takes beside its texts, about."""
+VARYING = ("ms", "request_id")
+"""Of the line of a request that is answered again."""
+
+
+class Scene(NamedTuple):
+    """Where plans are used."""
+
+    current: Callable[[], State]
+    """Gives the live state."""
+    next_id: Callable[[], str]
+    """For a request that brings none."""
+    metrics: NullMetrics
+    events: EventLog | None
+    """Where requests leave their lines; None: they leave none."""
+    clock: Callable[[], float] = time.time
+
+
+class Kind:
+    """What the envelope tells of a request that was answered, for others that are answered the same."""
+
+    __slots__ = ("decision", "event", "method", "registry", "sent", "served", "status")
+
+    def __init__(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool, event: dict[str, Any] | None) -> None:
+        """`sent`: bytes of the body; `served`: they are an artifact; `event`: for the log, None where requests leave no lines."""
+        self.registry, self.method, self.status, self.decision = registry, method, status, decision
+        self.sent, self.served, self.event = sent, served, event
+
+
+class Plan:
+    __slots__ = (
+        *("_clock", "_counted", "_current", "_effects", "_kind", "_limit", "_line", "_looks", "_next_id", "_questions", "_scene", "_state", "_until"),
+        *("body", "size_bytes", "varying"),
+    )
+
+    def __init__(self, recording: Recording, kind: Kind, state: State, scene: Scene, varying: tuple[tuple[str, str], ...]) -> None:
+        """`state`: the one that the request saw. `varying`: see serve/application.py."""
+        assert recording.body is not None
+        self.body, self.varying = recording.body, varying
+        self._scene, self._current, self._next_id, self._clock = scene, scene.current, scene.next_id, scene.clock
+        self._state, self._until = weakref.ref(state), recording.until
+        self._looks, self._questions = tuple(recording.looks.values()), tuple(recording.questions)
+        self._limit, self._effects = recording.limit, tuple(recording.effects)
+        self._kind = kind
+        self._counted = scene.metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.sent, kind.served, recording.tier)
+        self._line: Line | None = None
+        texts = 0
+        if kind.event is not None and scene.events is not None:
+            self._line = scene.events.line_of(kind.event, VARYING)
+            texts = self._line.size_bytes + sum(map(sys.getsizeof, kind.event.values()))
+        self.size_bytes = PLAN_BYTES + texts + len(self.body)
+
+    def again(self, given_id: str) -> Turn | None:
+        """Everything that is asked, done and counted for each request. None: it is to be run, and nothing has been done or counted."""
+        started = time.perf_counter()
+        if self._current() is not self._state():
+            return None
+        now = self._clock()
+        if now >= self._until:
+            return None
+        try:
+            for holds in self._questions:
+                if not holds(now):
+                    return None
+        except Exception:  # whoever runs the request meets it again, and answers it
+            return None
+        for look, version in self._looks:
+            if look() != version:
+                return None
+        values: tuple[str, ...] = (given_id or self._next_id(),)
+        if self._limit is not None:  # last: where it says no, or anything did before, nothing was taken
+            remaining = self._limit()
+            if remaining is None:
+                return None
+            values = (*values, str(remaining))
+        for effect in self._effects:
+            effect(now)
+        self._counted.answered(time.perf_counter() - started)
+        return Turn(self, started, values)
+
+    def done(self, turn: Turn) -> None:
+        seconds = time.perf_counter() - turn.started
+        self._counted.done(seconds)
+        if self._line is not None and self._scene.events is not None:
+            self._scene.events.hold(self._line.now(round(seconds * 1000, 1), turn.values[0]))
+
+    def goes_on(self) -> None:
+        self._scene.metrics.request_began()
+
+    def ended(self, turn: Turn, cut: str | None, sent: int) -> None:
+        kind, seconds, metrics = self._kind, time.perf_counter() - turn.started, self._scene.metrics
+        metrics.request_done(kind.registry, kind.method, kind.status, seconds, 0, sent, kind.served)
+        if cut is not None:
+            metrics.count(catalogue.HTTP_CUT, kind.registry)
+        if kind.event is not None and self._scene.events is not None:
+            told = {**kind.event, "bytes": sent, "ms": round(seconds * 1000, 1), "request_id": turn.values[0]}
+            self._scene.events.write(told if cut is None else {**told, "cut": cut})
+
+
+class Turn:
+    """One answer by a plan."""
+
+    __slots__ = ("_plan", "started", "values")
+
+    def __init__(self, plan: Plan, started: float, values: tuple[str, ...]) -> None:
+        self._plan, self.started, self.values = plan, started, values
+
+    def done(self) -> None:
+        """All of it has left at once. The line of the log is held back until the server says flush()."""
+        self._plan.done(self)
+
+    def goes_on(self) -> None:
+        """The peer does not take all of it now."""
+        self._plan.goes_on()
+
+    def ended(self, cut: str | None, sent: int) -> None:
+        """After goes_on(): what became of it. `cut`: why it did not get through; `sent`: bytes of the body that did."""
+        self._plan.ended(self, cut, sent)
