@@ -41,11 +41,11 @@ def tell(folder: Path, requests: int, seed: int, spoil: str = "") -> Story:
         except AssertionError as problem:
             raise type(problem)(f"NORAFLASK_TWIN_SEED={seed} NORAFLASK_TWIN_REQUESTS={pair.asked + 1}: {problem}") from None
         assert [fault for twin in pair.twins for fault in twin.log_faults()] == []
-        planned = [twin.planned() for twin in pair.twins]
+        planned = [twin.planned for twin in pair.twins]
     print(f"seed {seed}: {story.operations} operations, {dict(sorted(pair.statuses.items()))}, {story.hot_asked} repeated, planned {planned}")
     assert story.hot_asked > requests / 2
     if PLANS_EXIST:
-        assert planned[0] is None or planned[0] > requests / 5, "too few requests were answered by plans for this to prove anything"
+        assert planned[0] > requests / 10, "too few requests were answered by plans for this to prove anything"
         assert not planned[1]
     return story
 

@@ -95,9 +95,10 @@ class _Client:
             return None
         answer = Answer(self.data, end + 4)
         has_body = self.method != "HEAD" and answer.status not in (204, 304)
-        if has_body and len(self.data) < end + 4 + int(answer.header("content-length")):
-            return None
-        return answer
+        missing = answer.end + (int(answer.header("content-length")) if has_body else 0) - len(self.data)
+        if missing < 0:
+            raise Stale(f"{self.target and self.target.name}: {-missing} bytes more than the answer: {self.data[:2000]!r}")
+        return answer if not missing else None
 
 
 class Crowd:

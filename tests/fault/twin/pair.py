@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from noraflask.config import Config
 from tests.server import Server, wait_until
 
 from .launcher import CLOCK_BYTES, Clock
-from .records import REQUEST_LINE, Tail, comparable, difference, figures
+from .records import REQUEST_LINE, Tail, comparable, difference, figures, planned
 from .wire import Answer, Connection, Request
 
 PLANS = "NORA_PLAN_MEMORY_MB"
@@ -68,6 +67,8 @@ class Twin(Server):
         """Of the log, not compared yet."""
         self.requests = self.reloads = 0
         """Lines of requests among these; reloads that it has told of since the start."""
+        self.planned = 0
+        """Requests that it has answered by plans, as it said at the last scrape."""
         self.scraped = 0
         """Bytes of /metrics that it has sent: their number differs, and is counted."""
 
@@ -80,12 +81,6 @@ class Twin(Server):
                 command, cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         return self._process
-
-    def planned(self) -> int | None:
-        """How many requests were answered by a plan; None: this server does not say."""
-        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
-            told = re.findall(rb"^nora_http_repeated_total (\S+)", answer.read(), re.MULTILINE)
-        return int(float(told[0])) if told else None
 
     def look(self) -> None:
         """Take in what the log has got."""
@@ -175,7 +170,7 @@ class Pair:
         for turn, request, first, second in zip(*_listed(turns), *both, strict=False):
             self.asked += 1
             self._lines_due += 1
-            self.journal.append((self.asked, turn, request.data))
+            self.journal.append((self.asked, f"{turn} cut at {request.cut}" if request.cut else turn, request.data))
             if first is None or second is None:
                 self.fail(f"no answer of {self.twins[0 if first is None else 1].folder.name}: {self._broken}\n{self.twins[0]._tail()}")
             if first.data != second.data or (request.id and first.id != request.id):
@@ -288,7 +283,7 @@ class Pair:
             twin.lanes[0].send(SCRAPE)
             body = twin.lanes[0].read("GET").body
             exposed.append(figures(body, twin.scraped))
-            twin.scraped += len(body)
+            twin.scraped, twin.planned = twin.scraped + len(body), planned(body)
         found = difference(*exposed)
         if found:
             self.fail(f"/metrics differs\n{found}")

@@ -86,6 +86,12 @@ def figures(exposition: bytes, scraped: int) -> list[bytes]:
     return [_SENT + str(float(line.rpartition(b" ")[2]) - scraped).encode() if line.startswith(_SENT) else line for line in lines]
 
 
+def planned(exposition: bytes) -> int:
+    """How many requests were answered by plans."""
+    match = re.search(rb"^nora_http_repeated_total ([0-9.e+]+)", exposition, re.MULTILINE)
+    return int(float(match[1])) if match else 0
+
+
 def _is_compared(line: str) -> bool:
     if line.startswith(NOT_COMPARED):
         return False

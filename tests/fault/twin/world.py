@@ -126,7 +126,7 @@ class Settings:
     def vary(self, chance: random.Random) -> str:
         """One thing anew; what it was."""
         change = chance.choice(CHANGES)
-        self.broken = False
+        self.broken, self.tight = False, self.tight and chance.random() < 0.4
         return f"{change.__name__.strip('_')}{change(self, chance) or ''}"
 
     def config(self) -> str:
