@@ -27,19 +27,7 @@ from noraflask.keys import Key
 from noraflask.recording import Look
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
 from noraflask.storage.disk_cells import DiskLeases, DiskLocks, DiskRevisions
-from noraflask.storage.disk_files import (
-    DiskReader,
-    can_link_nameless,
-    explain,
-    file_to_rename,
-    link,
-    look_at,
-    named_file,
-    nameless_file,
-    stamp,
-    sync,
-    version_of,
-)
+from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, look_at, named_file, nameless_file, stamp, sync, version_of
 from noraflask.storage.disk_folders import Folders, folder_of, holds_a_file, names_in, sweep_and_lock
 
 INCOMING = ".incoming"
@@ -70,9 +58,9 @@ class DiskStorage:
         self._lock_file = sweep_and_lock(self.incoming)
         self._nameless = can_link_nameless(self.incoming)
         shared = os.path.join(self.root, SHARED)
-        self._locks, self._revisions, self._leases = DiskLocks(shared), DiskRevisions(shared), DiskLeases(shared, self.delete)
+        self._locks, self._revisions = DiskLocks(shared), DiskRevisions(shared)
         self.abilities = Abilities(
-            leases=self._leases,
+            leases=DiskLeases(shared, self.delete),
             revisions=self._revisions,
             create_soon=self.create_soon,
             together=self._folders.together,
@@ -135,7 +123,7 @@ class DiskStorage:
                 os.replace(name, path)
 
         try:
-            with file_to_rename(self.incoming, source, self._mode(key)) as (name, version):
+            with named_file(self.incoming, source, self._mode(key)) as (name, version):
                 self._folders.place(path, rename)
         except OSError as problem:
             raise explain(problem) from problem
@@ -148,7 +136,7 @@ class DiskStorage:
             if expected is None:
                 return self._create(key, data)
             self._expect(path, expected)  # who is too late anyway need not write first
-            with file_to_rename(self.incoming, data, self._mode(key)) as (name, version):
+            with named_file(self.incoming, data, self._mode(key)) as (name, version):
                 with self._locks.alone(key):
                     self._expect(path, expected)
                     os.replace(name, path)
@@ -213,8 +201,7 @@ class DiskStorage:
 
     def close(self) -> None:
         """Give back what is held for as long as the process works here."""
-        for cells in (self._locks, self._revisions, self._leases):
-            cells.close()
+        self._revisions.close()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None

@@ -16,8 +16,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from weakref import WeakSet
 
 from noraflask.keys import Key
 from noraflask.storage import GRACE_SECONDS
@@ -25,8 +23,6 @@ from noraflask.storage.disk_files import explain
 
 _FLOCK = struct.Struct("@hhqqi0q")
 _SECONDS = struct.Struct("<I")
-SPARE_DESCRIPTORS = 16
-"""Of each file, that a process keeps for its next locks: as many as threads hold some at the same time."""
 
 
 class Cells:
@@ -35,36 +31,11 @@ class Cells:
         self._path, self._count, self._width, self._fill = path, count, width, fill
         self._reading: int | None = None
         self._lock = threading.Lock()
-        self._spare: list[int] = []
-        """Open descriptors that hold no lock."""
-        _of_this_process().add(self)
         with contextlib.suppress(OSError):  # a read-only disk; who needs the file then is told
             os.close(self.open())
 
-    def __del__(self) -> None:
-        self.close()
-
-    def borrow(self) -> int:
-        """A descriptor whose locks are its own, to be given back. Raises OSError."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return self.open()
-
-    def give_back(self, descriptor: int, numbers: Iterable[int]) -> None:
-        """And let go of these cells."""
-        try:
-            if len(self._spare) < SPARE_DESCRIPTORS:
-                for number in numbers:
-                    self.lock(descriptor, number, fcntl.F_UNLCK)
-                self._spare.append(descriptor)
-                return
-        except OSError:
-            pass  # closing it lets go as well
-        os.close(descriptor)
-
     def open(self) -> int:
-        """As borrow(), to be closed. Raises OSError."""
+        """A descriptor whose locks are its own. Raises OSError."""
         try:
             return os.open(self._path, os.O_RDWR)
         except FileNotFoundError:
@@ -92,17 +63,12 @@ class Cells:
             if self._reading is not None:
                 os.close(self._reading)
                 self._reading = None
-        self.close_spare()
-
-    def close_spare(self) -> None:
-        while self._spare:
-            os.close(self._spare.pop())
 
     def number(self, key: str) -> int:
         return zlib.crc32(key.encode()) & (self._count - 1)
 
     def lock(self, descriptor: int, number: int, kind: int, wait: bool = True) -> bool:
-        """`kind`: fcntl.F_RDLCK, F_WRLCK or F_UNLCK. False: somebody else has it."""
+        """`kind`: fcntl.F_RDLCK or F_WRLCK. False: somebody else has it."""
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, number, 1, 0))
         except OSError as problem:
@@ -123,36 +89,21 @@ class Cells:
         os.pwrite(descriptor, value, number * self._width)
 
 
-@cache
-def _of_this_process() -> WeakSet[Cells]:
-    """A fork has its parent's descriptors, and what the parent locks by them is locked until both have closed them. So it closes them at once."""
-    cells: WeakSet[Cells] = WeakSet()
-
-    def close_all() -> None:
-        for each in cells:
-            each.close_spare()
-
-    os.register_at_fork(after_in_child=close_all)
-    return cells
-
-
 class DiskLocks:
     """One writer at a time for each key: between the look at a version and the rename. Held for microseconds."""
 
     def __init__(self, folder: str) -> None:
         self._cells = Cells(os.path.join(folder, "writers"), 1 << 30, 0)
-        self.close = self._cells.close
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """Raises OSError."""
-        cells, number = self._cells, self._cells.number(key)
-        descriptor = cells.borrow()
+        descriptor = self._cells.open()
         try:
-            cells.lock(descriptor, number, fcntl.F_WRLCK)
+            self._cells.lock(descriptor, self._cells.number(key), fcntl.F_WRLCK)
             yield
         finally:
-            cells.give_back(descriptor, (number,))
+            os.close(descriptor)
 
 
 class DiskRevisions:
@@ -167,7 +118,7 @@ class DiskRevisions:
     def changing(self, name: str) -> Iterator[None]:
         cells, number, descriptor = self._cells, self._cells.number(name), -1
         try:
-            descriptor = cells.borrow()
+            descriptor = cells.open()
             cells.lock(descriptor, number, fcntl.F_RDLCK)
             cells.write(descriptor, number, os.urandom(8))
         except OSError as problem:
@@ -177,7 +128,7 @@ class DiskRevisions:
         try:
             yield
         finally:
-            cells.give_back(descriptor, (number,))
+            os.close(descriptor)
 
     def revision(self, name: str) -> object | None:
         cells, number = self._cells, self._cells.number(name)
@@ -194,7 +145,6 @@ class DiskLeases:
 
     def __init__(self, folder: str, delete: Callable[[Key], None], clock: Callable[[], float] = time.time) -> None:
         self._cells = Cells(os.path.join(folder, "leases"), 1 << 20, _SECONDS.size)
-        self.close = self._cells.close
         self._delete = delete
         self._clock = clock
 
@@ -212,12 +162,11 @@ class DiskLeases:
             if self._clock() - began > GRACE_SECONDS / 4:
                 with contextlib.suppress(OSError):
                     self._note(descriptor, numbers)
-            self._cells.give_back(descriptor, numbers)
+            os.close(descriptor)
 
     def touch(self, *keys: str) -> None:
-        numbers = [self._cells.number(key) for key in keys]
         with contextlib.suppress(OSError):  # a full or read-only disk: whoever links later holds, and looks again
-            self._cells.give_back(self._held(numbers), numbers)
+            os.close(self._held([self._cells.number(key) for key in keys]))
 
     def mark(self) -> float:
         return self._clock()
@@ -240,8 +189,8 @@ class DiskLeases:
                 os.close(descriptor)
 
     def _held(self, numbers: list[int]) -> int:
-        """A descriptor that holds the cells until it is given back. Raises OSError."""
-        descriptor = self._cells.borrow()
+        """A descriptor that holds the cells until it is closed. Raises OSError."""
+        descriptor = self._cells.open()
         try:
             for number in numbers:
                 self._cells.lock(descriptor, number, fcntl.F_RDLCK)

@@ -75,15 +75,7 @@ class DiskReader(io.FileIO):
 
 @contextlib.contextmanager
 def named_file(folder: str, source: Source, mode: int) -> Iterator[tuple[str, str]]:
-    """Path and version of a temporary file in the folder that holds the source's bytes, on disk."""
-    with file_to_rename(folder, source, mode) as (name, version):
-        yield name, version
-        os.unlink(name)
-
-
-@contextlib.contextmanager
-def file_to_rename(folder: str, source: Source, mode: int) -> Iterator[tuple[str, str]]:
-    """As named_file(), for the caller to rename it away."""
+    """Path and version of a temporary file in the folder that holds the source's bytes, on disk. The caller may rename it away."""
     name = os.path.join(folder, secrets.token_hex(12) + ".tmp")
     descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     try:
@@ -98,6 +90,8 @@ def file_to_rename(folder: str, source: Source, mode: int) -> Iterator[tuple[str
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+    if os.path.lexists(name):
+        os.unlink(name)
 
 
 @contextlib.contextmanager

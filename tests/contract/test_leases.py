@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -211,48 +210,3 @@ def test_a_killed_holder_holds_no_longer(tmp_path):
     holder.stdout.close()
     assert leases.reap(KEY, leases.mark(), lambda: False)
     storage.close()
-
-
-def test_a_killed_holder_holds_no_longer_whatever_it_has_forked(tmp_path):
-    """A process keeps its locks' descriptors, and a fork has them too: what is locked by one would stay locked until the fork ends as well."""
-    root = tmp_path / "storage"
-    storage = DiskStorage(root)
-    storage.create(KEY, b"x")
-    reading, writing = os.pipe()
-    holder = os.fork()
-    if not holder:
-        try:
-            leases = DiskLeases(str(root / ".shared"), storage.delete)
-            with leases.hold(KEY):
-                pass  # the descriptor is a spare one now
-            forked = os.fork()
-            if forked:
-                with leases.hold(KEY):
-                    os.write(writing, b"%d\n" % forked)
-                    time.sleep(60)
-            time.sleep(60)
-        finally:
-            os._exit(1)
-    with open(reading) as told:
-        forked = int(told.readline())
-    os.close(writing)
-    deleter = DiskLeases(str(root / ".shared"), storage.delete, lambda: time.time() + 2 * GRACE_SECONDS)
-    try:
-        assert not deleter.reap(KEY, deleter.mark(), lambda: False)
-        os.kill(holder, signal.SIGKILL)
-        os.waitpid(holder, 0)
-        assert deleter.reap(KEY, deleter.mark(), lambda: False)
-    finally:
-        os.kill(forked, signal.SIGKILL)
-    storage.close()
-
-
-def test_a_descriptor_that_is_kept_locks_nothing(storage, another, clock):
-    storage.create(KEY, b"x")
-    holder, deleter = another(), another()
-    for _ in range(2):
-        with holder.hold(KEY, OTHER, KEY):
-            assert not deleter.reap(KEY, deleter.mark(), lambda: False)
-        holder.touch(KEY)
-    clock.now += 2 * GRACE_SECONDS
-    assert reaped(storage, deleter, deleter.mark())
