@@ -12,7 +12,7 @@ from collections import deque
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
-WAKING = 4
+WAKING = 8
 """Threads being woken at a time. All at once fight for the interpreter lock; of one alone all depends on when the kernel lets it run."""
 
 
