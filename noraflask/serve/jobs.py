@@ -1,7 +1,8 @@
 """Jobs for threads that all do the same, in order.
 
-As queue.SimpleQueue, whose `get()` wakes a second thread for each job that a thread waited for, which finds nothing and sleeps again; and the thread
-that has slept for the shortest time is woken, since its memory is the warmest.
+As queue.SimpleQueue, but only a few threads are being woken at a time; whoever has taken a job wakes the next one when there are more. So a job that
+is done before the next thread is awake costs no thread switch, while one that takes long keeps nobody waiting. Of the threads that sleep the last one
+is woken, since its memory is the warmest.
 """
 
 from __future__ import annotations
@@ -11,25 +12,33 @@ from collections import deque
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
+WAKING = 4
+"""Threads being woken at a time. All at once fight for the interpreter lock; of one alone all depends on when the kernel lets it run."""
 
 
 class Jobs(Generic[Job]):
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
         self._sleeping: list[threading.Lock] = []  # of each thread that waits the lock that it waits for
+        self._waking: set[threading.Lock] = set()  # of each thread that was woken, and has not looked for a job yet
         self._own = threading.local()
 
-    def put(self, job: Job) -> None:
-        self._jobs.append(job)
-        self._wake()
+    def put(self, *jobs: Job) -> None:
+        self._jobs.extend(jobs)
+        for _ in jobs:
+            self._wake()
 
     def get(self) -> Job:
         """The next job; waits for one."""
         while True:
             try:
-                return self._jobs.popleft()
+                job = self._jobs.popleft()
             except IndexError:
                 self._sleep()
+                continue
+            if self._jobs:
+                self._wake()
+            return job
 
     def _sleep(self) -> None:
         """Until there may be a job."""
@@ -42,9 +51,14 @@ class Jobs(Generic[Job]):
         if self._jobs:  # it was put before anybody could know that this thread sleeps
             self._wake()
         lock.acquire()
+        self._waking.discard(lock)  # before it looks: who puts a job from now on does not count on it
 
     def _wake(self) -> None:
-        try:
-            self._sleeping.pop().release()
-        except IndexError:
-            pass  # nobody sleeps
+        """Unless so many are being woken that one of them will look for the new job."""
+        if self._sleeping and len(self._waking) < WAKING:
+            try:
+                lock = self._sleeping.pop()
+            except IndexError:
+                return
+            self._waking.add(lock)
+            lock.release()

@@ -93,9 +93,7 @@ class Reactor:
         except BaseException:
             log.exception("the leading thread met an error it did not expect")
         finally:
-            self._jobs.put(_LEAD)  # first: who takes it up finds the next ones while these are being looked at
-            for job in slow[1:]:
-                self._jobs.put(job)
+            self._jobs.put(_LEAD, *slow[1:])  # the lead first: who takes it up finds the next ones while these are being looked at
         return slow[0] if slow else None
 
     def _take_turn(self, slow: list[Job]) -> None:

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 from noraflask.config import StagingConfig
 from noraflask.digest import Digest, new_hash
 from noraflask.errors import BadRequest, ClientGone, SizeMismatch, StorageFull, StorageReadOnly, TooLarge, TooManyUploads, UploadUnknown
-from noraflask.services.hashing import HashAhead, Hashes, RunningHash
+from noraflask.services.hashing import HASH_AHEAD_BYTES, HashAhead, Hashes, RunningHash
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.staging_usage import Share
@@ -174,7 +174,8 @@ class Upload:
             os.unlink(self.file.name)
             self._usage.ended(self.offset if self._on_tmpfs else 0)
         self._running = None
-        self._hashes.forget(self.session)
+        if self.offset >= HASH_AHEAD_BYTES:  # of less nobody knows a hash
+            self._hashes.forget(self.session)
 
     def close(self) -> None:
         """Before the answer leaves, so that whoever gets the next request finds the hash."""

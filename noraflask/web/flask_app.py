@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from flask import Flask, Request, request
@@ -19,6 +20,7 @@ from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.suspension import SUSPENDS, Steps, Suspended, drive, is_waiting, receive_now
 from noraflask.web.context import EXTENSION
 from noraflask.web.format import Format
+from noraflask.web.shapes import Shape, looked_at, shape_of
 from noraflask.web.targets import ELSEWHERE, TARGET
 
 MATCHES_BYTES = 2 * 1024 * 1024
@@ -47,7 +49,7 @@ class RegistryFlask(Flask):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
-        self._matches: BoundedMemory[tuple[str, str], Any] = BoundedMemory(MATCHES_BYTES)
+        self._matches: BoundedMemory[tuple[Any, ...], Any] = BoundedMemory(MATCHES_BYTES)
         self.url_map.merge_slashes = False
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would pass by the guard; no client of ours asks
 
@@ -99,30 +101,48 @@ class RegistryFlask(Flask):
         finally:
             context.pop(error)
 
+    @cached_property
+    def _looked_at(self) -> re.Pattern[str]:
+        """Made by the first request, since when no rule is added."""
+        self.url_map.update()
+        return looked_at(self.url_map)
+
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Routes here depend on the path and the method alone; to work out the host's name for each request would cost time."""
         if request is None:
             return super().create_url_adapter(request)
         format: Format | None = request.environ.get(TARGET, ELSEWHERE).format
-        return RememberedMatches(self._matches, format, self.url_map, "localhost", "/", "", request.scheme, request.path, request.method)
+        return RememberedMatches(
+            self._matches, self._looked_at, format, self.url_map, "localhost", "/", "", request.scheme, request.path, request.method
+        )
 
 
 class RememberedMatches(MapAdapter):
-    """Finds the route of an address that was asked for before without looking through the rules again; they do not change after the start."""
+    """Finds the route of an address without looking through the rules again, if one of its shape was asked for before; they do not change after the
+    start."""
 
-    def __init__(self, known: BoundedMemory[tuple[str, str], Any], format: Format | None, *arguments: Any) -> None:
+    def __init__(self, known: BoundedMemory[tuple[Any, ...], Any], looked_at: re.Pattern[str], format: Format | None, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._known, self._format = known, format
+        self._known, self._looked_at, self._format = known, looked_at, format
 
     def match(self, *arguments: Any, **options: Any) -> Any:
         if arguments or options != {"return_rule": True} or len(self.path_info) > REMEMBERED_LENGTH:
             return self._exactly(*arguments, **options)
-        key = (self.path_info, self.default_method)
-        found = self._known.get(key)
+        begin, _, last = self.path_info.rpartition("/")
+        key, known = (begin, self.default_method, Shape), None
+        if self._looked_at.fullmatch(last):
+            last = ""
+        else:
+            known = self._known.get(key)
+        if known is not None:
+            return known.rule, {**known.arguments, known.last: last}
+        address = (self.path_info, self.default_method)
+        found = self._known.get(address)
         if found is None:
             found = self._exactly(return_rule=True)
             if all(self._is_sound(found[1].get(argument)) for argument in NAMES):
-                self._known.put(key, found, MATCH_BYTES + 2 * bytes_of(self.path_info))
+                shape = shape_of(*found) if last else None
+                self._known.put(key if shape else address, shape or found, MATCH_BYTES + 2 * bytes_of(self.path_info))
         return found[0], dict(found[1])
 
     def _is_sound(self, name: str | None) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from flask import Flask
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter, RequestRedirect, Rule
 
 from noraflask.digest import Digest
 from noraflask.formats import FORMATS
@@ -12,6 +16,8 @@ from noraflask.services.auth.rules import Access, Decision, Policy
 from noraflask.services.bounded_memory import BoundedMemory
 from noraflask.storage.memory import MemoryStorage
 from noraflask.web.context import PRINCIPAL
+from noraflask.web.flask_app import RememberedMatches
+from noraflask.web.shapes import looked_at
 from noraflask.web.targets import INNER
 from tests.live import change
 from tests.protocol.oci import Registry, code
@@ -177,3 +183,64 @@ def test_an_address_asked_for_again_finds_the_same_route(app, monkeypatch):
             client.get(f"/v2/{name}/manifests/1")
         client.get(f"/raw/a%00{number}")
     assert len(app._matches) == 0, "nor what no name can be"
+
+
+BEGINS = (
+    "",
+    "/v2",
+    "/v2/app",
+    "/v2/a/b",
+    "/v2/app/tags",
+    "/v2/app/blobs",
+    "/v2/app/blobs/uploads",
+    "/v2/app/x",
+    "/v2/app/manifests",
+    "/raw",
+    "/raw/a",
+    "/a",
+    "/a/-",
+    "/x",
+    "/x/y",
+)
+LASTS = ("app", "a", "c", "blobs", "uploads", "list", "tags", "_catalog", "token", "x.tgz", ".tgz", "-", "1", "", " ", "a\nb", "\n", "é", "%")
+MORE_RULES = (
+    "/v2/<path:name>/tags/<tag>",
+    "/v2/<path:name>/x/a",
+    "/<a>/<b>.tgz",
+    "/<a>/-/<b>",
+    "/v2/<int:number>",
+    "/v2/app/<any(a, c):word>",
+    "/<a>/<b>/",
+    "/x/<path:c>",
+    "/x/<path:c>",
+    "/<a>/<b>",
+)
+
+
+@pytest.mark.parametrize("begin", BEGINS)
+def test_an_address_of_a_known_shape_finds_the_route_that_it_would_have_found_alone(app, begin):
+    """Whatever was asked for before it, on the routes of the formats and on others that name a last segment, look into it or convert it."""
+    for number, rule in enumerate(MORE_RULES):
+        app.url_map.add(Rule(rule, endpoint=f"more{number}", methods=["GET", "PUT"]))
+    pattern = looked_at(app.url_map)
+
+    def found(adapter: MapAdapter, how: str) -> object:
+        try:
+            return getattr(adapter, how)(return_rule=True)
+        except (HTTPException, RequestRedirect) as problem:
+            return type(problem)
+
+    for method, *lasts in itertools.product(["GET", "PUT"], LASTS, LASTS):
+        app._matches.clear()
+        for last in lasts:
+            adapter = RememberedMatches(app._matches, pattern, None, app.url_map, "localhost", "/", "", "http", f"{begin}/{last}", method)
+            assert found(adapter, "match") == found(adapter, "_exactly"), (method, lasts, last)
+
+
+def test_blobs_of_one_name_share_what_is_remembered(app):
+    client = app.test_client()
+    app._matches.clear()
+    for number in range(30):
+        client.head(f"/v2/app/blobs/sha256:{number:064x}")
+        client.put(f"/v2/app/blobs/uploads/{number:032x}?digest=sha256:{number:064x}")
+    assert len(app._matches) == 2

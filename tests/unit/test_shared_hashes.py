@@ -218,7 +218,7 @@ ENDS: dict[str, Callable[[], bytes | None]] = {"whole": bytes, "gone": gone, "ki
 STEPS = st.lists(st.tuples(st.sampled_from(["whole", *ENDS, "part taken back", "look"]), st.integers(0, 1500)), max_size=10)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, share_bytes=st.sampled_from([0, 3000, 1 << 20]))
 def test_the_digest_is_right_after_any_history(counted: memoryview, steps: list[tuple[str, int]], share_bytes: int) -> None:
     counted[0] = lost = 0  # bytes that may have been hashed in vain
