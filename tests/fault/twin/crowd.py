@@ -60,9 +60,11 @@ class Target:
         shown = self.state_in(answer)
         number = max((number for number in range(until) if self.states[number] == shown), default=-1)
         if number < floor:
-            known = self.states[floor:until]
+            known = [f"{one}: {self.states[one]!r}" for one in range(floor, until)]
+            ages = [f"{one}: {sent - when:.4f}" for when, one in self.acknowledged[-6:]]
             raise Stale(
-                f"{self.name}: a request shows {shown!r} (state {number}), expected one of {known} ({floor} to {until - 1}): {answer.data[:400]!r}"
+                f"{self.name}: a request shows {shown!r} (state {number}), expected one of {known}; "
+                f"seconds from acknowledgements to the request: {ages}, from there to here: {time.monotonic() - sent:.4f}; {answer.data[:1000]!r}"
             )
         if self.slack:
             missed = [when for when, one in self.acknowledged if one > number and when < sent]
@@ -75,6 +77,7 @@ class _Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.data = b""
         self.target: Target | None = None
+        self.ids: dict[str, str] = {}
         self.method = ""
         self.sent, self.floor = 0.0, 0
 
@@ -112,6 +115,8 @@ class Crowd:
         self._clients = [_Client(port) for _ in range(clients)]
         self._thread = threading.Thread(target=self._run, name="crowd")
         self._stop = False
+        self._ids: dict[str, str] = {}
+        """The latest that each worker has made: they tell whether an answer was begun before its request was sent, and so is of another one."""
         self._problem: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -149,10 +154,16 @@ class Crowd:
             return
         target = client.target
         assert target is not None
-        target.check(answer, client.sent, client.floor, len(target.states))
+        try:
+            target.check(answer, client.sent, client.floor, len(target.states))
+        except Stale as stale:
+            raise Stale(f"{stale}\nthe latest ids when it was sent: {client.ids}, now {self._ids}") from None
+        id = answer.id.decode()
+        self._ids[id[:16]] = max(self._ids.get(id[:16], ""), id[16:])
         self.answers += 1
         self._ask(client)
 
     def _ask(self, client: _Client) -> None:
         target = self._chance.choice(self.targets)
+        client.ids = dict(self._ids)
         client.ask(target, self._chance.choice(target.requests))
