@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib import import_module
 
 from flask import Flask
-from flask_limiter import Limiter
 
 from noraflask.config import AuthConfig, Config, OidcProvider, RateLimitConfig
 from noraflask.formats import FORMATS
@@ -164,6 +163,8 @@ def make_limiter(uri: str) -> TokenBucket:
 
     Its hooks stay on an app that serves nothing, because they would take each request some hundred microseconds; web/limits.py asks instead.
     """
+    from flask_limiter import Limiter  # after services/limits, which says how much of it is read
+
     limiter = Limiter(lambda: "", storage_uri=uri, strategy=TOKEN_BUCKET)
     limiter.init_app(Flask("limits", static_folder=None))
     found: TokenBucket = limiter.limiter  # type: ignore[assignment]

@@ -75,6 +75,8 @@ the check then goes on with the settings that can be read.
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns the exit code. Wrong usage, --help and --version leave by SystemExit, as argparse does."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments in ([], ["serve"]):
+        return serve()  # without the sub-commands, which a server would keep in memory
     options = _parser(arguments[:1] != [HEALTHCHECK]).parse_args(arguments)
     command = options.command or "serve"
     if command == "version":

@@ -177,4 +177,4 @@ def _format_checks(config: Config) -> list[FormatChecks]:
     """Of the formats that are served."""
     from noraflask.formats import FORMATS
 
-    return [format.checks for format in FORMATS if format.checks and config.formats[format.id].enabled]
+    return [format.checks() for format in FORMATS if format.checks and config.formats[format.id].enabled]

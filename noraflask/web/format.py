@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flask import Blueprint
 
 from noraflask.ecosystems import Ecosystem
 from noraflask.services.auth.principal import Action
-from noraflask.services.doctor.format_checks import FormatChecks
 from noraflask.services.stock import Stock
 from noraflask.web.setup_pages import Page
+
+if TYPE_CHECKING:
+    from noraflask.services.doctor.format_checks import FormatChecks
 
 Challenge = Callable[[Action, str | None, str], str]
 """A WWW-Authenticate header for an action on a name; the third argument is an error code of RFC 6750, 3.1, or empty."""
@@ -52,8 +55,8 @@ class Format:
     """Its clients write %2F for a slash that is part of a name."""
     setup: tuple[Page, ...] = ()
     """How its clients are set up; the names of clients are distinct among all formats."""
-    checks: FormatChecks | None = None
-    """What the doctor asks of a front for it."""
+    checks: Callable[[], FormatChecks] | None = None
+    """Gives what the doctor asks of a front for it; imported by this call alone, for a server never makes it."""
 
     @property
     def id(self) -> str:

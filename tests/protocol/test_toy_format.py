@@ -112,7 +112,7 @@ TOY: Format = toy_format(
     login=Login(lambda action, name, error: f'Toy realm="{action.value} {name}"', ("/toy/login",)),
     headers=(("X-Toy", "1"),),
     setup=(Page("toybox", "Toybox", lambda place: [f"toybox use {place.url}/toy"]),),
-    checks=CHECKS,
+    checks=lambda: CHECKS,
 )
 ANN, BOB = basic("ann", "pw"), basic("bob", "pw")
 BLOCK = '[[block]]\nid = "no-bears"\nformat = "toy"\nname = "Teddy_Bear"\n'

@@ -3,3 +3,8 @@
 bucket.py is the arithmetic, table.py the memory that workers share, redis.py the count of several servers, strategy.py what flask-limiter is given,
 rates.py what is asked for each request. docs/decisions/0006-limits.md says why things are so.
 """
+
+from noraflask.later import later
+
+with later("asyncio", "limits.aio"):  # limits imports its half for asyncio, and wrapt, which it is decorated with, asyncio itself: 3 MB
+    import limits  # noqa: F401
