@@ -20,6 +20,8 @@ from noraflask.config import ServerConfig, load
 from noraflask.serve.application import PlainApplication, application_of
 from noraflask.serve.handover import Handover
 from noraflask.serve.master import Arbiter
+from noraflask.serve.plans import Plans, Sight
+from noraflask.serve.response import Whole
 from noraflask.serve.worker import Worker
 from noraflask.services.auth.authenticator import Authenticator
 from noraflask.services.auth.rules import Access
@@ -280,6 +282,7 @@ def load_old(server: Reloaded) -> Any:
 def worker_of(server: Reloaded) -> Any:
     worker: Any = object.__new__(server.worker_class)
     worker.application, worker.alive = server.served, True
+    worker.runner = SimpleNamespace(plans=Plans(1 << 20))
     return worker
 
 
@@ -287,8 +290,12 @@ def test_a_worker_that_cannot_adopt_stops(server, monkeypatch, caplog):
     server.write(NEW)
     assert server.reload() == ""
     worker = worker_of(server)
+    plans, sight = worker.runner.plans, Sight(b"key", "")
+    plans.keep(sight, SimpleNamespace(body=b"", varying=(), size_bytes=1), Whole(b"", b"", b""))
+    assert plans.find(sight)
     worker.reload()
     assert worker.alive
+    assert plans.find(sight) is None  # it would keep the old state in memory
     with monkeypatch.context() as patch:
         break_adoption(server, patch)
         worker.reload()
