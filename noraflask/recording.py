@@ -17,7 +17,7 @@ MOST_LOOKS = 8
 """A request that rests on more is as quickly run again."""
 
 Look = Callable[[], object]
-"""Tells the present version of something, quickly: equal only as long as it is the same. It never raises."""
+"""Tells the present version of something, quickly: equal only as long as it is the same, None while there is nothing. It never raises."""
 Question = Callable[[float], bool]
 """Does it still hold, at this time (seconds since the epoch)?"""
 Effect = Callable[[float], object]
@@ -48,6 +48,10 @@ class Recording:
             self.looks[key] = (look, look())
             if len(self.looks) > MOST_LOOKS:
                 self.spoil("it rests on too much")
+
+    def was_absent(self, key: Hashable) -> bool:
+        """Was there nothing, before it was read for the first time?"""
+        return key in self.looks and self.looks[key][1] is None
 
     def last_until(self, moment: float) -> None:
         self.until = min(self.until, moment)

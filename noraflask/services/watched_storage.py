@@ -68,7 +68,10 @@ class WatchedStorage:
                 recording.read(key, self._watch(key))
             elif recording is not None:
                 recording.spoil("this storage cannot be watched")
-            return verb(key)
+            found = verb(key)
+            if recording is not None and found is not None and recording.was_absent(key):
+                recording.spoil("it came while it was read")  # an absence, unlike a version, comes again
+            return found
 
 
 class _Leases:
