@@ -20,8 +20,9 @@ from noraflask.services.doctor import certificate, files, machine, proxy, server
 from noraflask.services.doctor.findings import OK, WARNING, WRONG, Finding, ok, run, wrong
 from noraflask.services.doctor.format_checks import HEALTH
 from noraflask.services.doctor.front import Answer, Front, NoAnswer, Target
-from noraflask.services.doctor.machine import GIB, MIB, Mount
+from noraflask.services.doctor.machine import GIB, MIB
 from noraflask.storage.memory import MemoryStorage
+from noraflask.storage.mounts import Mount, mount_of
 from noraflask.web.browsers import UnknownHost
 from tests.certificates import make_ca
 from tests.storage import keys_in
@@ -95,7 +96,7 @@ broken line
     ],
 )
 def test_the_mount_that_holds_a_path(path, point, kind):
-    assert machine.mount_of(path, MOUNTS) == Mount(point, kind)
+    assert mount_of(path, MOUNTS) == Mount(point, kind)
 
 
 @pytest.mark.parametrize(("kind", "verdict"), [("ext4", OK), ("xfs", OK), ("tmpfs", WRONG), ("overlay", WRONG), ("nfs4", WARNING)])

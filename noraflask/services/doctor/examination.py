@@ -16,6 +16,7 @@ from noraflask.services.doctor.findings import NAME, WRONG, Finding, Run, ok, ru
 from noraflask.services.doctor.format_checks import HEALTH, Context, FormatChecks, Home, OpenStorage, OwnStorage
 from noraflask.services.doctor.front import TIMEOUT_SECONDS, Front, Target
 from noraflask.services.doctor.redis import redis
+from noraflask.storage.mounts import MEMORY_FILE_SYSTEMS, mount_here
 
 SLOW_BYTES_PER_SECOND = 4 * 1024 * 1024
 """Of a disk that must still be waited for."""
@@ -42,7 +43,7 @@ def storage(path: Path, open_storage: OpenStorage) -> Iterator[Finding]:
     if not path.is_dir():
         yield wrong("storage folder", f"{path} is not there", "storage.path (NORA_STORAGE_PATH); the first start of the server makes the folder")
         return
-    yield from machine.storage_folder(path, machine.mount_here(path))
+    yield from machine.storage_folder(path, mount_here(path))
     yield from machine.disk(path)
     try:
         with open_storage() as found:
@@ -59,8 +60,8 @@ def state(path: Path) -> Iterator[Finding]:
     if not path.is_dir():
         yield wrong("state folder", f"{path} is not there", "state.path (NORA_STATE_PATH); the first start of the server makes the folder")
         return
-    mount = machine.mount_here(path)
-    if mount.kind in machine.MEMORY_FILE_SYSTEMS:
+    mount = mount_here(path)
+    if mount.kind in MEMORY_FILE_SYSTEMS:
         yield wrong("state folder", f"{path} lies on {mount.kind} ({mount.point}): a restart loses audit log and ledger", "state.path: on a disk")
     elif mount.kind == "overlay":
         yield wrong("state folder", f"{path} lies in the container's own layer and is lost with the container", "state.path: on a volume")

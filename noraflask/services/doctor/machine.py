@@ -18,6 +18,7 @@ from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.services.master_process import PROC, count_workers, find_masters
 from noraflask.services.memory_limit import cgroup_limit
 from noraflask.storage import Storage
+from noraflask.storage.mounts import MEMORY_FILE_SYSTEMS, NETWORK_FILE_SYSTEMS, Mount, mount_here
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -31,40 +32,6 @@ WORKER_BYTES = 40 * MIB
 """Master and two workers together take 60 MB under load (docs/performance.md); twice that leaves room for a large policy and manifests in hand."""
 SKEW_WARNING_SECONDS, SKEW_WRONG_SECONDS = 5.0, 60.0
 """Bearer tokens and JWTs have a leeway of a minute by default."""
-MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
-NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    point: str
-    kind: str
-    """Such as ext4 or tmpfs."""
-
-
-def mount_of(path: str, mountinfo: str) -> Mount:
-    """The mount that holds an absolute, resolved path, by the text of /proc/self/mountinfo: proc(5)."""
-    mount = Mount("/", "unknown")
-    for line in mountinfo.splitlines():
-        before, separator, after = line.partition(" - ")
-        fields = before.split()
-        if not separator or len(fields) < 5 or not after:
-            continue
-        point = _unescaped(fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(mount.point):  # of several on one point the last one counts
-            mount = Mount(point, after.split()[0])
-    return mount
-
-
-def _unescaped(text: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
-
-
-def mount_here(path: Path) -> Mount:
-    return mount_of(os.path.realpath(path), Path("/proc/self/mountinfo").read_text(errors="replace"))
 
 
 # Storage.
