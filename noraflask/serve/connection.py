@@ -47,23 +47,8 @@ class Answered(Enum):
 class Connection:
     __slots__ = (
         *("_acknowledged", "_checked", "_line_end", "_pace", "_parser", "_scanned", "buffer", "client", "deadline", "fd", "held", "is_armed"),
-        *(
-            "lingered",
-            "own",
-            "peer",
-            "phase",
-            "place",
-            "progress",
-            "reception",
-            "request",
-            "response",
-            "run",
-            "sight",
-            "sock",
-            "then",
-            "turn",
-            "turns",
-        ),
+        *("lingered", "own", "peer", "phase", "place", "progress", "reception", "request", "response", "run", "sight", "sock"),
+        *("then", "turn", "turns"),
     )
     request: Request  # the present or last exchange: begin() sets them
     response: Response
