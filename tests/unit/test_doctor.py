@@ -254,7 +254,12 @@ def test_open_files_that_cannot_be_read():
 def test_memory(limit, in_memory, verdict):
     found = only(machine.memory(Config(), limit, in_memory))
     assert found.verdict == verdict
-    assert verdict == OK or found.remedy[0].startswith("MemoryMax=320M")
+    assert verdict == OK or found.remedy[0].startswith("MemoryMax=352M")
+
+
+def test_memory_for_answers_that_are_given_again_counts():
+    found = only(machine.memory(Config(server=ServerConfig(plan_memory_mb=256)), 512 * MIB, False))
+    assert (found.verdict, found.remedy[0][:14]) == (WRONG, "MemoryMax=640M")
 
 
 def test_the_running_server_is_found_by_its_title(tmp_path):

@@ -29,7 +29,8 @@ LOW_BYTES = GIB
 NO_BYTES = 64 * MIB
 MASTER_BYTES = 48 * MIB
 WORKER_BYTES = 40 * MIB
-"""Master and two workers together take 60 MB under load (docs/performance.md); twice that leaves room for a large policy and manifests in hand."""
+"""Master and two workers together take 60 MB under load (docs/performance.md); twice that leaves room for a large policy and manifests in hand.
+server.plan_memory_mb of each worker comes on top of it."""
 SKEW_WARNING_SECONDS, SKEW_WRONG_SECONDS = 5.0, 60.0
 """Bearer tokens and JWTs have a leeway of a minute by default."""
 
@@ -217,12 +218,13 @@ def descriptors(server: ServerConfig, limits: str, whose: str) -> Iterator[Findi
 
 def memory(config: Config, limit: int | None, staging_in_memory: bool) -> Iterator[Finding]:
     staged = config.staging.budget_bytes if staging_in_memory else 0
-    needed = MASTER_BYTES + config.server.workers * WORKER_BYTES + staged
+    worker_bytes = WORKER_BYTES + config.server.plan_memory_mb * MIB
+    needed = MASTER_BYTES + config.server.workers * worker_bytes + staged
     shown = f"{config.server.workers} workers{f' and {size_text(staged)} of staging' if staged else ''} want about {size_text(needed)}"
     if limit is None:
         yield ok("memory", f"no limit by a cgroup; {shown}")
     elif needed > limit:
-        workers = max(1, (limit - MASTER_BYTES - staged) // WORKER_BYTES)
+        workers = max(1, (limit - MASTER_BYTES - staged) // worker_bytes)
         yield wrong(
             "memory",
             f"the cgroup allows {size_text(limit)}, {shown}: workers are killed under load",
