@@ -105,7 +105,7 @@ def test_an_error_at_accepting_does_not_end_it(worker: Worker, reactor: Reactor,
 
 
 def test_of_idle_connections_one_whose_request_has_just_come_is_not_the_first_to_go(worker: Worker, reactor: Reactor) -> None:
-    first, second, third = (worker.connect() for _ in range(3))
+    first, second, third = (worker.connect(f"192.0.2.{number}") for number in range(3))
     for conn in (first, second, third):
         assert reactor.claim(conn)
         reactor.park(conn, Phase.IDLE, 60)
