@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import heapq
 import os
 import stat
@@ -33,7 +32,7 @@ from noraflask.storage.disk_files import (
     explain,
     file_to_rename,
     link,
-    look_at,
+    looking_at,
     named_file,
     nameless_file,
     stamp,
@@ -119,7 +118,7 @@ class DiskStorage:
         return [self.stat(key) for key in keys]
 
     def watch(self, key: Key) -> Look:
-        return functools.partial(look_at, f"{self.root}/{key}")
+        return looking_at(f"{self.root}/{key}")
 
     def create(self, key: Key, source: Source) -> str:
         return self._create(key, source)
