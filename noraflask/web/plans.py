@@ -20,8 +20,8 @@ from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.state import State
 
 REQUEST_ID_FIELD, REMAINING_FIELD = "X-Request-Id", "x-ratelimit-remaining"
-PLAN_BYTES = 5000
-"""What a plan takes beside its texts, about."""
+PLAN_BYTES, LOOK_BYTES, QUESTION_BYTES = 3000, 700, 600
+"""What a plan takes, beside texts, and for each thing that it looks at, asks or does: more than was measured, where it shares nothing with others."""
 VARYING = ("bytes", "ms", "request_id")
 """Of the line of a request that is answered again."""
 
@@ -61,7 +61,8 @@ class Plan:
     ) -> None:
         """`event`: for the log, None where requests leave no lines; `state`: the one that the request saw; `varying`: see serve/application.py."""
         assert recording.body is not None
-        self.body, self.varying = recording.body, varying
+        self.body = bytes(memoryview(recording.body))  # in a piece of memory of its size: what was read into a larger one lies among gaps
+        self.varying = varying
         self._scene, self._current, self._next_id, self._clock = scene, scene.current, scene.next_id, scene.clock
         self._state, self._until = weakref.ref(state), recording.until
         self._looks, self._questions = tuple(recording.looks.values()), tuple(recording.questions)
@@ -69,7 +70,8 @@ class Plan:
         self._kind = kind
         self._counted = scene.metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.served, recording.tier)
         self._line = scene.events.line_of(event, VARYING) if event is not None and scene.events is not None else None
-        self.size_bytes = PLAN_BYTES + (self._line.size_bytes if self._line is not None else 0) + len(self.body)
+        self.size_bytes = PLAN_BYTES + LOOK_BYTES * len(self._looks) + QUESTION_BYTES * (len(self._questions) + len(self._effects))
+        self.size_bytes += len(self.body) + (self._line.size_bytes if self._line is not None else 0)
 
     def again(self, given_id: str) -> Turn | None:
         """Everything that is asked, done and counted for each request. None: it is to be run, and nothing has been done or counted."""
