@@ -97,7 +97,7 @@ class Line:
     def now(self, *values: float | str, **more: str) -> bytes:
         """With the present time, values in the order of `varying`, and more fields at the end."""
         is_json = self._is_json
-        text = self._template % (_time(time.time()), *[_word_of(value, is_json) for value in values])
+        text = self._template % (_time(time.time()), *[_word_of(value, is_json) if isinstance(value, str) else value for value in values])
         if more:
             text = f"{text[:-2]}, {json.dumps(more)[1:]}\n" if is_json else f"{text[:-1]} {_fields(more)}\n"
         return text.encode(errors="backslashreplace")
@@ -138,9 +138,7 @@ def _fields(event: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={_plain(value)}" for name, value in event.items())
 
 
-def _word_of(value: float | str, is_json: bool) -> str:
-    if not isinstance(value, str):
-        return repr(value)
+def _word_of(value: str, is_json: bool) -> str:
     if value.isalnum() and value.isascii():
         return f'"{value}"' if is_json else value
     return json.dumps(value) if is_json else _plain(value)
