@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from werkzeug.routing import Map, PathConverter, Rule, UnicodeConverter
+from werkzeug.routing import BaseConverter, Map, PathConverter, Rule, UnicodeConverter
+from werkzeug.routing.rules import parse_converter_args
 
-_ARGUMENT = re.compile(r"<(?:[^<>]*:)?([^<>:]+)>")
+_ARGUMENT = re.compile(r"<(?:(\w+)(?:\(([^<>]*)\))?:)?(\w+)>")
+"""Name and arguments of its converter, where it has one of its own, and its own name."""
 _ANY_SEGMENT = "[^/]{1,}"
 """What an argument without a converter of its own takes."""
 _ALIKE = (_ANY_SEGMENT, PathConverter.regex, "[^/](?:.*[^/])?")
@@ -32,11 +34,11 @@ def looked_at(url_map: Map) -> re.Pattern[str]:
     patterns = {"", r"[^\n]*\n(?s:.*)"}
     for rule in url_map.iter_rules():
         for segment in rule.rule.split("/"):
-            texts_and_names = _ARGUMENT.split(segment)
-            regexes = [rule._converters[name].regex for name in texts_and_names[1::2]]
-            if len(regexes) != 1 or any(texts_and_names[::2]) or regexes[0] not in _ALIKE:
-                texts = [re.escape(text) for text in texts_and_names[::2]]
-                patterns.add("".join(text + regex for text, regex in zip(texts, [*(f"(?:{regex})" for regex in regexes), ""], strict=True)))
+            texts = _ARGUMENT.split(segment)[:: _ARGUMENT.groups + 1]
+            regexes = [_converter(rule, argument).regex for argument in _ARGUMENT.finditer(segment)]
+            if len(regexes) != 1 or any(texts) or regexes[0] not in _ALIKE:
+                ends = [*(f"(?:{regex})" for regex in regexes), ""]
+                patterns.add("".join(re.escape(text) + end for text, end in zip(texts, ends, strict=True)))
     return re.compile("|".join(sorted(patterns)))
 
 
@@ -45,7 +47,13 @@ def shape_of(rule: Rule, arguments: dict[str, Any]) -> Shape | None:
     found = _ARGUMENT.fullmatch(rule.rule.rpartition("/")[2])
     if found is None:
         return None
-    converter = rule._converters[found[1]]
+    converter = _converter(rule, found)
     if type(converter) is not UnicodeConverter or converter.regex != _ANY_SEGMENT:
         return None
-    return Shape(rule, {name: value for name, value in arguments.items() if name != found[1]}, found[1])
+    return Shape(rule, {name: value for name, value in arguments.items() if name != found[3]}, found[3])
+
+
+def _converter(rule: Rule, argument: re.Match[str]) -> BaseConverter:
+    """Of an argument of a rule that has its map."""
+    name, arguments, variable = argument.groups()
+    return rule.get_converter(variable, name or "default", *parse_converter_args(arguments or ""))

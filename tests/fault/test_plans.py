@@ -32,8 +32,8 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def repeated(server: Server) -> int:
+    """For a scrape now and then: many in a row are given figures of a second ago."""
     with Client(server.port) as client:
-        time.sleep(1.1)  # figures are a second old at most
         return int(float(re.findall(rb"^nora_http_repeated_total (\S+)", client.ask("GET", "/metrics").body, re.MULTILINE)[0]))
 
 
@@ -66,7 +66,12 @@ def test_every_answer_leaves_its_line(server: Server) -> None:
     assert [answer.headers["X-Request-Id"] for answer in answers] == [f"mine-{number}" for number in range(500)]
     assert len({answer.headers["X-Request-Id"] for answer in others}) == 500
     assert repeated(server) >= 990
-    told = [line for line in lines(server) if line["path"] == IMAGE and line["method"] == "GET"]
+
+    def lines_of_image() -> list[dict[str, object]]:
+        return [line for line in lines(server) if line["path"] == IMAGE and line["method"] == "GET"]
+
+    wait_until(lambda: len(lines_of_image()) >= len(answers) + len(others), 20, "a line for each")
+    told = lines_of_image()
     assert sorted(str(line["request_id"]) for line in told) == sorted(answer.headers["X-Request-Id"] for answer in (*answers, *others))
     plain = [{name: value for name, value in line.items() if name not in ("time", "ms", "request_id")} for line in told]
     assert all(line == plain[0] for line in plain)
@@ -97,7 +102,7 @@ def test_a_server_that_is_told_to_stop_has_written_the_lines_of_all_it_answered(
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(answered) > 2000, 60, "answers")
+    wait_until(lambda: len(answered) > 500, 60, "answers")
     server.process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
@@ -123,11 +128,12 @@ def test_a_peer_that_does_not_read_gets_all_of_it_later(server: Server) -> None:
             if asked % 10 == 0:
                 assert client.ask("GET", IMAGE).status == 200
             time.sleep(0.002)
-        received = bytearray()
-        while len(answers_in(bytes(received))) < ASKED:
-            received += slow.recv(1 << 20)
-        found = answers_in(bytes(received))
-    assert [(status, body == data) for status, body in found] == [(200, True)] * ASKED
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        with slow.makefile("rb") as received:
+            for _ in range(ASKED):
+                head = b"".join(iter(received.readline, b"\r\n"))
+                assert head.startswith(b"HTTP/1.1 200 "), head
+                assert received.read(len(data)) == data
     wait_until(lambda: sum(line["path"] == path and line["bytes"] == len(data) for line in lines(server)) >= ASKED + 3, 10, "a line for each")
     assert not any("cut" in line for line in lines(server))
 
@@ -136,15 +142,19 @@ def test_a_peer_that_goes_away_in_the_middle_is_told_of(server: Server) -> None:
     with Client(server.port) as client:
         data = noise(65_000, "blob")
         path = f"/v2/hot/app/blobs/{client.push_blob('hot/app', data)}"
-    for _ in range(50):
+
+    def leave() -> bool:
+        """Does a line of the log say so?"""
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             sock.connect(("127.0.0.1", server.port))
-            for _ in range(60):
+            for _ in range(60):  # one at a time, so that plans answer; together they are more than the kernel holds
                 sock.sendall(head_of(path))
-            time.sleep(0.02)
-    wait_until(lambda: any("cut" in line for line in lines(server)), 20, "a line that says so")
+                time.sleep(0.002)
+        return any("cut" in line for line in lines(server))
+
+    wait_until(leave, 60, "a line that says so")
     with Client(server.port) as client:
         assert client.ask("GET", path).body == data
         wait_until(lambda: b"nora_http_requests_in_flight 1.0" in client.ask("GET", "/metrics").body, 20, "nothing to be in flight but this")
@@ -215,8 +225,7 @@ def test_none_are_kept_where_there_is_no_memory_for_them(folder: Path) -> None:
         assert repeated(server) == 0
 
 
-def test_a_token_and_the_rules_are_asked_each_time(folder: Path) -> None:
-    """After a second at most, as everywhere: while nothing but hot answers is given."""
+def test_new_rules_are_in_force_while_nothing_but_hot_answers_is_given(folder: Path) -> None:
     rules = folder / "rules.toml"
     rules.write_text('[[block]]\nformat = "docker"\nname = "other"\n')
     environment = {**ONE_WORKER, "NORA_WORKERS": "2", "NORA_CURATION_MODE": "enforce", "NORA_CURATION_RULES_PATH": str(rules)}

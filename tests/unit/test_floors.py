@@ -12,7 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "noraflask"
 FLOORS = (
-    ("errors", "settings", "ecosystems", "config", "digest", "keys", "log", "http_client", "json_document", "pointer", "recording", "suspension"),
+    (
+        *("errors", "settings", "ecosystems", "config", "digest", "keys", "log", "http_client", "json_document", "later", "pointer", "recording"),
+        "suspension",
+    ),
     ("storage",),
     ("services",),
     ("web", "formats"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_it_is_wanted_when_it_comes_again(plans: Plans, monkeypatch: pytest.Monk
     assert plans.wants(sight)
     plans.keep(sight, None, None)
     assert not plans.wants(sight)
-    later = __import__("time").monotonic() + AGAIN_SECONDS
+    later = time.monotonic() + AGAIN_SECONDS
     monkeypatch.setattr("noraflask.serve.plans.time.monotonic", lambda: later)
     assert plans.wants(sight)
 

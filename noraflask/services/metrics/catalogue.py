@@ -85,7 +85,7 @@ HTTP_SENT = Family("nora_http_response_bytes_total", COUNTER, "Bytes of bodies t
 HTTP_RECEIVED = Family("nora_http_request_bytes_total", COUNTER, "Bytes of bodies that came in.", ("registry",), (REGISTRIES_AND_OTHER,))
 HTTP_CUT = Family("nora_http_responses_cut_total", COUNTER, "Answers that did not get through whole.", ("registry",), (REGISTRIES_AND_OTHER,))
 HTTP_REPEATED = Family(
-    "nora_http_repeated_total", COUNTER, "Requests that were answered as one before, since nothing that its answer rests on had changed."
+    "nora_http_repeated_total", COUNTER, "Requests that got the answer to an earlier one again, because nothing that it rests on has changed."
 )
 CONNECTIONS_ENDED = Family(
     "nora_http_connections_ended_total",
