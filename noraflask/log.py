@@ -13,6 +13,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +54,9 @@ class EventLog:
     def line_of(self, event: dict[str, Any], varying: tuple[str, ...]) -> Line:
         return Line(self._is_json, event, varying)
 
+    def write_line(self, line: bytes) -> None:
+        self._write(line)
+
     def hold(self, line: bytes) -> None:
         """Write it soon: at flush(), or when as much is held as a pipe takes in one piece. For one thread at a time."""
         if self._held_bytes + len(line) > PIPE_BYTES:
@@ -73,30 +77,29 @@ class EventLog:
 class Line:
     """The line of an event that comes again and again, with another time and some other values: those named by `varying`, in the event's order."""
 
-    __slots__ = ("_is_json", "_parts")
+    __slots__ = ("_is_json", "_template")
 
     def __init__(self, is_json: bool, event: dict[str, Any], varying: tuple[str, ...]) -> None:
         self._is_json = is_json
         when, *marks = (secrets.token_hex(16) for _ in range(len(varying) + 1))  # nobody can write one of them into a path
         text, parts = _render(is_json, when, event | dict(zip(varying, marks, strict=True))), []
         for mark in (when, *marks):
-            part, found, text = text.partition(f'"{mark}"' if is_json else mark)
+            part, found, text = text.partition(f'"{mark}"' if is_json and mark is not when else mark)
             assert found
             parts.append(part)
-        self._parts = (*parts, text)
+        self._template = "%s".join(part.replace("%", "%%") for part in (*parts, text))
 
     @property
     def size_bytes(self) -> int:
         """What it takes in memory, about."""
-        return sum(map(sys.getsizeof, self._parts))
+        return sys.getsizeof(self._template)
 
-    def now(self, *values: float | str) -> bytes:
-        """With the present time, and values in the order of `varying`."""
-        parts, is_json = self._parts, self._is_json
-        when = _time(time.time())
-        text = f'{parts[0]}"{when}"{parts[1]}' if is_json else f"{parts[0]}{when}{parts[1]}"
-        for value, part in zip(values, parts[2:], strict=True):
-            text += _word_of(value, is_json) + part
+    def now(self, *values: float | str, **more: str) -> bytes:
+        """With the present time, values in the order of `varying`, and more fields at the end."""
+        is_json = self._is_json
+        text = self._template % (_time(time.time()), *[_word_of(value, is_json) if isinstance(value, str) else value for value in values])
+        if more:
+            text = f"{text[:-2]}, {json.dumps(more)[1:]}\n" if is_json else f"{text[:-1]} {_fields(more)}\n"
         return text.encode(errors="backslashreplace")
 
 
@@ -128,12 +131,14 @@ class TextFormatter(logging.Formatter):
 def _render(is_json: bool, when: str, event: dict[str, Any]) -> str:
     if is_json:
         return json.dumps({"time": when, "level": "info", **event}) + "\n"
-    return f"{when} info    {' '.join(f'{name}={_plain(value)}' for name, value in event.items())}\n"
+    return f"{when} info    {_fields(event)}\n"
 
 
-def _word_of(value: float | str, is_json: bool) -> str:
-    if isinstance(value, float):
-        return repr(value)
+def _fields(event: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={_plain(value)}" for name, value in event.items())
+
+
+def _word_of(value: str, is_json: bool) -> str:
     if value.isalnum() and value.isascii():
         return f'"{value}"' if is_json else value
     return json.dumps(value) if is_json else _plain(value)

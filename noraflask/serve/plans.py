@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from hashlib import blake2b
 from typing import NamedTuple
@@ -38,21 +39,22 @@ class Sight(NamedTuple):
 
 
 class Kept:
-    """A plan and the answer by it, cut where it varies."""
+    """A plan and the answer by it."""
 
-    __slots__ = ("_parts", "plan")
+    __slots__ = ("_head", "plan")
 
-    def __init__(self, plan: Plan, parts: tuple[bytes, ...]) -> None:
-        self.plan, self._parts = plan, parts
+    def __init__(self, plan: Plan, head: bytes) -> None:
+        """`head`: with %b where Server and Date come, and what varies. The body is the plan's own."""
+        self.plan, self._head = plan, head
 
     def answer(self, values: tuple[str, ...]) -> bytes:
         """Head and body as they go on the wire."""
-        parts = self._parts
-        pieces = [parts[0], server_and_date()]
-        for part, value in zip(parts[1:], values, strict=False):
-            pieces += (part, value.encode("latin-1"))
-        pieces.append(parts[-1])
-        return b"".join(pieces)
+        return self._head % (server_and_date(), *[value.encode("latin-1") for value in values]) + self.plan.body
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return self.plan.size_bytes + sys.getsizeof(self._head)
 
 
 class Plans:
@@ -102,7 +104,7 @@ class Plans:
         if plan is None or kept is None:
             self._sights.put(sight.key, time.monotonic() + AGAIN_SECONDS, SIGHT_BYTES)
         else:
-            self._kept.put(sight.key, kept, plan.size_bytes)
+            self._kept.put(sight.key, kept, kept.size_bytes)
 
 
 def _cut(plan: Plan, whole: Whole, given_id: str) -> Kept | None:
@@ -116,4 +118,4 @@ def _cut(plan: Plan, whole: Whole, given_id: str) -> Kept | None:
             return None
         parts.append(part + f"\r\n{name}: ".encode("latin-1"))
         rest = b"\r\n" + rest
-    return Kept(plan, (*parts, rest + whole.body))
+    return Kept(plan, b"%b".join(part.replace(b"%", b"%%") for part in (*parts, rest)))

@@ -17,6 +17,7 @@ from noraflask.serve.held import Held
 RESERVE = 16  # connections beyond the bound that are taken to see whether they ask for the server's health
 YOUNG_SECONDS = 1  # a new connection has at least this long for its request before it makes room for others
 GREEDY_PART = 4  # a client that has more than such a part of the connections makes room first
+LOOKS = 8  # idle connections that are looked at, whether a request has just arrived there
 ROOM, MANY = 16, 256  # so many connections are ended at a time, where more than so many wait
 
 
@@ -100,12 +101,17 @@ class Room:
         greedy = self._clients.largest(self.share // GREEDY_PART)
         if greedy and self._make_room_of(greedy, even_young):
             return True
-        longest_idle = next(iter(list(self.reactor.idle.values())), None)  # a list at once: other threads change the table meanwhile
+        longest_idle = self._longest_idle()
         if longest_idle is not None and self.reactor.claim(longest_idle):
             self.reactor.close(longest_idle)
             return True
         those = self._waiting_ones()
         return self._evict(those if even_young else _not_young(those))
+
+    def _longest_idle(self) -> Connection | None:
+        """Rather one on which no request has arrived, whose event is on its way."""
+        idle = list(self.reactor.idle.values())  # at once: other threads change the table meanwhile
+        return next((conn for conn in idle[:LOOKS] if not conn.is_readable), next(iter(idle), None))
 
     def _make_room_of(self, client: str, even_young: bool) -> bool:
         those = [conn for conn in self._waiting_ones() if conn.client == client]

@@ -20,7 +20,7 @@ from noraflask.digest import Digest
 from noraflask.errors import AlreadyExists, Changed, DigestMismatch, NotFound, Unavailable
 from noraflask.keys import Key
 from noraflask.pointer import Pointer
-from noraflask.recording import spoil
+from noraflask.recording import aside, spoil
 from noraflask.services.bounded_memory import BoundedMemory, bytes_of
 from noraflask.services.documents import Documents
 from noraflask.services.upload import Upload
@@ -118,14 +118,20 @@ class Content:
 
         What this process touched less than TOUCH_SECONDS ago has most of its grace before it, and a HEAD is a hot read.
         """
-        spoil("what is touched stays for a while")
-        now = time.monotonic()
-        stale = [digest for digest in digests if self._touched.get(digest, -TOUCH_SECONDS) <= now - TOUCH_SECONDS]
-        if stale:
-            self._abilities.leases.touch(*map(content_key, stale))
-            if len(self._touched) >= TOUCHED_KEPT:
-                self._touched = {}
-            self._touched.update(dict.fromkeys(stale, now))
+        with aside() as recording:
+            now, stale = time.monotonic(), self._untouched(digests)
+            if stale:
+                self._abilities.leases.touch(*map(content_key, stale))
+                if len(self._touched) >= TOUCHED_KEPT:
+                    self._touched = {}
+                self._touched.update(dict.fromkeys(stale, now))
+        if recording is not None:
+            recording.questions.append(lambda now: not self._untouched(digests))
+
+    def _untouched(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Not lately."""
+        lately = time.monotonic() - TOUCH_SECONDS
+        return [digest for digest in digests if self._touched.get(digest, lately) <= lately]
 
     @contextlib.contextmanager
     def together(self, *digests: Digest) -> Iterator[None]:

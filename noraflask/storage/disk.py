@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import heapq
 import os
 import stat
@@ -27,7 +26,7 @@ from noraflask.keys import Key
 from noraflask.recording import Look
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
 from noraflask.storage.disk_cells import DiskLeases, DiskLocks, DiskRevisions
-from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, look_at, named_file, nameless_file, stamp, sync, version_of
+from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, looking_at, named_file, nameless_file, stamp, sync, version_of
 from noraflask.storage.disk_folders import Folders, folder_of, holds_a_file, names_in, sweep_and_lock
 from noraflask.storage.mounts import is_local
 
@@ -108,7 +107,7 @@ class DiskStorage:
         return [self.stat(key) for key in keys]
 
     def watch(self, key: Key) -> Look:
-        return functools.partial(look_at, f"{self.root}/{key}")
+        return looking_at(f"{self.root}/{key}")
 
     def create(self, key: Key, source: Source) -> str:
         return self._create(key, source)

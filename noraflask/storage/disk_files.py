@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from noraflask.errors import InvalidName, StorageFull, StorageReadOnly, Unavailable
 from noraflask.storage import Source
@@ -40,6 +41,12 @@ def look_at(path: str) -> object:
     except OSError:
         return object()  # equal to nothing: whoever opens it finds out what is wrong
     return found.st_ino, found.st_mtime_ns, found.st_size, found.st_ctime_ns
+
+
+@functools.lru_cache(256)
+def looking_at(path: str) -> Callable[[], object]:
+    """One for all that rests on the file."""
+    return functools.partial(look_at, path)
 
 
 def stamp(descriptor: int) -> str:

@@ -146,14 +146,14 @@ class Envelope:
             lines.events.write(event)
         recording = exchange.recording
         if recording is not None and recording.body is not None and not recording.spoiled_by and not _NOT_AGAIN & environ.keys():
-            kind = Kind(exchange.registry, method, status, exchange.decision, sent, served, event)
-            environ[PLAN] = self._plan(exchange, recording, kind)
+            kind = Kind(exchange.registry, method, status, exchange.decision, sent, served)
+            environ[PLAN] = self._plan(exchange, recording, kind, event)
 
-    def _plan(self, exchange: Exchange, recording: Recording, kind: Kind) -> Plan:
+    def _plan(self, exchange: Exchange, recording: Recording, kind: Kind, event: dict[str, Any] | None) -> Plan:
         varying = [(REQUEST_ID_FIELD, exchange.request_id)]
         if recording.limit is not None:
             varying += [field for field in exchange.environ[STANDING] if field[0] == REMAINING_FIELD]
-        return Plan(recording, kind, exchange.environ[STATE], self.scene, tuple(varying))
+        return Plan(recording, kind, event, exchange.environ[STATE], self.scene, tuple(varying))
 
     def flush(self) -> None:
         """Write lines that are held back."""

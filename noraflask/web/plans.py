@@ -13,16 +13,16 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from noraflask.log import EventLog, Line
+from noraflask.log import EventLog
 from noraflask.recording import Recording
 from noraflask.services.metrics import catalogue
 from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.state import State
 
 REQUEST_ID_FIELD, REMAINING_FIELD = "X-Request-Id", "x-ratelimit-remaining"
-PLAN_BYTES = 5000
-"""What a plan takes beside its texts, about."""
-VARYING = ("ms", "request_id")
+PLAN_BYTES, LOOK_BYTES, QUESTION_BYTES = 3000, 700, 600
+"""What a plan takes, beside texts, and for each thing that it looks at, asks or does: more than was measured, where it shares nothing with others."""
+VARYING = ("bytes", "ms", "request_id")
 """Of the line of a request that is answered again."""
 
 
@@ -42,12 +42,12 @@ class Scene(NamedTuple):
 class Kind:
     """What the envelope tells of a request that was answered, for others that are answered the same."""
 
-    __slots__ = ("decision", "event", "method", "registry", "sent", "served", "status")
+    __slots__ = ("decision", "method", "registry", "sent", "served", "status")
 
-    def __init__(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool, event: dict[str, Any] | None) -> None:
-        """`sent`: bytes of the body; `served`: they are an artifact; `event`: for the log, None where requests leave no lines."""
-        self.registry, self.method, self.status, self.decision = registry, method, status, decision
-        self.sent, self.served, self.event = sent, served, event
+    def __init__(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool) -> None:
+        """`sent`: bytes of the body; `served`: they are an artifact."""
+        self.registry, self.method, self.status, self.decision = sys.intern(registry), sys.intern(method), sys.intern(status), decision
+        self.sent, self.served = sent, served
 
 
 class Plan:
@@ -56,22 +56,22 @@ class Plan:
         *("body", "size_bytes", "varying"),
     )
 
-    def __init__(self, recording: Recording, kind: Kind, state: State, scene: Scene, varying: tuple[tuple[str, str], ...]) -> None:
-        """`state`: the one that the request saw. `varying`: see serve/application.py."""
+    def __init__(
+        self, recording: Recording, kind: Kind, event: dict[str, Any] | None, state: State, scene: Scene, varying: tuple[tuple[str, str], ...]
+    ) -> None:
+        """`event`: for the log, None where requests leave no lines; `state`: the one that the request saw; `varying`: see serve/application.py."""
         assert recording.body is not None
-        self.body, self.varying = recording.body, varying
+        self.body = bytes(memoryview(recording.body))  # in a piece of memory of its size: what was read into a larger one lies among gaps
+        self.varying = varying
         self._scene, self._current, self._next_id, self._clock = scene, scene.current, scene.next_id, scene.clock
         self._state, self._until = weakref.ref(state), recording.until
         self._looks, self._questions = tuple(recording.looks.values()), tuple(recording.questions)
         self._limit, self._effects = recording.limit, tuple(recording.effects)
         self._kind = kind
-        self._counted = scene.metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.sent, kind.served, recording.tier)
-        self._line: Line | None = None
-        texts = 0
-        if kind.event is not None and scene.events is not None:
-            self._line = scene.events.line_of(kind.event, VARYING)
-            texts = self._line.size_bytes + sum(map(sys.getsizeof, kind.event.values()))
-        self.size_bytes = PLAN_BYTES + texts + len(self.body)
+        self._counted = scene.metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.served, recording.tier)
+        self._line = scene.events.line_of(event, VARYING) if event is not None and scene.events is not None else None
+        self.size_bytes = PLAN_BYTES + LOOK_BYTES * len(self._looks) + QUESTION_BYTES * (len(self._questions) + len(self._effects))
+        self.size_bytes += len(self.body) + (self._line.size_bytes if self._line is not None else 0)
 
     def again(self, given_id: str) -> Turn | None:
         """Everything that is asked, done and counted for each request. None: it is to be run, and nothing has been done or counted."""
@@ -103,9 +103,9 @@ class Plan:
 
     def done(self, turn: Turn) -> None:
         seconds = time.perf_counter() - turn.started
-        self._counted.done(seconds)
+        self._counted.done(seconds, self._kind.sent)
         if self._line is not None and self._scene.events is not None:
-            self._scene.events.hold(self._line.now(round(seconds * 1000, 1), turn.values[0]))
+            self._scene.events.hold(self._line.now(self._kind.sent, round(seconds * 1000, 1), turn.values[0]))
 
     def goes_on(self) -> None:
         self._scene.metrics.request_began()
@@ -115,9 +115,9 @@ class Plan:
         metrics.request_done(kind.registry, kind.method, kind.status, seconds, 0, sent, kind.served)
         if cut is not None:
             metrics.count(catalogue.HTTP_CUT, kind.registry)
-        if kind.event is not None and self._scene.events is not None:
-            told = {**kind.event, "bytes": sent, "ms": round(seconds * 1000, 1), "request_id": turn.values[0]}
-            self._scene.events.write(told if cut is None else {**told, "cut": cut})
+        if self._line is not None and self._scene.events is not None:
+            more = {} if cut is None else {"cut": cut}
+            self._scene.events.write_line(self._line.now(sent, round(seconds * 1000, 1), turn.values[0], **more))
 
 
 class Turn:

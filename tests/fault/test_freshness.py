@@ -46,6 +46,8 @@ rules_path = "rules.toml"
 ROOT = password_of("root")
 NAME, RULED, STILL = "app/hot", "app/ruled", "app/still"
 """The tags of the first move, the second is refused at times, the third stays as it is."""
+FLIPS = 25
+"""How often passwords change: each time the old one fails, and with more of that their clients would be locked out."""
 PASSWORDS = ("dora's password", "dora's second")
 
 
@@ -210,7 +212,8 @@ class Rights:
 
     def change(self, number: int) -> None:
         """Each in turn."""
-        (self._reload, self._revoke, self._change_password)[number % 3]()
+        steps = (self._reload, self._revoke, self._change_password if number < 3 * FLIPS else self._reload)
+        steps[number % 3]()
         self.changes += 1
 
     def _reload(self) -> None:

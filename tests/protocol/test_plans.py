@@ -56,6 +56,7 @@ HOT = [
     ("/v2/app/manifests/1", "GET", {"Range": "bytes=1-3"}, 206),
     ("/v2/app/manifests/1", "GET", {"Range": "bytes=1-3,5-7"}, 206),
     ("/v2/app/blobs/{layer}", "GET", {}, 200),
+    ("/v2/app/blobs/{layer}", "HEAD", {}, 200),
     ("/v2/app/blobs/{layer}", "GET", {"Range": "bytes=1-"}, 206),
     ("/repository/docker/v2/app/manifests/1", "GET", {}, 200),
     ("/raw/a/file.txt", "GET", {}, 200),
@@ -87,7 +88,6 @@ def test_a_read_of_stored_bytes_is_answered_again(registry, path, method, header
         ("/v2/app/tags/list", "GET"),
         ("/v2/_catalog", "GET"),
         ("/v2/app/manifests/none", "GET"),
-        ("/v2/app/blobs/{image}", "HEAD"),  # whoever may push is promised that it stays for a while
         ("/v2/app/referrers/{image}", "GET"),
         ("/raw/a/", "GET"),
         ("/raw/a/file.txt.sha256", "GET"),
@@ -200,11 +200,6 @@ def opened() -> None:
 
 
 @besides
-def touched() -> None:
-    services().content.touch(DIGEST)
-
-
-@besides
 def timed() -> None:
     services().content.now()
 
@@ -277,6 +272,16 @@ def test_what_a_view_reads_besides_is_looked_at(toy):
     assert seen.again()
     toy.app.services.content._storage.create(Key("notes/looked"), b"x")
     assert not seen.again()
+
+
+def test_who_may_push_is_promised_each_time_that_what_is_there_stays(registry):
+    """A blob that is asked about is touched; a plan answers as long as that was lately."""
+    content = registry.services.content
+    seen = ask(registry, "/v2/app/blobs/{layer}", "HEAD")
+    assert seen.again()
+    content._touched.clear()
+    assert not seen.again()
+    assert ask(registry, "/v2/app/blobs/{layer}", "HEAD").again()
 
 
 def test_a_body_that_is_not_the_stored_one_is_not_the_plans(toy):

@@ -188,6 +188,15 @@ def test_a_line_that_comes_again_is_what_it_would_be(format, id, path, ms):
     assert is_one_line(again)
 
 
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_what_became_of_an_answer_is_told_at_the_end_of_such_a_line(format):
+    log_ = log.EventLog(LoggingConfig(format=format))
+    event = {"message": "request", "path": "/100%s", "bytes": 7, "request_id": "one"}
+    again = log_.line_of(event | {"bytes": 1}, ("bytes", "request_id")).now(7, "two", cut="the peer left")
+    event |= {"request_id": "two", "cut": "the peer left"}
+    assert again.partition(b"Z")[2] == log._render(format == "json", "2026-01-01T00:00:00.000Z", event).encode().partition(b"Z")[2]
+
+
 def test_what_is_held_is_written_in_whole_lines_that_a_pipe_takes_at_once(monkeypatch):
     written = []
     monkeypatch.setattr(log.os, "write", lambda descriptor, data: written.append(data) or len(data))

@@ -95,13 +95,13 @@ def test_it_is_wanted_when_it_comes_again(plans: Plans, monkeypatch: pytest.Monk
 
 def test_the_answer_has_what_varies(plans: Plans) -> None:
     sight = seen(plans)
-    fields = b"A: b\r\nX-Request-Id: one\r\nx-ratelimit-remaining: 7\r\nC: d\r\n\r\n"
+    fields = b"A: 100%b\r\nX-Request-Id: one\r\nx-ratelimit-remaining: 7\r\nC: d\r\n\r\n"
     plans.keep(sight, plan_of(varying=(("X-Request-Id", "one"), ("x-ratelimit-remaining", "7"))), whole_of(fields))
     kept = plans.find(sight)
     assert kept is not None
     head, _, body = kept.answer(("two", "6")).partition(b"\r\n\r\n")
     lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Date: ")]
-    assert lines == [b"HTTP/1.1 200 OK", b"Server: nora", b"A: b", b"X-Request-Id: two", b"x-ratelimit-remaining: 6", b"C: d"]
+    assert lines == [b"HTTP/1.1 200 OK", b"Server: nora", b"A: 100%b", b"X-Request-Id: two", b"x-ratelimit-remaining: 6", b"C: d"]
     assert body == b"{}"
 
 

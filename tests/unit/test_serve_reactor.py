@@ -102,3 +102,16 @@ def test_an_error_at_accepting_does_not_end_it(worker: Worker, reactor: Reactor,
     reactor.work()
     assert len(reactor.connections) == 1
     worker.sockets += [conn.sock for conn in reactor.connections.values()]
+
+
+def test_of_idle_connections_one_whose_request_has_just_come_is_not_the_first_to_go(worker: Worker, reactor: Reactor) -> None:
+    first, second, third = (worker.connect(f"192.0.2.{number}") for number in range(3))
+    for conn in (first, second, third):
+        assert reactor.claim(conn)
+        reactor.park(conn, Phase.IDLE, 60)
+    worker.sockets[1].send(b"GET / HTTP/1.1\r\n")
+    assert worker.room.make()
+    assert list(reactor.idle.values()) == [first, third]
+    worker.sockets[5].send(b"GET / HTTP/1.1\r\n")
+    assert worker.room.make()  # all have something to say, and room there must be
+    assert list(reactor.idle.values()) == [third]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from noraflask.config import RateLimitConfig
 from noraflask.errors import NoraError, RateLimited, RateLimiterAway
@@ -112,16 +113,7 @@ class RateLimits:
         if self._redis is not None or len(tiers) != 1:
             recording.spoil("it is counted elsewhere, or twice")
             return
-        bucket, network, take = limits.buckets[tiers[0]], network_of(client), self._here.take
-
-        def once_more() -> int | None:
-            try:
-                taken = take(bucket, network)
-            except Exception:  # check() says what is wrong
-                return None
-            return None if taken.wait else taken.remaining
-
-        recording.tier, recording.limit = tiers[0], once_more
+        recording.tier, recording.limit = tiers[0], partial(_once_more, self._here.take, limits.buckets[tiers[0]], network_of(client))
 
     def _patiently(self, limits: Limits, bucket: Bucket, network: str, taken: Taken | None) -> Taken | None:
         """Wait for the next token, where that is soon and a seat is free. So a client that asks one thing after another, however fast, is slowed
@@ -197,6 +189,14 @@ class RateLimits:
                 "RateLimit-Reset": str(seconds),
             },
         )
+
+
+def _once_more(take: Callable[[Bucket, str], Taken], bucket: Bucket, network: str) -> int | None:
+    try:
+        taken = take(bucket, network)
+    except Exception:  # check() says what is wrong
+        return None
+    return None if taken.wait else taken.remaining
 
 
 def _limit(bucket: Bucket) -> str:

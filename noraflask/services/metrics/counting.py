@@ -16,6 +16,8 @@ from noraflask.services.metrics.counter_files import Buckets, CounterFiles, TooM
 
 MOST_REMEMBERED = 50_000
 """Kinds of requests whose cells a process has at hand."""
+MOST_REPEATED = 1_000
+"""Kinds of answers by plans."""
 _METHODS = frozenset(METHODS)
 
 
@@ -25,7 +27,7 @@ class Repeats:
     def answered(self, seconds: float) -> None:
         """As request_answered(), and what the limiter counted."""
 
-    def done(self, seconds: float) -> None:
+    def done(self, seconds: float, sent: int) -> None:
         """As request_done(), when all has left at once, so that the request was never seen to be in flight."""
 
 
@@ -38,7 +40,7 @@ class NullMetrics:
     def request_began(self) -> None: ...
     def request_answered(self, registry: str, method: str, status: str, seconds: float, decision: str | None) -> None: ...
     def request_done(self, registry: str, method: str, status: str, seconds: float, received: int, sent: int, served: bool) -> None: ...
-    def repeats(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool, tier: str) -> Repeats:
+    def repeats(self, registry: str, method: str, status: str, decision: str | None, served: bool, tier: str) -> Repeats:
         """For requests like one that was answered so. `tier`: in which the limiter counts them, empty: in none."""
         return Repeats()
 
@@ -61,6 +63,7 @@ class Metrics(NullMetrics):
         self._numbers: dict[tuple[Family, tuple[str, ...]], int] = {}
         self._buckets: dict[tuple[Family, tuple[str, ...]], Buckets] = {}
         self._requests: dict[tuple[str, str, str], _Request] = {}
+        self._repeats: dict[tuple[str, str, str, str | None, bool, str], Repeats] = {}
         self._in_flight = self._number(catalogue.HTTP_IN_FLIGHT, ())
         self._make_presets()
 
@@ -126,15 +129,26 @@ class Metrics(NullMetrics):
             request.last.observe(cells, seconds)
             cells[self._in_flight] -= 1.0
 
-    def repeats(self, registry: str, method: str, status: str, decision: str | None, sent: int, served: bool, tier: str) -> Repeats:
-        request = self._request(registry, method, status)
+    def repeats(self, registry: str, method: str, status: str, decision: str | None, served: bool, tier: str) -> Repeats:
+        kind = (registry, method, status, decision, served, tier)
+        found = self._repeats.get(kind)
+        if found is None:
+            found = self._make_repeats(*kind)
+            if registry in self.names():
+                if len(self._repeats) >= MOST_REPEATED:
+                    self._repeats.clear()
+                self._repeats[kind] = found
+        return found
+
+    def _make_repeats(self, registry: str, method: str, status: str, decision: str | None, served: bool, tier: str) -> Repeats:
+        request = self._requests.get((registry, method, status)) or self._request(registry, method, status)
         counted = [request.requests, self._number(catalogue.HTTP_REPEATED, ())]
         if decision:
             counted.append(self._number(catalogue.CURATION_DECISIONS, (decision,)))
         if tier:
             counted.append(self._number(catalogue.RATE_LIMITED, (tier, "allowed")))
         downloads = [request.downloads, request.hits] if served and request.downloads is not None and request.hits is not None else []
-        return _Repeats(self.files, request, tuple(counted), tuple(downloads), sent)
+        return _Repeats(self.files, request, tuple(counted), tuple(downloads))
 
     def storage_timer(self, operation: str, backend: str) -> Callable[[str, float], None]:
         files, took = self.files, self._bucket(catalogue.STORAGE_DURATION, (backend, operation))
@@ -234,11 +248,11 @@ class _Request:
 
 
 class _Repeats(Repeats):
-    __slots__ = ("_counted", "_downloads", "_files", "_head", "_last", "_sent", "_sent_cell")
+    __slots__ = ("_counted", "_downloads", "_files", "_head", "_last", "_sent_cell")
 
-    def __init__(self, files: CounterFiles, request: _Request, counted: tuple[int, ...], downloads: tuple[int, ...], sent: int) -> None:
+    def __init__(self, files: CounterFiles, request: _Request, counted: tuple[int, ...], downloads: tuple[int, ...]) -> None:
         self._files, self._counted, self._downloads = files, counted, downloads
-        self._head, self._last, self._sent_cell, self._sent = request.head, request.last, request.sent, sent
+        self._head, self._last, self._sent_cell = request.head, request.last, request.sent
 
     def answered(self, seconds: float) -> None:
         files = self._files
@@ -248,13 +262,13 @@ class _Repeats(Repeats):
                 cells[cell] += 1.0
             self._head.observe(cells, seconds)
 
-    def done(self, seconds: float) -> None:
+    def done(self, seconds: float, sent: int) -> None:
         files = self._files
         with files.lock:
             cells = files.cells
             for cell in self._downloads:
                 cells[cell] += 1.0
-            cells[self._sent_cell] += self._sent
+            cells[self._sent_cell] += sent
             self._last.observe(cells, seconds)
 
 
