@@ -99,7 +99,9 @@ def test_the_mount_that_holds_a_path(path, point, kind):
     assert mount_of(path, MOUNTS) == Mount(point, kind)
 
 
-@pytest.mark.parametrize(("kind", "verdict"), [("ext4", OK), ("xfs", OK), ("tmpfs", WRONG), ("overlay", WRONG), ("nfs4", WARNING)])
+@pytest.mark.parametrize(
+    ("kind", "verdict"), [("ext4", OK), ("xfs", OK), ("tmpfs", WRONG), ("overlay", WRONG), ("nfs4", WARNING), ("fuse.s3fs", WARNING)]
+)
 def test_what_storage_may_lie_on(kind, verdict, tmp_path):
     assert only(machine.storage_folder(tmp_path, Mount("/data", kind))).verdict == verdict
 

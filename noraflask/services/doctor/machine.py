@@ -18,7 +18,7 @@ from noraflask.services.doctor.findings import NAME, Finding, ok, warning, wrong
 from noraflask.services.master_process import PROC, count_workers, find_masters
 from noraflask.services.memory_limit import cgroup_limit
 from noraflask.storage import Storage
-from noraflask.storage.mounts import MEMORY_FILE_SYSTEMS, NETWORK_FILE_SYSTEMS, Mount, mount_here
+from noraflask.storage.mounts import LOCAL_FILE_SYSTEMS, MEMORY_FILE_SYSTEMS, NETWORK_FILE_SYSTEMS, Mount, mount_here
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -48,7 +48,12 @@ def storage_folder(path: Path, mount: Mount) -> Iterator[Finding]:
             f"docker run -v nora-data:{path}, or `volumes:` of docker-compose.yml",
         )
     elif mount.kind in NETWORK_FILE_SYSTEMS:
-        yield warning("storage folder", f"{path} lies on {mount.kind}: slow to sync, and locks hold only where the server supports them")
+        yield warning(
+            "storage folder",
+            f"{path} lies on {mount.kind}: slow to sync, locks hold only where the server supports them, and no answer is given again",
+        )
+    elif mount.kind not in LOCAL_FILE_SYSTEMS:
+        yield warning("storage folder", f"{path} lies on {mount.kind} ({mount.point}), which is not known to be local: no answer is given again")
     else:
         yield ok("storage folder", f"{path} on {mount.kind} ({mount.point})")
 
