@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,20 +97,3 @@ def push_pieces(client: Client, repository: str, blob: Blob, over_new_connection
 def push_apart(client: Client, repository: str, blob: Blob) -> None:
     """The same, each request over a connection of its own, as curl and scripts do."""
     push_pieces(client, repository, blob, over_new_connections=True)
-
-
-def together(count: int, job: Callable[[int], None]) -> float:
-    """Seconds that `count` jobs take side by side, from a common start."""
-    barrier = threading.Barrier(count + 1)
-
-    def one(number: int) -> None:
-        barrier.wait()
-        job(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        jobs = [pool.submit(one, number) for number in range(count)]
-        barrier.wait()
-        begin = time.perf_counter()
-        for each in jobs:
-            each.result()
-    return time.perf_counter() - begin

@@ -12,8 +12,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,3 +232,20 @@ def machine() -> str:
     name = cpu[1] if cpu else platform.machine()
     gigabytes = int(memory[1]) // 1024**2 if memory else 0
     return f"{os.cpu_count()} cores ({name}), {gigabytes} GiB of memory, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def together(count: int, job: Callable[[int], None]) -> float:
+    """Seconds that `count` jobs take side by side, from a common start."""
+    barrier = threading.Barrier(count + 1)
+
+    def one(number: int) -> None:
+        barrier.wait()
+        job(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        jobs = [pool.submit(one, number) for number in range(count)]
+        barrier.wait()
+        begin = time.perf_counter()
+        for each in jobs:
+            each.result()
+    return time.perf_counter() - begin

@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 
 import bench_reads
-from bench_blobs import Blob, Push, prepared, push_apart, push_pieces, push_stream, push_whole, together
+from bench_blobs import Blob, Push, prepared, push_apart, push_pieces, push_stream, push_whole
 from bench_client import MANIFEST_TYPE, MIB, Failed, digest_of, manifest_of, push_bytes
-from bench_common import ROOT, figure, machine
+from bench_common import ROOT, figure, machine, together
 from bench_oci_table import Found, Results, render_table, rows, write_page
 from bench_peers import OURS, PEERS, PLANS, Server, of_checkout, running, without_plans
 

@@ -10,15 +10,13 @@ import os
 import random
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_client import MIB, Client
-from bench_common import answers, figure, find_binary, machine, nora, ours, started, with_span
+from bench_common import answers, figure, find_binary, machine, nora, ours, started, together, with_span
 
 SMALL_BYTES = 4096
 WRITERS = 8
@@ -70,23 +68,6 @@ def with_room(command: tuple[list[str], dict[str, str]]) -> tuple[list[str], dic
     return command[0], {**command[1], "NORA_RAW_MAX_FILE_SIZE": str(64 << 30)}
 
 
-def side_by_side(count: int, job: Callable[[int], None]) -> float:
-    """Seconds that `count` jobs take from a common start."""
-    barrier = threading.Barrier(count + 1)
-
-    def one(number: int) -> None:
-        barrier.wait()
-        job(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        jobs = [pool.submit(one, number) for number in range(count)]
-        barrier.wait()
-        begin = time.perf_counter()
-        for each in jobs:
-            each.result()
-    return time.perf_counter() - begin
-
-
 def measure(port: int, large: Path, small: int) -> dict[str, float]:
     """Each row once, in an empty repository."""
     size, buffer, figures = large.stat().st_size, bytearray(MIB), {}
@@ -112,8 +93,8 @@ def measure(port: int, large: Path, small: int) -> dict[str, float]:
                 client.ask("GET", f"/raw/s{number}/{index}", want=200)
 
     total = WRITERS * small
-    figures[f"PUT of files of 4 KiB, {WRITERS} clients, files/s"] = total / side_by_side(WRITERS, put)
-    figures[f"GET of files of 4 KiB, {WRITERS} clients, files/s"] = total / side_by_side(WRITERS, get)
+    figures[f"PUT of files of 4 KiB, {WRITERS} clients, files/s"] = total / together(WRITERS, put)
+    figures[f"GET of files of 4 KiB, {WRITERS} clients, files/s"] = total / together(WRITERS, get)
     with Client(port) as client:
         if client.ask("GET", "/raw/s0/").status == 200:
             begin = time.perf_counter()
