@@ -13,7 +13,7 @@ from typing import Any
 from noraflask.config import Config, ServerConfig
 from noraflask.serve.application import application_of
 from noraflask.serve.board import SLOTS
-from noraflask.serve.master import Arbiter, BindError, give_memory_back, keep_little_free_memory, set_title
+from noraflask.serve.master import Arbiter, BindError, give_memory_back, keep_little_free_memory, let_go_of_code, set_title
 from noraflask.serve.service_manager import ServiceManager
 from noraflask.serve.worker import Worker
 
@@ -76,6 +76,7 @@ def when_ready(server: Any) -> None:
     raise_descriptor_limit(server.cfg.workers, server.worker_class.limits)
     keep_little_free_memory()
     give_memory_back()
+    let_go_of_code()
     gc.freeze()  # what the master has made so far is for good: the collector must not touch, and so copy, its pages in the workers
 
 
