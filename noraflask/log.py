@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -47,6 +48,7 @@ class EventLog:
         self._is_json = config.format == "json"
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._lock = threading.Lock()  # never held while something is written
 
     def write(self, event: dict[str, Any]) -> None:
         self._write(_render(self._is_json, _time(time.time()), event).encode(errors="backslashreplace"))
@@ -58,15 +60,17 @@ class EventLog:
         self._write(line)
 
     def hold(self, line: bytes) -> None:
-        """Write it soon: at flush(), or when as much is held as a pipe takes in one piece. For one thread at a time."""
+        """Write it soon: at flush(), or when as much is held as a pipe takes in one piece."""
         if self._held_bytes + len(line) > PIPE_BYTES:
             self.flush()
-        self._held.append(line)
-        self._held_bytes += len(line)
+        with self._lock:
+            self._held.append(line)
+            self._held_bytes += len(line)
 
     def flush(self) -> None:
-        if self._held:
+        with self._lock:
             held, self._held, self._held_bytes = self._held, [], 0
+        if held:
             self._write(b"".join(held))
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class Turn(Protocol):
+class Repeat(Protocol):
     """One more answer by a plan. Either done() is called, or goes_on() and, some time later, ended()."""
 
     values: tuple[str, ...]
@@ -34,7 +34,7 @@ class Plan(Protocol):
     size_bytes: int
     """What it takes in memory."""
 
-    def again(self, given_id: str) -> Turn | None:
+    def again(self, given_id: str) -> Repeat | None:
         """Ask all that is asked for each request, and count it. None: it has to be run; nothing was counted then. Takes microseconds, never waits.
 
         `given_id`: the value of X-Request-Id, the only part of the head that may be another one; empty when there is none.
@@ -70,7 +70,7 @@ class Application(Protocol):
         """A connection made room for another one (`evicted`), or was one too many (`refused`)."""
 
     def flush(self) -> None:
-        """Let go what Turn.done() holds back. For one thread at a time."""
+        """Let go what Repeat.done() holds back."""
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         """In a new worker, after the fork. `place`: no other living worker has it; `connections`: open ones, of all workers."""

@@ -18,6 +18,7 @@ from noraflask.config import ServerConfig
 from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.held import held_by
 from noraflask.serve.jobs import Jobs
+from noraflask.serve.lead import Lead
 from noraflask.serve.listening import Listeners
 from noraflask.serve.response import plain_text
 from noraflask.serve.room import Ending, Room
@@ -33,8 +34,8 @@ PROMPT_READS = 16  # what came in more pieces than this, a head or what follows 
 TURN_EVENTS = 64  # connections that the leader looks at before it polls again
 STRANGE_SECONDS = 0.001  # the leader's pause when epoll repeats itself about connections that others own
 
-_LEAD = object()
-Job = Connection | int | object  # what a request thread can do: go on with a connection, accept from a listener, lead
+
+Job = Connection | int | Lead[Any]  # what a request thread can do: go on with a connection, accept from a listener, lead
 
 
 class Reactor:
@@ -60,9 +61,11 @@ class Reactor:
         self._turn_ended = turn_ended  # called after some answers, before the leader polls again or passes the lead on
         self._watch = Watch()
         self._jobs: Jobs[Job] = Jobs()
-        self._jobs.put(_LEAD)
+        self._lead: Lead[Job] = Lead()
+        self._jobs.put(self._lead)
+        self._stuck: set[Lead[Job]] = set()  # leads whose threads have lost them and do not go on yet
         self._strangers: set[int] = set()  # descriptors of the leader's last turn whose connections others owned
-        self._has_answered = self._is_stopping = self._is_over = False
+        self._is_stopping = self._is_over = False
         self.connections: dict[int, Connection] = {}
         self.idle: dict[int, Connection] = {}  # Phase.IDLE, the longest idle first
         self.waiting: dict[int, Connection] = {}  # all other phases
@@ -76,54 +79,61 @@ class Reactor:
 
     def work(self) -> None:
         """Do the next job, and lead before, if nobody does."""
-        job = self._jobs.get()
-        if job is _LEAD:
-            job = self._lead()
+        job: Job | None = self._jobs.get()
+        if isinstance(job, Lead):
+            job = self._take_lead(job)
         if isinstance(job, Connection):
             self._resume(job)
         elif isinstance(job, int):
             self._listeners.accept_or_rest(job)
 
-    def _lead(self) -> Job | None:
+    def _take_lead(self, lead: Lead[Job]) -> Job | None:
         """Answer what can be answered at once, until there is something else: one job for this thread, the others are for others."""
-        slow: list[Job] = []
         try:
-            while not slow and not self._is_over:
-                self._take_turn(slow)
+            while not (lead.slow or self._is_over or lead.is_lost):
+                self._take_turn(lead)
         except BaseException:
             log.exception("the leading thread met an error it did not expect")
         finally:
-            self._jobs.put(_LEAD, *slow[1:])  # the lead first: who takes it up finds the next ones while these are being looked at
+            lead.rest()
+            slow = lead.take_slow()
+            if lead.is_lost:
+                self._stuck.discard(lead)
+                self._jobs.put(*slow[1:])
+            else:
+                self._jobs.put(lead, *slow[1:])  # the lead first: who takes it up finds the next ones while these are being looked at
         return slow[0] if slow else None
 
-    def _take_turn(self, slow: list[Job]) -> None:
-        """Look at some connections, at each once; what cannot be done at once goes to `slow`."""
+    def _take_turn(self, lead: Lead[Job]) -> None:
+        """Look at some connections, at each once."""
         strangers = set()
-        self._has_answered = False
+        lead.rest()
+        events = self._watch.poll(TURN_EVENTS)
+        lead.begin_turn()
         try:
-            for fd, _ in self._watch.poll(TURN_EVENTS):
+            for fd, _ in events:
                 conn = self.idle.pop(fd, None) or self.waiting.pop(fd, None)
                 if conn is not None:
                     is_quiet = conn.phase is Phase.IDLE or conn.phase is Phase.HEAD
-                    if not (is_quiet and self._is_done(conn)):
-                        slow.append(conn)
+                    if not (is_quiet and self._is_done(lead, conn)):
+                        lead.slow.append(conn)
                 elif fd in self._listeners:
-                    slow.append(fd)
+                    lead.slow.append(fd)
                 else:
                     strangers.add(fd)
         finally:
-            if self._has_answered:
+            if lead.has_answered:
                 self._turn_ended()
         if strangers & self._strangers and not self._is_over:  # their owners are about to close or to park them
             time.sleep(STRANGE_SECONDS)
         self._strangers = strangers
 
-    def _is_done(self, conn: Connection) -> bool:
+    def _is_done(self, lead: Lead[Job], conn: Connection) -> bool:
         """Read and answer, if that can be done at once. If not, the connection is disarmed. An error costs one connection."""
         try:
             if not self._hear(conn):
                 return True
-            outcome = Answered.NOT if self._is_stopping else self._answer(conn)
+            outcome = Answered.NOT if self._is_stopping or self._stuck else self._answer(conn)
             if outcome is Answered.NOT:
                 self._watch.disarm(conn.fd)
                 return False
@@ -133,7 +143,7 @@ class Reactor:
         except BaseException:
             log.exception("a connection was lost to an error of the server")
             self.abort(conn)
-        self._has_answered = True
+        lead.has_answered = True
         return True
 
     def _hear(self, conn: Connection) -> bool:
@@ -322,6 +332,17 @@ class Reactor:
             elif conn.deadline <= now and self.claim(conn):
                 self._expire(conn)
         self._listeners.accept_again()
+        self._replace_leader(now)
+
+    def _replace_leader(self, now: float) -> None:
+        """One that is stuck keeps its thread and what it has in hand. Until it goes on, requests are run, in lanes that are bounded."""
+        lost = self._lead
+        if lost.is_stuck(now):
+            log.warning("the leading thread of this worker waits for the storage; another one takes its place")
+            self._stuck.add(lost)
+            lost.is_lost = True
+            self._lead = Lead()
+            self._jobs.put(self._lead, *lost.take_slow())
 
     def parked(self) -> list[Connection]:
         """All that wait."""
@@ -337,12 +358,8 @@ class Reactor:
         return found is conn
 
     def _check_pace(self, conn: Connection, now: float) -> None:
-        if not self.claim(conn, Phase.SENDING):
-            return
-        if conn.too_slow(now):
-            self._give_up(conn, Ending.TOO_SLOW)
-        else:
-            self._arm(conn)
+        if self.claim(conn, Phase.SENDING):
+            self._give_up(conn, Ending.TOO_SLOW) if conn.too_slow(now) else self._arm(conn)
 
     def _check_silence(self, conn: Connection, now: float) -> None:
         """A body that does not come: its peer is a slow one from now on."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from noraflask.config import ServerConfig
 from noraflask.recording import PLAN, WANTED
-from noraflask.serve.application import Application, Turn
+from noraflask.serve.application import Application, Repeat
 from noraflask.serve.board import Board
 from noraflask.serve.bodies import Bodies
 from noraflask.serve.body import ChunkedBody, Leftover
@@ -86,26 +86,26 @@ class Runner:
         kept = self.plans.find(sight) if sight is not None else None
         if sight is None or kept is None or self._room.overflow > 0:
             return Answered.NOT
-        turn = kept.plan.again(sight.given_id)
-        if turn is None:
+        repeat = kept.plan.again(sight.given_id)
+        if repeat is None:
             return Answered.NOT
-        data, sent = kept.answer(turn.values), 0
+        data, sent = kept.answer(repeat.values), 0
         try:
             sent = conn.sock.send(data, socket.MSG_DONTWAIT)
         except OSError:
             pass  # whoever sends the rest meets it again
         if sent < len(data):
-            self._answer_slowly(conn, turn, data, sent)
+            self._answer_slowly(conn, repeat, data, sent)
             return Answered.ELSEWHERE
         conn.forget_head()
         if conn.held:
             self._room.let_go(conn)
-        turn.done()
+        repeat.done()
         return Answered.WHOLE
 
-    def _answer_slowly(self, conn: Connection, turn: Turn, data: bytes, sent: int) -> None:
+    def _answer_slowly(self, conn: Connection, repeat: Repeat, data: bytes, sent: int) -> None:
         """The peer does not take all of it now, or is gone."""
-        turn.goes_on()
+        repeat.goes_on()
         request = conn.next_request()
         assert request is not None
         self._room.let_go(conn)
@@ -113,7 +113,7 @@ class Runner:
         conn.begin(request)
         conn.turn = _turn_of(conn)
         conn.response.go_on(data, sent)
-        conn.response.iterable = Rest(turn, request.environ, conn.response, data.index(b"\r\n\r\n") + 4)
+        conn.response.iterable = Rest(repeat, request.environ, conn.response, data.index(b"\r\n\r\n") + 4)
         self._send(conn, False)
 
     def serve(self, conn: Connection) -> None:
@@ -343,11 +343,11 @@ class Runner:
 class Rest:
     """Stands for the application's answer where only the rest of one by a plan is to be sent: it is told how that ended."""
 
-    def __init__(self, turn: Turn, environ: dict[str, Any], response: Response, head_bytes: int) -> None:
-        self._turn, self._environ, self._response, self._head_bytes = turn, environ, response, head_bytes
+    def __init__(self, repeat: Repeat, environ: dict[str, Any], response: Response, head_bytes: int) -> None:
+        self._repeat, self._environ, self._response, self._head_bytes = repeat, environ, response, head_bytes
 
     def close(self) -> None:
-        self._turn.ended(self._environ.get("nora.cut"), max(0, self._response.sent - self._head_bytes))
+        self._repeat.ended(self._environ.get("nora.cut"), max(0, self._response.sent - self._head_bytes))
 
 
 def _turn_of(conn: Connection) -> str:

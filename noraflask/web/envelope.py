@@ -26,7 +26,7 @@ from noraflask.web.context import HANDED_OVER, NAME, PRINCIPAL, SERVED, STATE
 from noraflask.web.gate import PERMIT, REFUSED
 from noraflask.web.limits import OPS, STANDING
 from noraflask.web.peers import client_address
-from noraflask.web.plans import REMAINING_FIELD, REQUEST_ID_FIELD, Kind, Plan, Scene
+from noraflask.web.plans import REMAINING_FIELD, REQUEST_ID_FIELD, Outcome, Plan, Scene
 from noraflask.web.targets import OUTER_PATH, Target, Targets
 
 REQUEST_ID = "nora.request_id"
@@ -146,14 +146,14 @@ class Envelope:
             lines.events.write(event)
         recording = exchange.recording
         if recording is not None and recording.body is not None and not recording.spoiled_by and not _NOT_AGAIN & environ.keys():
-            kind = Kind(exchange.registry, method, status, exchange.decision, sent, served)
-            environ[PLAN] = self._plan(exchange, recording, kind, event)
+            outcome = Outcome(exchange.registry, method, status, exchange.decision, sent, served)
+            environ[PLAN] = self._plan(exchange, recording, outcome, event)
 
-    def _plan(self, exchange: Exchange, recording: Recording, kind: Kind, event: dict[str, Any] | None) -> Plan:
+    def _plan(self, exchange: Exchange, recording: Recording, outcome: Outcome, event: dict[str, Any] | None) -> Plan:
         varying = [(REQUEST_ID_FIELD, exchange.request_id)]
         if recording.limit is not None:
             varying += [field for field in exchange.environ[STANDING] if field[0] == REMAINING_FIELD]
-        return Plan(recording, kind, event, exchange.environ[STATE], self.scene, tuple(varying))
+        return Plan(recording, outcome, event, exchange.environ[STATE], self.scene, tuple(varying))
 
     def flush(self) -> None:
         """Write lines that are held back."""

@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     clock: Callable[[], float] = time.time
 
 
-class Kind:
+class Outcome:
     """What the envelope tells of a request that was answered, for others that are answered the same."""
 
     __slots__ = ("decision", "method", "registry", "sent", "served", "status")
@@ -52,12 +52,13 @@ class Kind:
 
 class Plan:
     __slots__ = (
-        *("_clock", "_counted", "_current", "_effects", "_kind", "_limit", "_line", "_looks", "_next_id", "_questions", "_scene", "_state", "_until"),
+        *("_clock", "_counted", "_current", "_effects", "_limit", "_line", "_looks"),
+        *("_next_id", "_outcome", "_questions", "_scene", "_state", "_until"),
         *("body", "size_bytes", "varying"),
     )
 
     def __init__(
-        self, recording: Recording, kind: Kind, event: dict[str, Any] | None, state: State, scene: Scene, varying: tuple[tuple[str, str], ...]
+        self, recording: Recording, outcome: Outcome, event: dict[str, Any] | None, state: State, scene: Scene, varying: tuple[tuple[str, str], ...]
     ) -> None:
         """`event`: for the log, None where requests leave no lines; `state`: the one that the request saw; `varying`: see serve/application.py."""
         assert recording.body is not None
@@ -67,13 +68,13 @@ class Plan:
         self._state, self._until = weakref.ref(state), recording.until
         self._looks, self._questions = tuple(recording.looks.values()), tuple(recording.questions)
         self._limit, self._effects = recording.limit, tuple(recording.effects)
-        self._kind = kind
-        self._counted = scene.metrics.repeats(kind.registry, kind.method, kind.status, kind.decision, kind.served, recording.tier)
+        self._outcome = outcome
+        self._counted = scene.metrics.repeats(outcome.registry, outcome.method, outcome.status, outcome.decision, outcome.served, recording.tier)
         self._line = scene.events.line_of(event, VARYING) if event is not None and scene.events is not None else None
         self.size_bytes = PLAN_BYTES + LOOK_BYTES * len(self._looks) + QUESTION_BYTES * (len(self._questions) + len(self._effects))
         self.size_bytes += len(self.body) + (self._line.size_bytes if self._line is not None else 0)
 
-    def again(self, given_id: str) -> Turn | None:
+    def again(self, given_id: str) -> Repeat | None:
         """Everything that is asked, done and counted for each request. None: it is to be run, and nothing has been done or counted."""
         started = time.perf_counter()
         if self._current() is not self._state():
@@ -85,11 +86,11 @@ class Plan:
             for holds in self._questions:
                 if not holds(now):
                     return None
+            for look, version in self._looks:
+                if look() != version:
+                    return None
         except Exception:  # whoever runs the request meets it again, and answers it
             return None
-        for look, version in self._looks:
-            if look() != version:
-                return None
         values: tuple[str, ...] = (given_id or self._next_id(),)
         if self._limit is not None:  # last: where it says no, or anything did before, nothing was taken
             remaining = self._limit()
@@ -99,28 +100,28 @@ class Plan:
         for effect in self._effects:
             effect(now)
         self._counted.answered(time.perf_counter() - started)
-        return Turn(self, started, values)
+        return Repeat(self, started, values)
 
-    def done(self, turn: Turn) -> None:
-        seconds = time.perf_counter() - turn.started
-        self._counted.done(seconds, self._kind.sent)
+    def done(self, repeat: Repeat) -> None:
+        seconds = time.perf_counter() - repeat.started
+        self._counted.done(seconds, self._outcome.sent)
         if self._line is not None and self._scene.events is not None:
-            self._scene.events.hold(self._line.now(self._kind.sent, round(seconds * 1000, 1), turn.values[0]))
+            self._scene.events.hold(self._line.now(self._outcome.sent, round(seconds * 1000, 1), repeat.values[0]))
 
     def goes_on(self) -> None:
         self._scene.metrics.request_began()
 
-    def ended(self, turn: Turn, cut: str | None, sent: int) -> None:
-        kind, seconds, metrics = self._kind, time.perf_counter() - turn.started, self._scene.metrics
-        metrics.request_done(kind.registry, kind.method, kind.status, seconds, 0, sent, kind.served)
+    def ended(self, repeat: Repeat, cut: str | None, sent: int) -> None:
+        outcome, seconds, metrics = self._outcome, time.perf_counter() - repeat.started, self._scene.metrics
+        metrics.request_done(outcome.registry, outcome.method, outcome.status, seconds, 0, sent, outcome.served)
         if cut is not None:
-            metrics.count(catalogue.HTTP_CUT, kind.registry)
+            metrics.count(catalogue.HTTP_CUT, outcome.registry)
         if self._line is not None and self._scene.events is not None:
             more = {} if cut is None else {"cut": cut}
-            self._scene.events.write_line(self._line.now(sent, round(seconds * 1000, 1), turn.values[0], **more))
+            self._scene.events.write_line(self._line.now(sent, round(seconds * 1000, 1), repeat.values[0], **more))
 
 
-class Turn:
+class Repeat:
     """One answer by a plan."""
 
     __slots__ = ("_plan", "started", "values")

@@ -190,7 +190,7 @@ class Rights:
 
     def __init__(self, server: Guarded, token: str) -> None:
         self._server = server
-        self.ruled = self._target("rules", head("GET", f"/v2/{RULED}/manifests/v1", login(bearer(token))), 200)
+        self.ruled = self._target("rules", head("GET", f"/v2/{RULED}/manifests/v1", login(bearer(token))), 200, 2 * SOON)  # of the clock on the wall
         self.passwords = [
             self._target(f"password {number}", head("GET", "/v2/", login(basic("dora", word)), f"X-Forwarded-For: 192.0.2.{number}"), status)
             for number, (word, status) in enumerate(zip(PASSWORDS, (200, 401), strict=True))
@@ -252,8 +252,8 @@ class Rights:
 
         old.change(401, carry_out)
 
-    def _target(self, name: str, request: bytes, status: int) -> Target:
-        target = Target(name, (request,), lambda answer: answer.status, slack=SOON)
+    def _target(self, name: str, request: bytes, status: int, slack: float = SOON) -> Target:
+        target = Target(name, (request,), lambda answer: answer.status, slack=slack)
         target.change(status, lambda: None)
         return target
 

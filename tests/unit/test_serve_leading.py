@@ -25,6 +25,7 @@ from noraflask.serve.application import PlainApplication
 from noraflask.serve.board import Board
 from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.jobs import Jobs
+from noraflask.serve.lead import Lead
 from noraflask.serve.request import NO_BODY
 from noraflask.serve.runner import Runner
 from noraflask.serve.watch import DISARMED
@@ -257,6 +258,60 @@ def test_an_error_of_the_leader_costs_one_connection_and_not_the_lead(place: str
             assert failed.wait(SOON)
         assert served.is_well()
     assert all(thread.is_alive() for thread in served.threads)
+
+
+def test_a_leader_that_is_stuck_loses_the_lead(served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A look at a disk that hangs: others are run meanwhile, and none is looked at for that disk; when it is over, all is as it was."""
+    hangs, over, asked = threading.Event(), threading.Event(), list[Connection]()
+    usual = served.answer
+
+    def answer(conn: Connection) -> Answered:
+        if conn.buffer == HOT:
+            asked.append(conn)
+            if not hangs.is_set():
+                hangs.set()
+                over.wait(SOON)
+        return usual(conn)
+
+    monkeypatch.setattr(served.reactor, "_answer", answer)
+    monkeypatch.setattr("noraflask.serve.lead.STUCK_SECONDS", 0.05)
+    with served.connect() as stuck, served.connect() as other, served.connect() as found:
+        assert served.ask(found, get("/found")) == b"/found"
+        usual_poll = served.reactor._watch.poll
+
+        def poll(most: int) -> list[tuple[int, int]]:  # both in one turn, the stuck one last
+            events = usual_poll(most)
+            while len(served.reactor.connections) == 3 and not hangs.is_set() and len(events) < 2:
+                events = usual_poll(most)
+            return sorted(events, key=lambda event: served.reactor.connections[event[0]].peer[1] == stuck.getsockname()[1])
+
+        monkeypatch.setattr(served.reactor._watch, "poll", poll)
+        found.sendall(get("/found-again"))
+        stuck.sendall(HOT)
+        assert hangs.wait(SOON)
+        monkeypatch.setattr(served.reactor._watch, "poll", usual_poll)
+        other.sendall(get("/other"))
+        wait_until(lambda: time.sleep(0.06) or served.reactor.sweep() or served.reactor._stuck, SOON, "somebody else to lead")
+        assert receive(other) == b"/other"
+        assert receive(found) == b"/found-again"  # it was in the hands of the one that is stuck
+        assert [served.ask(other) for _ in range(20)] == [b"/hot"] * 20  # by the view, not by the leader
+        assert len(asked) == 1
+        served.reactor.sweep()
+        over.set()
+        assert receive(stuck) == b"hot"
+        wait_until(lambda: not served.reactor._stuck, SOON, "the thread to come back")
+        assert served.ask(other) == b"hot"
+    assert caplog.text.count("another one takes its place") == 1
+    assert served.is_well()
+
+
+def test_a_lead_that_is_lost_while_it_waits_to_be_taken_is_no_lead(served: Served) -> None:
+    lost: Lead[Any] = Lead()
+    lost.is_lost = True
+    served.reactor._stuck.add(lost)
+    served.reactor._jobs.put(lost)
+    wait_until(lambda: not served.reactor._stuck, SOON, "it to be given up")
+    assert served.is_well()
 
 
 def test_epoll_goes_on_about_a_reset_unless_it_tells_once() -> None:
