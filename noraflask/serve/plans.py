@@ -38,7 +38,7 @@ class Sight(NamedTuple):
 
 
 class Kept:
-    """A plan and the answer by it, cut where it varies."""
+    """A plan and the head of the answer by it, cut where it varies. The body is the plan's: of a large one there is no second copy."""
 
     __slots__ = ("_parts", "plan")
 
@@ -51,7 +51,7 @@ class Kept:
         pieces = [parts[0], server_and_date()]
         for part, value in zip(parts[1:], values, strict=False):
             pieces += (part, value.encode("latin-1"))
-        pieces.append(parts[-1])
+        pieces += (parts[-1], self.plan.body)
         return b"".join(pieces)
 
 
@@ -116,4 +116,4 @@ def _cut(plan: Plan, whole: Whole, given_id: str) -> Kept | None:
             return None
         parts.append(part + f"\r\n{name}: ".encode("latin-1"))
         rest = b"\r\n" + rest
-    return Kept(plan, (*parts, rest + whole.body))
+    return Kept(plan, (*parts, rest))

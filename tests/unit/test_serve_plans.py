@@ -121,6 +121,16 @@ def test_what_is_not_as_the_plan_says_is_not_kept(plans: Plans, plan: Any, whole
     assert plans.find(sight) is None
 
 
+def test_there_is_no_second_copy_of_a_body(plans: Plans) -> None:
+    """What a plan takes is counted once."""
+    body = b"x" * 50_000
+    plans.keep(seen(plans), plan_of(body), whole_of(body=body))
+    kept = plans.find(seen(plans))
+    assert kept is not None
+    assert sum(map(len, kept._parts)) < 1000
+    assert kept.answer(("two",)).endswith(body)
+
+
 def test_memory_is_bounded_and_what_is_used_stays(plans: Plans) -> None:
     hot = Sight(b"hot", "")
     plans.keep(hot, plan_of(), whole_of())
