@@ -6,11 +6,14 @@ for two, and what is not printable, is written as JSON would.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import os
 import re
 import secrets
+import select
 import sys
 import threading
 import time
@@ -48,7 +51,8 @@ class EventLog:
         self._is_json = config.format == "json"
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._lock = threading.Lock()  # never held while something is written
+        self._is_stuck = False
+        self._lock = threading.Lock()  # of what is held; never taken while something waits for a reader
 
     def write(self, event: dict[str, Any]) -> None:
         self._write(_render(self._is_json, _time(time.time()), event).encode(errors="backslashreplace"))
@@ -59,23 +63,59 @@ class EventLog:
     def write_line(self, line: bytes) -> None:
         self._write(line)
 
-    def hold(self, line: bytes) -> None:
-        """Write it soon: at flush(), or when as much is held as a pipe takes in one piece."""
-        if self._held_bytes + len(line) > PIPE_BYTES:
+    def can_hold(self) -> bool:
+        """False: nobody takes what was written before, and what is held waits for him."""
+        if self._is_stuck:
             self.flush()
+        return not self._is_stuck
+
+    def hold(self, line: bytes) -> None:
+        """Write it soon: at flush(), or when as much is held as a pipe takes in one piece. Never waits, never raises."""
         with self._lock:
+            if self._held_bytes + len(line) > PIPE_BYTES:
+                self._flush()
             self._held.append(line)
             self._held_bytes += len(line)
 
     def flush(self) -> None:
-        with self._lock:
-            held, self._held, self._held_bytes = self._held, [], 0
-        if held:
-            self._write(b"".join(held))
+        """What somebody who reads a pipe or a socket does not take now stays held. What cannot be written is lost, as a full disk's."""
+        if self._held:
+            with self._lock:
+                self._flush()
+
+    def _flush(self) -> None:
+        held, self._held, self._held_bytes, self._is_stuck = self._held, [], 0, False
+        while held:
+            count = 1 if sum(map(len, held)) > PIPE_BYTES else len(held)
+            piece = b"".join(held[:count])
+            try:
+                rest = piece[_write_now(piece) :]
+            except OSError as problem:
+                with contextlib.suppress(OSError):  # where logging tells of lines that it cannot write
+                    sys.stderr.write(f"{len(held)} lines of the log are lost: {problem}\n")
+                return
+            held = [rest, *held[count:]] if rest else held[count:]
+            if rest:
+                self._held, self._held_bytes, self._is_stuck = held, sum(map(len, held)), True
+                return
 
     @staticmethod
     def _write(lines: bytes) -> None:
         os.write(1, lines)
+
+
+def _write_now(lines: bytes) -> int:
+    """How many bytes were written without waiting for a reader; a file may wait for its disk. A pipe takes PIPE_BYTES as a whole or not at all."""
+    try:
+        return os.pwritev(1, [lines], -1, os.RWF_NOWAIT)  # -1: from where the file stands
+    except BlockingIOError:
+        return 0
+    except OSError as problem:
+        if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    if not select.select([], [1], [], 0)[1]:  # a terminal, or a pipe before Linux 6.4
+        return 0
+    return os.write(1, lines)
 
 
 class Line:

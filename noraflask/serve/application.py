@@ -70,7 +70,7 @@ class Application(Protocol):
         """A connection made room for another one (`evicted`), or was one too many (`refused`)."""
 
     def flush(self) -> None:
-        """Let go what Repeat.done() holds back."""
+        """Let go what Repeat.done() holds back, as far as that can be done at once."""
 
     def start_worker(self, place: str, connections: Callable[[], int]) -> None:
         """In a new worker, after the fork. `place`: no other living worker has it; `connections`: open ones, of all workers."""

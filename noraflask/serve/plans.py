@@ -27,6 +27,7 @@ AGAIN_SECONDS = 2.0
 """What could not be kept is not tried again for so long."""
 
 ID_FIELD = "X-Request-Id"
+LONG_ID = 8
 _ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]{1,128})[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -107,9 +108,21 @@ class Plans:
             self._kept.put(sight.key, kept, kept.size_bytes)
 
 
+def _is_told_twice(varying: tuple[tuple[str, str], ...], fields: bytes) -> bool:
+    """Is the request's id, which is no part of the key, somewhere else in the answer? A short one may be there by chance, if not as a word."""
+    for name, value in varying:
+        if name == ID_FIELD:
+            word = re.escape(value.encode("latin-1"))
+            found = re.findall(word if len(value) >= LONG_ID else rb"(?<![!-~])" + word + rb"(?![!-~])", fields)
+            return len(found) > 1
+    return False
+
+
 def _cut(plan: Plan, whole: Whole, given_id: str) -> Kept | None:
     """None where the answer is not what the plan takes it for, or has another id than the one that was found in the head: there were two of them."""
     if whole.body != plan.body or (given_id and (ID_FIELD, given_id) not in plan.varying):
+        return None
+    if _is_told_twice(plan.varying, whole.fields):
         return None
     rest, parts = whole.fields, [whole.line]
     for name, value in plan.varying:

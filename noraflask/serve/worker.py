@@ -140,6 +140,7 @@ class Worker(BaseWorker):
             self.threads.append(thread)
             thread.start()
         self.reactor.sweep()
+        self.application.flush()  # what nobody took when the leader offered it
 
     def _pause(self, seconds: float) -> None:
         """Sleep until a signal comes, at most `seconds`."""

@@ -26,7 +26,19 @@ from noraflask.keys import Key
 from noraflask.recording import Look
 from noraflask.storage import Abilities, Entry, ObjectInfo, Source
 from noraflask.storage.disk_cells import DiskLeases, DiskLocks, DiskRevisions
-from noraflask.storage.disk_files import DiskReader, can_link_nameless, explain, link, looking_at, named_file, nameless_file, stamp, sync, version_of
+from noraflask.storage.disk_files import (
+    DiskReader,
+    can_link_nameless,
+    explain,
+    keeps_nanoseconds,
+    link,
+    looking_at,
+    named_file,
+    nameless_file,
+    stamp,
+    sync,
+    version_of,
+)
 from noraflask.storage.disk_folders import Folders, folder_of, holds_a_file, names_in, sweep_and_lock
 from noraflask.storage.mounts import is_local
 
@@ -66,7 +78,7 @@ class DiskStorage:
             together=self._folders.together,
             prepare=self._folders.prepare,
             probe=self.probe,
-            watch=self.watch if is_local(self.root) else None,
+            watch=self.watch if keeps_nanoseconds(self.incoming) and is_local(self.root) else None,
             incoming=self.incoming,
         )
 

@@ -126,15 +126,25 @@ def can_link_nameless(folder: str) -> bool:
     """Some file systems, and containers without /proc, cannot."""
     path = os.path.join(folder, f".trial-{secrets.token_hex(8)}.tmp")
     try:
-        with nameless_file(folder, b"trial", 0o600) as (name, version):
+        with nameless_file(folder, b"trial", 0o600) as (name, _):
             link(name, path)
-        with contextlib.suppress(OSError):
-            if version_of(os.stat(path)) != version:
-                log.warning("this file system keeps no nanoseconds; a change that two writers make in one moment may be lost")
         os.unlink(path)
     except OSError:
         return False
     return True
+
+
+def keeps_nanoseconds(folder: str) -> bool:
+    """Ext3, and ext4 with inodes of 128 bytes, keep whole seconds: a freed inode may come again with all that look_at() sees."""
+    try:
+        with named_file(folder, b"", 0o600) as (name, _):
+            os.utime(name, ns=(1, 1))
+            kept = os.stat(name).st_mtime_ns == 1
+    except OSError:  # a read-only or full disk: the folder itself has a time
+        kept = os.stat(folder).st_ctime_ns % 1_000_000_000 != 0
+    if not kept:
+        log.warning("this file system keeps no nanoseconds; a change that two writers make in one moment may be lost")
+    return kept
 
 
 def link(source: str, path: str) -> None:

@@ -80,7 +80,7 @@ class Plan:
         if self._current() is not self._state():
             return None
         now = self._clock()
-        if now >= self._until:
+        if now >= self._until or not (self._line is None or self._scene.events is None or self._scene.events.can_hold()):
             return None
         try:
             for holds in self._questions:

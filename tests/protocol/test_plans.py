@@ -15,7 +15,7 @@ from noraflask.config import LoggingConfig
 from noraflask.digest import Digest
 from noraflask.errors import NotFound
 from noraflask.keys import Key
-from noraflask.log import setup
+from noraflask.log import EventLog, setup
 from noraflask.services.auth.users import hash_password
 from noraflask.services.curation.model import Package
 from noraflask.services.metrics import catalogue
@@ -294,7 +294,9 @@ def test_a_body_that_is_not_the_stored_one_is_not_the_plans(toy):
 
 
 @pytest.fixture
-def guarded(make_app, tmp_path):
+def guarded(make_app, tmp_path, monkeypatch):
+    for place in ("users.CHECK_SECONDS", "tokens.FRESH_SECONDS", "signing.LOOK_SECONDS"):  # a busy machine makes none of them pass
+        monkeypatch.setattr(f"noraflask.services.auth.{place}", 60.0)
     app = make_app(auth={"users": {"ann": "ann"}}, audit={"mode": "file"})
     client = app.test_client()
     registry = Registry(client)
@@ -343,7 +345,32 @@ def test_a_changed_password_ends_it(guarded, monkeypatch):
     path = guarded.services.logins.users._files[0].path
     path.write_text(f"ann:{hash_password('other', 4)}\n")
     monkeypatch.setattr(guarded.services.logins.users, "_next_check", -1e9)
+    guarded.services.logins.users.current()
     assert not seen.again()
+
+
+@pytest.mark.parametrize("kind", ["password", "token", "signed for a password", "signed for a token"])
+@pytest.mark.parametrize("what", ["users", "tokens", "signer"])
+def test_what_has_to_be_read_is_not_read_by_the_leading_thread(guarded, monkeypatch, kind, what):
+    """A large htpasswd takes a second, and a disk as long as it likes; meanwhile nobody would be answered, not even /health."""
+    services = guarded.services
+    header = basic("ann", "ann") if kind.endswith("password") else bearer(services.tokens.mint("ann", "read", 3600)[0])
+    if kind.startswith("signed"):
+        authenticator = services.live.state.authenticator
+        principal = authenticator.authenticate({"HTTP_AUTHORIZATION": header, "REMOTE_ADDR": "127.0.0.1"})
+        header = bearer(authenticator.issue(principal, "bearer", 300)[0])
+    seen = guarded.planner.ask("/v2/app/manifests/1", Authorization=header)
+    assert seen.again()
+    looked: list[str] = []
+    if what == "users":
+        monkeypatch.setattr(services.logins.users, "_next_check", -1e9)
+        monkeypatch.setattr(type(services.logins.users), "_look", lambda self: looked.append("users"))
+    else:
+        monkeypatch.setattr(f"noraflask.services.auth.{'tokens.FRESH_SECONDS' if what == 'tokens' else 'signing.LOOK_SECONDS'}", 0.0)
+        monkeypatch.setattr(services.tokens, "_load", lambda id: looked.append("tokens"))
+        monkeypatch.setattr(services.logins.signer, "_stored", lambda: looked.append("signer") or {})
+    rests_on = {"users": True, "tokens": kind.endswith("token"), "signer": kind.startswith("signed")}[what]
+    assert (seen.again(), looked) == (not rests_on, [])
 
 
 def test_a_password_is_not_taken_while_somebody_guesses(guarded, monkeypatch):
@@ -472,6 +499,20 @@ def test_each_answer_is_counted_as_if_it_had_been_run(limited, method, headers):
     run = growth(lambda: limited._once("/v2/app/manifests/1", method, headers))
     assert growth(seen.again) == run
     assert any(name[0] == "nora_http_requests_total" for name in run)
+
+
+def test_while_nobody_reads_the_log_requests_are_run(limited, monkeypatch):
+    """The leading thread must not wait for stdout; those that run requests may."""
+    seen = limited.ask("/v2/app/manifests/1")
+    if seen.plan._scene.events is None:
+        seen.plan._scene = seen.plan._scene._replace(events=EventLog(LoggingConfig()))
+    seen.plan._line = seen.plan._scene.events.line_of({"ms": 1.0, "request_id": "x"}, ("ms", "request_id"))
+    before = samples(limited)
+    monkeypatch.setattr(EventLog, "can_hold", lambda self: False)
+    assert seen.plan.again("") is None
+    assert samples(limited) == before
+    monkeypatch.setattr(EventLog, "can_hold", lambda self: True)
+    assert seen.plan.again("") is not None
 
 
 def test_an_answer_that_goes_on_later_is_counted_as_any_other(limited):

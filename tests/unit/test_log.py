@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import os
@@ -199,7 +201,7 @@ def test_what_became_of_an_answer_is_told_at_the_end_of_such_a_line(format):
 
 def test_what_is_held_is_written_in_whole_lines_that_a_pipe_takes_at_once(monkeypatch):
     written = []
-    monkeypatch.setattr(log.os, "write", lambda descriptor, data: written.append(data) or len(data))
+    monkeypatch.setattr(log.os, "pwritev", lambda descriptor, buffers, offset, flags: written.extend(buffers) or len(buffers[0]))
     events = log.EventLog(LoggingConfig())
     lines = [b"%d %b\n" % (number, b"x" * (number % 900)) for number in range(2000)]
     for line in lines:
@@ -209,3 +211,44 @@ def test_what_is_held_is_written_in_whole_lines_that_a_pipe_takes_at_once(monkey
     assert b"".join(written) == b"".join(lines)
     assert all(len(data) <= log.PIPE_BYTES and data.endswith(b"\n") for data in written)
     assert len(written) < len(lines) / 4
+
+
+@contextlib.contextmanager
+def pipe_in_place_of_stdout():
+    """The end to read from. Within the test, since pytest changes stdout between its phases."""
+    reading, writing = os.pipe()
+    kept = os.dup(1)
+    os.dup2(writing, 1)
+    try:
+        yield reading
+    finally:
+        os.dup2(kept, 1)
+        for descriptor in (reading, writing, kept):
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["now", "before Linux 6.4"])
+def test_who_answers_does_not_wait_for_a_pipe_that_nobody_reads(is_new, monkeypatch):
+    if not is_new:
+        monkeypatch.setattr(log.os, "pwritev", lambda *given: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "")))
+    events, lines, seen = log.EventLog(LoggingConfig()), [], b""
+    with pipe_in_place_of_stdout() as pipe:
+        while events.can_hold():
+            lines.append(b"%06d %b\n" % (len(lines), b"x" * 500))
+            events.hold(lines[-1])
+            events.flush()
+        written = b"".join(lines)
+        while len(seen) < len(written):
+            seen += os.read(pipe, 4096)
+            events.flush()
+        assert events.can_hold()
+    assert seen == written
+
+
+def test_lines_that_cannot_be_written_cost_nobody_his_answer(monkeypatch, capsys):
+    monkeypatch.setattr(log.os, "pwritev", lambda *given: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    events = log.EventLog(LoggingConfig())
+    for _ in range(10):
+        events.hold(b"x" * 1000)
+    assert events.can_hold()
+    assert "4 lines of the log are lost" in capsys.readouterr().err

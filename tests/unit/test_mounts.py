@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from noraflask.storage import disk, mounts
+from noraflask.storage import disk, disk_files, mounts
 from noraflask.storage.disk import DiskStorage
 
 
@@ -32,4 +33,14 @@ def test_storage_is_watched_where_it_is_local(local: bool, tmp_path: Path, monke
     monkeypatch.setattr(disk, "is_local", lambda path: local)
     storage = DiskStorage(tmp_path / "storage")
     assert (storage.abilities.watch is not None) == local
+    storage.close()
+
+
+def test_storage_is_not_watched_where_times_are_whole_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on ext3. A name that is set three times within a second may have a file with the first one's inode and times again."""
+    monkeypatch.setattr(disk, "is_local", lambda path: True)
+    utime = os.utime
+    monkeypatch.setattr(disk_files.os, "utime", lambda file, ns: utime(file, ns=(ns[0] // 10**9 * 10**9, ns[1] // 10**9 * 10**9)))
+    storage = DiskStorage(tmp_path)
+    assert storage.abilities.watch is None
     storage.close()

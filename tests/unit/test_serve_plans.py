@@ -112,6 +112,8 @@ def test_the_answer_has_what_varies(plans: Plans) -> None:
         (plan_of(), whole_of(b"A: b\r\n\r\n"), ""),
         (plan_of(varying=(("X-Request-Id", "one"), ("R", "1"))), whole_of(b"A: b\r\nR: 1\r\nX-Request-Id: one\r\n\r\n"), ""),
         (plan_of(varying=(("X-Request-Id", "one,two"),)), whole_of(b"A: b\r\nX-Request-Id: one,two\r\n\r\n"), "one"),
+        (plan_of(varying=(("X-Request-Id", "one"),)), whole_of(b"A: one\r\nX-Request-Id: one\r\n\r\n"), "one"),
+        (plan_of(varying=(("X-Request-Id", "12345678"),)), whole_of(b"A: b\r\nX-Request-Id: 12345678\r\nLink: </a?12345678>\r\n\r\n"), "12345678"),
         (plan_of(), None, ""),
         (plan_of(size_bytes=MIB), whole_of(), ""),
     ],
@@ -120,6 +122,22 @@ def test_what_is_not_as_the_plan_says_is_not_kept(plans: Plans, plan: Any, whole
     sight = Sight(b"k" * 16, given_id)
     plans.keep(sight, plan, whole)
     assert plans.find(sight) is None
+
+
+def test_a_short_id_may_be_in_the_answer_by_chance(plans: Plans) -> None:
+    sight = Sight(b"k" * 16, "12")
+    plans.keep(sight, plan_of(varying=(("X-Request-Id", "12"),)), whole_of(b"Content-Length: 127\r\nX-Request-Id: 12\r\n\r\n"))
+    assert plans.find(sight) is not None
+
+
+def test_there_is_no_second_copy_of_a_body(plans: Plans) -> None:
+    """What a plan takes is counted once."""
+    body = b"x" * 50_000
+    plans.keep(seen(plans), plan_of(body), whole_of(body=body))
+    kept = plans.find(seen(plans))
+    assert kept is not None
+    assert len(kept._head) < 1000
+    assert kept.answer(("two",)).endswith(body)
 
 
 def test_memory_is_bounded_and_what_is_used_stays(plans: Plans) -> None:

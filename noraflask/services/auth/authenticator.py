@@ -49,6 +49,8 @@ class Known:
     principal: Principal
     until: float
     holds: Callable[[], bool]
+    is_due: Callable[[], bool] = lambda: False
+    """Will holds() read files or ask storage?"""
 
 
 class Authenticator:
@@ -74,13 +76,17 @@ class Authenticator:
                 self.logins.note(known.principal, place, environ)
             self._used(known, now)
         if recording is not None:
-            recording.questions.append(partial(self._still_holds, known, place))
+            recording.questions.append(partial(self._holds_at_once, known, place))
             recording.effects.append(partial(self._used, known))
         return known.principal
 
     def _still_holds(self, known: Known, place: tuple[bytes, str], now: float) -> bool:
         """`place`: the credential's mark, and the client that sends it."""
         return known.until > now and self.logins.is_usual(known.principal, place, now) and known.holds()
+
+    def _holds_at_once(self, known: Known, place: tuple[bytes, str], now: float) -> bool:
+        """As _still_holds(), for who may not wait for a disk. A request that is run finds out the rest, and so for all others."""
+        return not known.is_due() and self._still_holds(known, place, now)
 
     def _used(self, known: Known, now: float) -> None:
         if known.principal.token_id:
@@ -140,7 +146,9 @@ class Authenticator:
             self._refuse("wrong_password", "wrong user name or password", environ, given.name)
         lockout.succeeded(client, given.name)
         principal = Principal(given.name, Source.PASSWORD, directory.groups_of(given.name), password_mark=mark_of(hashed))
-        return Known(principal, self.logins.clock() + KNOWN_SECONDS, lambda: not lockout.active and users.current() is directory)
+        return Known(
+            principal, self.logins.clock() + KNOWN_SECONDS, lambda: not lockout.active and users.current() is directory, lambda: users.is_due
+        )
 
     def _by_token(self, token: str, environ: Environ) -> Known:
         record = self.logins.tokens.check(token)
@@ -171,7 +179,13 @@ class Authenticator:
             scopes=record.scopes,
         )
         until = min(self.logins.clock() + KNOWN_SECONDS, record.expires_at)
-        return Known(principal, until, lambda: self.logins.tokens.find(record.id) is record and self.logins.users.current() is directory)
+        users, tokens = self.logins.users, self.logins.tokens
+        return Known(
+            principal,
+            until,
+            lambda: tokens.find(record.id) is record and users.current() is directory,
+            lambda: tokens.is_due(record.id) or users.is_due,
+        )
 
     def _by_jwt(self, token: str, environ: Environ, types: tuple[str, ...]) -> Known:
         kid = kid_of(token)
@@ -234,7 +248,8 @@ class Authenticator:
             principal = replace(principal, bearer=tuple(_scope_of(entry) for entry in claims["access"]))
         until = min(basis.until, float(claims["exp"]))
         principal = replace(principal, expires_at=float(claims["exp"]), exchanged=principal.source is Source.OIDC)
-        return Known(principal, until, lambda: self.logins.signer.holds(kid) and basis.holds())
+        signer = self.logins.signer
+        return Known(principal, until, lambda: signer.holds(kid) and basis.holds(), lambda: signer.is_due or basis.is_due())
 
     def _basis(self, claims: dict[str, Any]) -> Known | None:
         """Whom a token was issued for, as they are now; None when that no longer holds."""
@@ -245,7 +260,8 @@ class Authenticator:
             if not mark or claims.get("pw") != mark:
                 return None
             principal = Principal(name, Source.PASSWORD, directory.groups_of(name), password_mark=mark)
-            return Known(principal, later, lambda: self.logins.users.current() is directory)
+            users = self.logins.users
+            return Known(principal, later, lambda: users.current() is directory, lambda: users.is_due)
         if source == Source.TOKEN.value:
             record = self.logins.tokens.find(claims.get("tid", ""))
             return self._of_record(record) if record is not None and not record.is_expired(self.logins.clock()) else None

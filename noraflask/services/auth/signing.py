@@ -83,6 +83,11 @@ class Signer:
         self._look()
         return sorted(((kid, made) for kid, (made, _) in self._keys.items()), key=lambda entry: -entry[1])
 
+    @property
+    def is_due(self) -> bool:
+        """Will holds() ask storage?"""
+        return not 0 <= self._clock() - self._looked < LOOK_SECONDS
+
     def holds(self, kid: str) -> bool:
         self._look()
         return kid in self._keys

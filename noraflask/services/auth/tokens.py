@@ -68,6 +68,10 @@ class TokenRecord:
         return self.expires_at <= now
 
 
+def _is_fresh(read: tuple[TokenRecord | None, float], now: float) -> bool:
+    return 0 <= now - read[1] < FRESH_SECONDS
+
+
 class Tokens:
     def __init__(self, documents: Documents, remember_seconds: float = 300, clock: Callable[[], float] = time.time) -> None:
         """`remember_seconds`: how long an Argon2 hash that was right is not computed again."""
@@ -164,11 +168,16 @@ class Tokens:
             return record if self._fits_argon2(token, hashed, record.hash) else None
         return record if hmac.compare_digest(record.hash, hashed) else None
 
+    def is_due(self, id: str) -> bool:
+        """Will find() ask storage?"""
+        known = self._read.get(id)
+        return known is None or not _is_fresh(known, self._clock())
+
     def find(self, id: str) -> TokenRecord | None:
         """By id, as it was at most FRESH_SECONDS ago; the same object as long as nothing has changed."""
         known = self._read.get(id)
         now = self._clock()
-        if known is not None and 0 <= now - known[1] < FRESH_SECONDS:
+        if known is not None and _is_fresh(known, now):
             return known[0]
         record = self._load(id)
         if known is not None and known[0] == record:

@@ -152,8 +152,13 @@ class Users:
         _check(b"-", None, COSTS.start)
         self.current()
 
+    @property
+    def is_due(self) -> bool:
+        """Will current() look at the files, and perhaps read them?"""
+        return self._clock() >= self._next_check
+
     def current(self) -> Directory:
-        if self._clock() >= self._next_check:
+        if self.is_due:
             self._look()
         return self._directory
 
