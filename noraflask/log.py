@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import select
+import stat
 import sys
 import threading
 import time
@@ -106,6 +107,8 @@ class EventLog:
 
 def _write_now(lines: bytes) -> int:
     """How many bytes were written without waiting for a reader; a file may wait for its disk. A pipe takes PIPE_BYTES as a whole or not at all."""
+    if stat.S_ISREG(os.fstat(1).st_mode):
+        return os.write(1, lines)
     try:
         return os.pwritev(1, [lines], -1, os.RWF_NOWAIT)  # -1: from where the file stands
     except BlockingIOError:
