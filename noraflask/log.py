@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import select
-import stat
 import sys
 import threading
 import time
@@ -52,7 +51,7 @@ class EventLog:
         self._is_json = config.format == "json"
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._is_stuck = False
+        self._is_stuck, self._knows_nowait = False, True
         self._lock = threading.Lock()  # of what is held; never taken while something waits for a reader
 
     def write(self, event: dict[str, Any]) -> None:
@@ -90,7 +89,7 @@ class EventLog:
             count = 1 if sum(map(len, held)) > PIPE_BYTES else len(held)
             piece = b"".join(held[:count])
             try:
-                rest = piece[_write_now(piece) :]
+                rest = piece[self._write_now(piece) :]
             except OSError as problem:
                 with contextlib.suppress(OSError):  # where logging tells of lines that it cannot write
                     sys.stderr.write(f"{len(held)} lines of the log are lost: {problem}\n")
@@ -100,25 +99,22 @@ class EventLog:
                 self._held, self._held_bytes, self._is_stuck = held, sum(map(len, held)), True
                 return
 
+    def _write_now(self, lines: bytes) -> int:
+        """How many bytes were written without waiting for a reader; a file may wait for a disk. A pipe takes PIPE_BYTES as a whole or not at all."""
+        if self._knows_nowait:
+            try:
+                return os.pwritev(1, [lines], -1, os.RWF_NOWAIT)  # -1: from where the file stands
+            except BlockingIOError:
+                return 0
+            except OSError as problem:
+                if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+                self._knows_nowait = False  # a file, a terminal, or a pipe before Linux 6.4
+        return os.write(1, lines) if select.select([], [1], [], 0)[1] else 0
+
     @staticmethod
     def _write(lines: bytes) -> None:
         os.write(1, lines)
-
-
-def _write_now(lines: bytes) -> int:
-    """How many bytes were written without waiting for a reader; a file may wait for its disk. A pipe takes PIPE_BYTES as a whole or not at all."""
-    if stat.S_ISREG(os.fstat(1).st_mode):
-        return os.write(1, lines)
-    try:
-        return os.pwritev(1, [lines], -1, os.RWF_NOWAIT)  # -1: from where the file stands
-    except BlockingIOError:
-        return 0
-    except OSError as problem:
-        if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    if not select.select([], [1], [], 0)[1]:  # a terminal, or a pipe before Linux 6.4
-        return 0
-    return os.write(1, lines)
 
 
 class Line:

@@ -110,6 +110,8 @@ class Runner:
         assert request is not None
         self._room.let_go(conn)
         conn.sight = None
+        if not conn.own:
+            self._room.attribute(conn, self._application.client_of(request.environ))
         conn.begin(request)
         conn.turn = _turn_of(conn)
         conn.response.go_on(data, sent)
