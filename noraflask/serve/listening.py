@@ -15,6 +15,7 @@ log = logging.getLogger("nora.server")
 
 ACCEPT_BATCH = 64  # connections a thread accepts before it looks after them: whoever waits in the listening queue waits for all before it
 POLITE_SECONDS = 0.001  # a new connection is left so long to a worker that has fewer
+POLITE_TIMES = 8  # within a batch; another worker may be stuck
 COMPLAIN_SECONDS = 60  # the same trouble is logged once in this time
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -59,9 +60,11 @@ class Listeners:
         if fd not in self._listeners:  # the worker is stopping
             return False
         listener, base = self._listeners[fd]
-        if self._board.fewer_elsewhere(self._slot):
-            time.sleep(POLITE_SECONDS)
+        polite = POLITE_TIMES
         for _ in range(ACCEPT_BATCH):
+            if polite and self._board.fewer_elsewhere(self._slot):  # each time: who opens many at once would have all of them here
+                polite -= 1
+                time.sleep(POLITE_SECONDS)
             if self._room.is_full and not self._room.make(even_young=True):
                 self._rest(fd, "all %d connections of this worker are busy; new ones have to wait", self._room.share)
                 return False

@@ -11,7 +11,7 @@ from noraflask.config import ServerConfig
 from noraflask.serve.board import Board
 from noraflask.serve.connection import Answered, Connection, Phase
 from noraflask.serve.held import LEAST_BYTES
-from noraflask.serve.listening import Listeners
+from noraflask.serve.listening import POLITE_TIMES, Listeners
 from noraflask.serve.reactor import Reactor
 from noraflask.serve.room import Room
 
@@ -115,3 +115,34 @@ def test_of_idle_connections_one_whose_request_has_just_come_is_not_the_first_to
     worker.sockets[5].send(b"GET / HTTP/1.1\r\n")
     assert worker.room.make()  # all have something to say, and room there must be
     assert list(reactor.idle.values()) == [third]
+
+
+def test_many_connections_at_once_are_shared_with_a_worker_that_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given a moment each time, and no more than a few of them in one batch, since it may be stuck."""
+    board, taken, rests = Board(), list[socket.socket](), list[float]()
+    room = Room(100, 100, lambda peer: peer, lambda what: None)
+    listeners = Listeners(room, board, 0)
+    reactor = Reactor(ServerConfig(), room, listeners, print, lambda conn, why: None, lambda conn: None, lambda conn: Answered.NOT, lambda: None)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        reactor.listen(listener, {})
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(14)]
+
+        def elsewhere(seconds: float) -> None:
+            rests.append(seconds)
+            taken.append(listener.accept()[0])
+            board.note(1, len(taken))
+
+        monkeypatch.setattr("noraflask.serve.listening.time.sleep", elsewhere)
+        board.note(0, 0)
+        board.note(1, 0)
+        listeners.accept_or_rest(listener.fileno())
+        assert len(reactor.connections) == len(taken) == 7
+        clients += [socket.create_connection(listener.getsockname()) for _ in range(40)]
+        monkeypatch.setattr("noraflask.serve.listening.time.sleep", rests.append)  # the other one does not move
+        rests.clear()
+        listeners.accept_or_rest(listener.fileno())
+        assert (len(reactor.connections), len(rests)) == (47, POLITE_TIMES)
+        for conn in list(reactor.connections.values()):
+            reactor.close(conn)
+        for sock in (*clients, *taken):
+            sock.close()
