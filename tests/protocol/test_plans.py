@@ -385,7 +385,7 @@ def test_a_storage_that_fails_ends_it(guarded, monkeypatch):
     def fail(id):
         raise NotFound()
 
-    monkeypatch.setattr(guarded.services.tokens, "find", fail)
+    monkeypatch.setattr(guarded.services.tokens, "still_known", fail)
     assert not seen.again()
 
 

@@ -49,8 +49,8 @@ class Known:
     principal: Principal
     until: float
     holds: Callable[[], bool]
-    is_due: Callable[[], bool] = lambda: False
-    """Will holds() read files or ask storage?"""
+    still: Callable[[], bool] = lambda: True
+    """As holds(), for who may not wait for a disk: also False where a file or storage has to be asked."""
 
 
 class Authenticator:
@@ -86,7 +86,7 @@ class Authenticator:
 
     def _holds_at_once(self, known: Known, place: tuple[bytes, str], now: float) -> bool:
         """As _still_holds(), for who may not wait for a disk. A request that is run finds out the rest, and so for all others."""
-        return not known.is_due() and self._still_holds(known, place, now)
+        return known.until > now and self.logins.is_usual(known.principal, place, now) and known.still()
 
     def _used(self, known: Known, now: float) -> None:
         if known.principal.token_id:
@@ -147,7 +147,10 @@ class Authenticator:
         lockout.succeeded(client, given.name)
         principal = Principal(given.name, Source.PASSWORD, directory.groups_of(given.name), password_mark=mark_of(hashed))
         return Known(
-            principal, self.logins.clock() + KNOWN_SECONDS, lambda: not lockout.active and users.current() is directory, lambda: users.is_due
+            principal,
+            self.logins.clock() + KNOWN_SECONDS,
+            lambda: not lockout.active and users.current() is directory,
+            lambda: not lockout.active and users.still_current(directory),
         )
 
     def _by_token(self, token: str, environ: Environ) -> Known:
@@ -184,7 +187,7 @@ class Authenticator:
             principal,
             until,
             lambda: tokens.find(record.id) is record and users.current() is directory,
-            lambda: tokens.is_due(record.id) or users.is_due,
+            lambda: tokens.still_known(record) and users.still_current(directory),
         )
 
     def _by_jwt(self, token: str, environ: Environ, types: tuple[str, ...]) -> Known:
@@ -249,7 +252,7 @@ class Authenticator:
         until = min(basis.until, float(claims["exp"]))
         principal = replace(principal, expires_at=float(claims["exp"]), exchanged=principal.source is Source.OIDC)
         signer = self.logins.signer
-        return Known(principal, until, lambda: signer.holds(kid) and basis.holds(), lambda: signer.is_due or basis.is_due())
+        return Known(principal, until, lambda: signer.holds(kid) and basis.holds(), lambda: signer.still_holds(kid) and basis.still())
 
     def _basis(self, claims: dict[str, Any]) -> Known | None:
         """Whom a token was issued for, as they are now; None when that no longer holds."""
@@ -261,7 +264,7 @@ class Authenticator:
                 return None
             principal = Principal(name, Source.PASSWORD, directory.groups_of(name), password_mark=mark)
             users = self.logins.users
-            return Known(principal, later, lambda: users.current() is directory, lambda: users.is_due)
+            return Known(principal, later, lambda: users.current() is directory, lambda: users.still_current(directory))
         if source == Source.TOKEN.value:
             record = self.logins.tokens.find(claims.get("tid", ""))
             return self._of_record(record) if record is not None and not record.is_expired(self.logins.clock()) else None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from noraflask.errors import NoraError
+from noraflask.services.auth.late import Late
 from noraflask.services.documents import Documents
 
 ISSUER = "noraflask"
@@ -48,6 +49,7 @@ class Signer:
         self._keys: dict[str, tuple[float, Any]] = {}  # kid -> when it was made, the key
         self._looked = -LOOK_SECONDS
         self._lock = threading.Lock()
+        self._late = Late()
 
     def start(self) -> None:
         """In the master, before the workers are forked: see to it that there is a key. On storage that cannot be written, one of this start alone."""
@@ -83,10 +85,10 @@ class Signer:
         self._look()
         return sorted(((kid, made) for kid, (made, _) in self._keys.items()), key=lambda entry: -entry[1])
 
-    @property
-    def is_due(self) -> bool:
-        """Will holds() ask storage?"""
-        return not 0 <= self._clock() - self._looked < LOOK_SECONDS
+    def still_holds(self, kid: str) -> bool:
+        """As holds(), without asking storage: False where that has to be asked (late.py)."""
+        looked, now = self._looked, self._clock()
+        return kid in self._keys and (0 <= now - looked < LOOK_SECONDS or self._late.may_go_on("keys", looked + LOOK_SECONDS, now))
 
     def holds(self, kid: str) -> bool:
         self._look()

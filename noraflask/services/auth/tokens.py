@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noraflask.errors import AlreadyExists, NoraError
+from noraflask.services.auth.late import Late
 from noraflask.services.auth.principal import Scope
 from noraflask.services.auth.scopes import parse_scopes, render_scope
 from noraflask.services.bounded_memory import BoundedMemory
@@ -83,6 +84,7 @@ class Tokens:
         self._used: dict[str, int] = {}
         self._noted: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._late = Late()
 
     def now(self) -> float:
         return self._clock()
@@ -168,10 +170,12 @@ class Tokens:
             return record if self._fits_argon2(token, hashed, record.hash) else None
         return record if hmac.compare_digest(record.hash, hashed) else None
 
-    def is_due(self, id: str) -> bool:
-        """Will find() ask storage?"""
-        known = self._read.get(id)
-        return known is None or not _is_fresh(known, self._clock())
+    def still_known(self, record: TokenRecord) -> bool:
+        """Would find() give it? Without asking storage: False where that has to be asked (late.py)."""
+        known, now = self._read.get(record.id), self._clock()
+        if known is None or known[0] is not record:
+            return False
+        return _is_fresh(known, now) or self._late.may_go_on(record.id, known[1] + FRESH_SECONDS, now)
 
     def find(self, id: str) -> TokenRecord | None:
         """By id, as it was at most FRESH_SECONDS ago; the same object as long as nothing has changed."""
