@@ -1,5 +1,5 @@
-"""What is known of tokens, users and keys is looked at again twice a second. Who may not wait for a disk, a leading thread, cannot do that himself: the
-first one who comes then is told so, and his request is run; the others go on with what is known until that is done, for a moment at most.
+"""What is known of tokens, users and keys is looked at again twice a second. A leading thread may not wait for a disk, so it cannot do that itself: the
+first request that comes then is run by others; those that follow go on with what is known until that is done, for a moment at most.
 """
 
 from __future__ import annotations
