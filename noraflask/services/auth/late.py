@@ -1,5 +1,7 @@
-"""What is known of tokens, users and keys is looked at again twice a second. A leading thread may not wait for a disk, so it cannot do that itself: the
-first request that comes then is run by others; those that follow go on with what is known until that is done, for a moment at most.
+"""What is known of tokens, users and keys is looked at again twice a second.
+
+A leading thread may not wait for a disk, so it cannot do that itself: the first request that comes then is run by others; those that follow go on
+with what is known until that is done, for a moment at most.
 """
 
 from __future__ import annotations
