@@ -453,3 +453,21 @@ def test_refusals_are_there_from_the_start_under_the_names_that_the_gate_gives_t
     (_, rules, modes) = catalogue.CURATION_BLOCKS.values
     assert set(rules) == {policy.OWN, *filters.NAMES, "freeze"}
     assert set(modes) == {"enforce", "audit"}
+
+
+def test_a_folder_that_another_server_sweeps_away_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    lock, swept = counter_files._lock, []
+
+    def late(folder):
+        if len(swept) < 2:
+            swept.append(next(tmp_path.glob(f"{counter_files.PREFIX}*")))
+            monkeypatch.setattr(counter_files, "_lock", lock)
+            counter_files.sweep(tmp_path)  # as the other one does
+            monkeypatch.setattr(counter_files, "_lock", late)
+        return lock(folder)
+
+    monkeypatch.setattr(counter_files, "_lock", late)
+    files = CounterFiles(tmp_path)
+    assert len(swept) == 2
+    assert files.folder.is_dir()
+    assert files.folder not in swept

@@ -45,6 +45,7 @@ MOST_SERIES = 2000
 """Of one family, for labels that are not as bounded as was thought."""
 MOST_OF_A_REPOSITORY = 300
 """Of one family with the label `registry`: for each repository, so that the last one has as much room as the first."""
+ATTEMPTS = 10
 MASTER = "master"
 PREFIX = "nora-metrics-"
 _HEAD = struct.Struct("=QQ")
@@ -73,11 +74,9 @@ class CounterFiles:
     def __init__(self, parent: Path, families: Iterable[Family] = FAMILIES) -> None:
         """Makes a folder below `parent`, best on a tmpfs; it goes with this process. Raises OSError when it cannot be made."""
         sweep(parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        descriptor = _open_own(self.folder)
+        self.folder, descriptor, held = _new_folder(parent)
         self.inside = Path(inside(descriptor)) if os.path.exists(inside(descriptor)) else self.folder
         """A path to the folder by way of its descriptor, for all that opens something in it."""
-        held = _lock(descriptor)
         self._index = SeriesIndex(self.inside / "series", families)
         weakref.finalize(self, _remove, self.folder, (descriptor, held, self._index.descriptor), os.getpid())
         self._full = False
@@ -312,6 +311,24 @@ def _open_own(folder: Path) -> int:
         os.close(descriptor)
         raise PermissionError(f"{folder} belongs to somebody else")
     return descriptor
+
+
+def _new_folder(parent: Path) -> tuple[Path, int, int]:
+    """A folder, its descriptor, and that of its lock. Another server that starts at this moment may sweep it away before it is locked."""
+    for attempt in range(ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        descriptors: list[int] = []
+        try:
+            descriptors.append(_open_own(folder))
+            descriptors.append(_lock(descriptors[0]))
+            os.stat(folder)
+            return folder, descriptors[0], descriptors[1]
+        except (FileNotFoundError, BlockingIOError):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def _lock(folder: int) -> int:
