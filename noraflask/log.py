@@ -55,13 +55,10 @@ class EventLog:
         self._lock = threading.Lock()  # of what is held; never taken while something waits for a reader
 
     def write(self, event: dict[str, Any]) -> None:
-        self._write(_render(self._is_json, _time(time.time()), event).encode(errors="backslashreplace"))
+        self.write_line(_render(self._is_json, _time(time.time()), event).encode(errors="backslashreplace"))
 
     def line_of(self, event: dict[str, Any], varying: tuple[str, ...]) -> Line:
         return Line(self._is_json, event, varying)
-
-    def write_line(self, line: bytes) -> None:
-        self._write(line)
 
     def can_hold(self) -> bool:
         """False: nobody takes what was written before, and what is held waits for him."""
@@ -113,8 +110,8 @@ class EventLog:
         return os.write(1, lines) if select.select([], [1], [], 0)[1] else 0
 
     @staticmethod
-    def _write(lines: bytes) -> None:
-        os.write(1, lines)
+    def write_line(line: bytes) -> None:
+        os.write(1, line)
 
 
 class Line:

@@ -2,10 +2,11 @@
 
 `run(config)` is `nora serve`; etc/gunicorn.conf.py takes `gunicorn_settings(config)` for plain gunicorn. master.py and settings.py are the master's.
 
-In a worker, worker.py holds the main thread, reactor.py the connections that wait and the thread that leads (watch.py is epoll, jobs.py what others
-do, listening.py new connections), plans.py the answers that the leader gives again, room.py who makes room for others, runner.py the requests that
-run, pool.py the threads for what may take long. A connection (connection.py) has its head parsed by request.py, its body read through body.py and
-collected by bodies.py, with slow.py for peers that send little at a time, its answer sent by response.py; limits.py says how slow a peer may be.
+In a worker, worker.py holds the main thread, reactor.py the connections that wait, with epoll.py, and the thread that leads (lead.py), jobs.py what
+that one hands to others, listening.py new connections, plans.py the answers that the leader gives again, room.py who makes room for others,
+runner.py the requests that run, pool.py the threads for what may take long. A connection (connection.py) has its head parsed by request.py, its
+body read through body.py and collected by bodies.py, with slow.py for peers that send little at a time, its answer sent by response.py; limits.py
+says how slow a peer may be.
 
 application.py is what the server asks of the application. handover.py carries a reload's snapshot, read by a child of the master (reading.py), to the
 workers, board.py counts connections for all workers, clients.py those of each client, service_manager.py speaks to systemd.

@@ -16,13 +16,13 @@ from typing import Any
 
 from noraflask.config import ServerConfig
 from noraflask.serve.connection import Answered, Connection, Phase
+from noraflask.serve.epoll import Epoll
 from noraflask.serve.held import held_by
 from noraflask.serve.jobs import Jobs
 from noraflask.serve.lead import Lead
 from noraflask.serve.listening import Listeners
 from noraflask.serve.response import plain_text
 from noraflask.serve.room import Ending, Room
-from noraflask.serve.watch import Watch
 
 log = logging.getLogger("nora.server")
 
@@ -59,7 +59,7 @@ class Reactor:
         self._slow_down = slow_down  # called with a connection whose peer sends little at a time; it stays parked
         self._answer = answer  # called by the leader with a connection on which something of a request has come; it never waits
         self._turn_ended = turn_ended  # called after some answers, before the leader polls again or passes the lead on
-        self._watch = Watch()
+        self._epoll = Epoll()
         self._jobs: Jobs[Job] = Jobs()
         self._lead: Lead[Job] = Lead()
         self._jobs.put(self._lead)
@@ -73,7 +73,7 @@ class Reactor:
     def listen(self, listener: socket.socket, base: dict[str, Any]) -> None:
         """Accept from `listener`; `base` is the beginning of each environ."""
         self._listeners.add(listener, base)
-        self._watch.add_listener(listener.fileno())
+        self._epoll.add_listener(listener.fileno())
 
     # Request threads
 
@@ -108,7 +108,7 @@ class Reactor:
         """Look at some connections, at each once."""
         strangers = set()
         lead.rest()
-        events = self._watch.poll(TURN_EVENTS)
+        events = self._epoll.poll(TURN_EVENTS)
         lead.begin_turn()
         try:
             for fd, _ in events:
@@ -135,7 +135,7 @@ class Reactor:
                 return True
             outcome = Answered.NOT if self._is_stopping or self._stuck else self._answer(conn)
             if outcome is Answered.NOT:
-                self._watch.disarm(conn.fd)
+                self._epoll.disarm(conn.fd)
                 return False
             if outcome is Answered.WHOLE:
                 self._settle(conn, Phase.IDLE, self._limits.keep_alive_timeout)
@@ -172,7 +172,7 @@ class Reactor:
     def wake_all(self) -> None:
         """From now on every `work()` returns soon: whoever leads passes the lead on to the next thread that waits."""
         self._is_over = True
-        self._watch.wake()
+        self._epoll.wake()
 
     # Waiting
 
@@ -206,11 +206,11 @@ class Reactor:
     def _arm(self, conn: Connection) -> None:
         phase = conn.phase
         (self.idle if phase is Phase.IDLE else self.waiting)[conn.fd] = conn
-        self._watch.arm(conn.fd, phase)
+        self._epoll.arm(conn.fd, phase)
         if self.connections.get(conn.fd) is not conn:  # somebody else has taken and closed it meanwhile,
             other = self.idle.get(conn.fd) or self.waiting.get(conn.fd)
             if other is not None:  # and its descriptor has a new owner
-                self._watch.arm(other.fd, other.phase)
+                self._epoll.arm(other.fd, other.phase)
 
     def wait_for_head(self, conn: Connection) -> None:
         """`conn` has only the beginning of a head. Its time runs from the first byte."""
@@ -240,7 +240,7 @@ class Reactor:
 
     def watch_listener(self, fd: int) -> None:
         """Somebody shall accept from it as soon as there is something to accept."""
-        self._watch.arm_listener(fd)
+        self._epoll.arm_listener(fd)
 
     def welcome(self, sock: socket.socket, peer: Any, base: dict[str, Any]) -> None:
         """A connection was accepted."""
@@ -252,7 +252,7 @@ class Reactor:
         self._room.attribute(conn, own)
         self._listeners.note(len(self.connections))
         try:
-            self._watch.add(conn.fd)
+            self._epoll.add(conn.fd)
         except OSError as error:  # fs.epoll.max_user_watches
             log.warning("cannot watch a connection: %s", error.strerror)
             self.close(conn)

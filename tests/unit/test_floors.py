@@ -13,7 +13,20 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "noraflask"
 FLOORS = (
     (
-        *("errors", "settings", "ecosystems", "config", "digest", "keys", "log", "http_client", "json_document", "later", "pointer", "recording"),
+        *(
+            "errors",
+            "settings",
+            "ecosystems",
+            "config",
+            "digest",
+            "keys",
+            "log",
+            "http_client",
+            "json_document",
+            "lazy_import",
+            "pointer",
+            "recording",
+        ),
         "suspension",
     ),
     ("storage",),

@@ -24,11 +24,11 @@ from noraflask.serve import reactor as reactor_module
 from noraflask.serve.application import PlainApplication
 from noraflask.serve.board import Board
 from noraflask.serve.connection import Answered, Connection, Phase
+from noraflask.serve.epoll import DISARMED
 from noraflask.serve.jobs import Jobs
 from noraflask.serve.lead import Lead
 from noraflask.serve.request import NO_BODY
 from noraflask.serve.runner import Runner
-from noraflask.serve.watch import DISARMED
 from tests.server import wait_until
 
 SOON = 30
@@ -162,7 +162,7 @@ def test_what_the_leader_answers_needs_no_other_thread_and_no_call_of_epoll_ctl(
             def modify(self, fd: int, events: int) -> None:
                 changed.append(fd)
 
-        monkeypatch.setattr(served.reactor._watch, "_epoll", Noted(served.reactor._watch._epoll))
+        monkeypatch.setattr(served.reactor._epoll, "_epoll", Noted(served.reactor._epoll._epoll))
         assert [served.ask(sock) for _ in range(100)] == [b"hot"] * 100
         (conn,) = served.reactor.connections.values()
         assert conn.fd not in changed
@@ -251,7 +251,7 @@ def test_an_error_of_the_leader_costs_one_connection_and_not_the_lead(place: str
                         patch.undo()
                         fail()
 
-                patch.setattr(served.reactor._watch, "_epoll", Failing(served.reactor._watch._epoll))
+                patch.setattr(served.reactor._epoll, "_epoll", Failing(served.reactor._epoll._epoll))
             else:
                 patch.setattr(Connection if place == "read" else served.reactor, place, fail)
             sock.sendall(get("/cold") if place == "_serve" else HOT)
@@ -277,7 +277,7 @@ def test_a_leader_that_is_stuck_loses_the_lead(served: Served, monkeypatch: pyte
     monkeypatch.setattr("noraflask.serve.lead.STUCK_SECONDS", 0.05)
     with served.connect() as stuck, served.connect() as other, served.connect() as found:
         assert served.ask(found, get("/found")) == b"/found"
-        usual_poll = served.reactor._watch.poll
+        usual_poll = served.reactor._epoll.poll
 
         def poll(most: int) -> list[tuple[int, int]]:  # both in one turn, the stuck one last
             events = usual_poll(most)
@@ -285,11 +285,11 @@ def test_a_leader_that_is_stuck_loses_the_lead(served: Served, monkeypatch: pyte
                 events = usual_poll(most)
             return sorted(events, key=lambda event: served.reactor.connections[event[0]].peer[1] == stuck.getsockname()[1])
 
-        monkeypatch.setattr(served.reactor._watch, "poll", poll)
+        monkeypatch.setattr(served.reactor._epoll, "poll", poll)
         found.sendall(get("/found-again"))
         stuck.sendall(HOT)
         assert hangs.wait(SOON)
-        monkeypatch.setattr(served.reactor._watch, "poll", usual_poll)
+        monkeypatch.setattr(served.reactor._epoll, "poll", usual_poll)
         other.sendall(get("/other"))
         wait_until(lambda: time.sleep(0.06) or served.reactor.sweep() or served.reactor._stuck, SOON, "somebody else to lead")
         assert receive(other) == b"/other"
@@ -326,8 +326,8 @@ def test_epoll_goes_on_about_a_reset_unless_it_tells_once() -> None:
 
 
 def test_a_client_that_leaves_while_its_request_runs_does_not_keep_the_leader_busy(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = CountedPolls(served.reactor._watch._epoll)
-    monkeypatch.setattr(served.reactor._watch, "_epoll", counted)
+    counted = CountedPolls(served.reactor._epoll._epoll)
+    monkeypatch.setattr(served.reactor._epoll, "_epoll", counted)
     with served.connect() as hot:
         served.ask(hot)
         leavers = [served.connect() for _ in range(ServerConfig().threads)]
@@ -370,7 +370,7 @@ def test_the_leader_pauses_when_epoll_repeats_itself_about_what_others_own(serve
 
 def test_an_event_that_was_meant_for_an_earlier_owner_loses_nothing(served: Served) -> None:
     """Its descriptor has a new owner, which is armed again."""
-    epoll = served.reactor._watch._epoll
+    epoll = served.reactor._epoll._epoll
 
     def is_armed() -> bool:
         found = re.search(rf"tfd: +{conn.fd} events: +([0-9a-f]+)", Path(f"/proc/self/fdinfo/{epoll.fileno()}").read_text())
@@ -393,7 +393,7 @@ def test_whoever_arms_a_descriptor_that_has_a_new_owner_puts_it_right(served: Se
         gone = Connection(conn.sock, conn.peer, "", {}, 0)
         gone.phase = Phase.LINGERING
         armed: list[tuple[int, Phase]] = []
-        monkeypatch.setattr(served.reactor._watch, "arm", lambda fd, phase: armed.append((fd, phase)))
+        monkeypatch.setattr(served.reactor._epoll, "arm", lambda fd, phase: armed.append((fd, phase)))
         served.reactor._arm(gone)
         served.reactor.waiting.clear()
         assert armed == [(conn.fd, Phase.LINGERING), (conn.fd, Phase.IDLE)]

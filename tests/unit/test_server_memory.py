@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.later import later
-
 MADE = """
 import sys
 from noraflask.cli import main
@@ -53,17 +51,3 @@ def test_what_no_server_uses_is_not_imported(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux alone tells")
 def test_code_that_is_let_go_comes_back(tmp_path: Path) -> None:
     run(LET_GO, tmp_path)
-
-
-def test_what_is_read_later_becomes_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "read_later.py").write_text("VALUE = 1\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with later("read_later"):
-        import read_later
-    assert "read_later" not in sys.modules
-    assert read_later.VALUE == 1
-    monkeypatch.delitem(sys.modules, "read_later")
-    with later("read_later"):
-        from read_later import VALUE
-    assert VALUE == 1
-    assert sys.modules.pop("read_later").__file__ == str(tmp_path / "read_later.py")

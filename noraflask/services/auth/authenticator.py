@@ -49,8 +49,11 @@ class Known:
     principal: Principal
     until: float
     holds: Callable[[], bool]
-    still: Callable[[], bool] = lambda: True
-    """As holds(), for who may not wait for a disk: also False where a file or storage has to be asked."""
+    still: Callable[[], bool] | None = None
+    """As holds(), for who may not wait for a disk: also False where a file or storage has to be asked. None: holds() asks neither."""
+
+    def holds_at_once(self) -> bool:
+        return (self.still or self.holds)()
 
 
 class Authenticator:
@@ -86,7 +89,7 @@ class Authenticator:
 
     def _holds_at_once(self, known: Known, place: tuple[bytes, str], now: float) -> bool:
         """As _still_holds(), for who may not wait for a disk. A request that is run finds out the rest, and so for all others."""
-        return known.until > now and self.logins.is_usual(known.principal, place, now) and known.still()
+        return known.until > now and self.logins.is_usual(known.principal, place, now) and known.holds_at_once()
 
     def _used(self, known: Known, now: float) -> None:
         if known.principal.token_id:
@@ -252,7 +255,7 @@ class Authenticator:
         until = min(basis.until, float(claims["exp"]))
         principal = replace(principal, expires_at=float(claims["exp"]), exchanged=principal.source is Source.OIDC)
         signer = self.logins.signer
-        return Known(principal, until, lambda: signer.holds(kid) and basis.holds(), lambda: signer.still_holds(kid) and basis.still())
+        return Known(principal, until, lambda: signer.holds(kid) and basis.holds(), lambda: signer.still_holds(kid) and basis.holds_at_once())
 
     def _basis(self, claims: dict[str, Any]) -> Known | None:
         """Whom a token was issued for, as they are now; None when that no longer holds."""

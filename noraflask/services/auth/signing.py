@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from noraflask.errors import NoraError
-from noraflask.services.auth.late import Late
+from noraflask.services.auth.overdue import Overdue
 from noraflask.services.documents import Documents
 
 ISSUER = "noraflask"
@@ -49,7 +49,7 @@ class Signer:
         self._keys: dict[str, tuple[float, Any]] = {}  # kid -> when it was made, the key
         self._looked = -LOOK_SECONDS
         self._lock = threading.Lock()
-        self._late = Late()
+        self._overdue = Overdue()
 
     def start(self) -> None:
         """In the master, before the workers are forked: see to it that there is a key. On storage that cannot be written, one of this start alone."""
@@ -86,9 +86,9 @@ class Signer:
         return sorted(((kid, made) for kid, (made, _) in self._keys.items()), key=lambda entry: -entry[1])
 
     def still_holds(self, kid: str) -> bool:
-        """As holds(), without asking storage: False where that has to be asked (late.py)."""
+        """As holds(), without asking storage: False where that has to be asked (overdue.py)."""
         looked, now = self._looked, self._clock()
-        return kid in self._keys and (0 <= now - looked < LOOK_SECONDS or self._late.may_go_on("keys", looked + LOOK_SECONDS, now))
+        return kid in self._keys and (0 <= now - looked < LOOK_SECONDS or self._overdue.may_go_on("keys", looked + LOOK_SECONDS, now))
 
     def holds(self, kid: str) -> bool:
         self._look()

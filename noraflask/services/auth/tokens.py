@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noraflask.errors import AlreadyExists, NoraError
-from noraflask.services.auth.late import Late
+from noraflask.services.auth.overdue import Overdue
 from noraflask.services.auth.principal import Scope
 from noraflask.services.auth.scopes import parse_scopes, render_scope
 from noraflask.services.bounded_memory import BoundedMemory
@@ -84,7 +84,7 @@ class Tokens:
         self._used: dict[str, int] = {}
         self._noted: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._late = Late()
+        self._overdue = Overdue()
 
     def now(self) -> float:
         return self._clock()
@@ -171,11 +171,11 @@ class Tokens:
         return record if hmac.compare_digest(record.hash, hashed) else None
 
     def still_known(self, record: TokenRecord) -> bool:
-        """Would find() give it? Without asking storage: False where that has to be asked (late.py)."""
+        """Would find() give it? Without asking storage: False where that has to be asked (overdue.py)."""
         known, now = self._read.get(record.id), self._clock()
         if known is None or known[0] is not record:
             return False
-        return _is_fresh(known, now) or self._late.may_go_on(record.id, known[1] + FRESH_SECONDS, now)
+        return _is_fresh(known, now) or self._overdue.may_go_on(record.id, known[1] + FRESH_SECONDS, now)
 
     def find(self, id: str) -> TokenRecord | None:
         """By id, as it was at most FRESH_SECONDS ago; the same object as long as nothing has changed."""

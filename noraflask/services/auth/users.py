@@ -24,7 +24,7 @@ from pathlib import Path
 from noraflask.config.other_users import planted
 from noraflask.config.text_file import FileProblem, read_bytes, without_mark
 from noraflask.services.atomic_file import replace_file
-from noraflask.services.auth.late import Late
+from noraflask.services.auth.overdue import Overdue
 
 CHECK_SECONDS = 0.5
 """A change of a file takes effect within this time in every worker."""
@@ -144,7 +144,7 @@ class Users:
         self._directory = Directory()
         self._next_check = -1.0
         self._lock = threading.Lock()
-        self._late = Late()
+        self._overdue = Overdue()
         self._right: dict[bytes, tuple[bytes, float]] = {}
         self._wrong: dict[bytes, bytes | None] = {}
         self._bcrypt = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
@@ -155,11 +155,11 @@ class Users:
         self.current()
 
     def still_current(self, directory: Directory) -> bool:
-        """Would current() give it? Without a look at the files: False where that is due (late.py)."""
+        """Would current() give it? Without a look at the files: False where that is due (overdue.py)."""
         if directory is not self._directory:
             return False
         now, due = self._clock(), self._next_check
-        return now < due or self._late.may_go_on("users", due, now)
+        return now < due or self._overdue.may_go_on("users", due, now)
 
     def current(self) -> Directory:
         if self._clock() >= self._next_check:

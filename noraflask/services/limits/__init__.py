@@ -4,7 +4,7 @@ bucket.py is the arithmetic, table.py the memory that workers share, redis.py th
 rates.py what is asked for each request. docs/decisions/0006-limits.md says why things are so.
 """
 
-from noraflask.later import later
+from noraflask.lazy_import import lazily
 
-with later("asyncio", "limits.aio"):  # limits imports its half for asyncio, and wrapt, which it is decorated with, asyncio itself: 3 MB
+with lazily("asyncio", "limits.aio"):  # limits imports its half for asyncio, and wrapt, which it is decorated with, asyncio itself: 3 MB
     import limits  # noqa: F401

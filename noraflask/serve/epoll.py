@@ -25,7 +25,7 @@ DISARMED = select.EPOLLONESHOT
 """With 0 epoll would go on telling of an error or a hang-up, which no mask keeps out: epoll_ctl(2)."""
 
 
-class Watch:
+class Epoll:
     def __init__(self) -> None:
         self._epoll = select.epoll()
 

@@ -18,7 +18,7 @@ class _Later(ModuleType):
 
 
 @contextmanager
-def later(*names: str) -> Iterator[None]:
+def lazily(*names: str) -> Iterator[None]:
     """Whoever imports such a module inside, and takes nothing out of it yet, has something that becomes it. Outside of it all is as usual."""
     ours = {name: _Later(name) for name in names if name not in sys.modules}
     sys.modules.update(ours)

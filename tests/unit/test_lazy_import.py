@@ -1,4 +1,4 @@
-"""Modules that are imported when they are used (noraflask/later.py)."""
+"""Modules that are imported when they are used (noraflask/lazy_import.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from noraflask.later import later
+from noraflask.lazy_import import lazily
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_a_module_is_imported_by_who_takes_something_out_of_it() -> None:
-    with later("heavy"):
+    with lazily("heavy"):
         light = import_module("light")
     assert "heavy" not in sys.modules
     assert light.value() == 7
@@ -34,7 +34,7 @@ def test_a_module_is_imported_by_who_takes_something_out_of_it() -> None:
 
 @pytest.mark.usefixtures("library")
 def test_who_takes_something_out_of_it_inside_has_it_as_usual() -> None:
-    with later("heavy"):
+    with lazily("heavy"):
         light = import_module("light")
         assert light.value() == 7
     assert import_module("heavy").VALUE == 7
@@ -43,7 +43,7 @@ def test_who_takes_something_out_of_it_inside_has_it_as_usual() -> None:
 @pytest.mark.usefixtures("library")
 def test_a_module_that_is_there_stays() -> None:
     heavy = import_module("heavy")
-    with later("heavy"):
+    with lazily("heavy"):
         assert import_module("heavy") is heavy
     assert sys.modules["heavy"] is heavy
 

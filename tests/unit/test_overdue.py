@@ -1,11 +1,11 @@
-"""Who may not wait for a disk goes on with what is known while somebody else looks, and not for long (noraflask/services/auth/late.py)."""
+"""Who may not wait for a disk goes on with what is known while somebody else looks, and not for long (noraflask/services/auth/overdue.py)."""
 
 from __future__ import annotations
 
 import pytest
 
-from noraflask.services.auth import late, tokens, users
-from noraflask.services.auth.late import LATE_SECONDS, MOST_KEPT, Late
+from noraflask.services.auth import overdue, tokens, users
+from noraflask.services.auth.overdue import MOST_KEPT, OVERDUE_SECONDS, Overdue
 from noraflask.services.auth.tokens import FRESH_SECONDS, Tokens
 from noraflask.services.auth.users import Users, hash_password
 from noraflask.services.documents import Documents
@@ -14,8 +14,8 @@ from tests.clock import Clock
 
 
 def test_the_first_one_is_told_and_the_others_have_a_moment() -> None:
-    known = Late()
-    assert [known.may_go_on("a", 10.0, 10.0 + seconds) for seconds in (0.0, 0.01, 0.09, LATE_SECONDS + 0.01, 5.0)] == [
+    known = Overdue()
+    assert [known.may_go_on("a", 10.0, 10.0 + seconds) for seconds in (0.0, 0.01, 0.09, OVERDUE_SECONDS + 0.01, 5.0)] == [
         False,
         True,
         True,
@@ -28,7 +28,7 @@ def test_the_first_one_is_told_and_the_others_have_a_moment() -> None:
 
 
 def test_what_it_remembers_is_bounded() -> None:
-    known = Late()
+    known = Overdue()
     for number in range(3 * MOST_KEPT):
         known.may_go_on(number, 1.0, 1.0)
     assert len(known._told) <= MOST_KEPT
@@ -44,7 +44,7 @@ def test_a_token_that_is_revoked_elsewhere_is_known_no_longer_than_that(monkeypa
     assert here.still_known(record)  # without having asked storage
     clock.now += FRESH_SECONDS
     assert [here.still_known(record), here.still_known(record)] == [False, True]
-    clock.now += LATE_SECONDS + 0.001
+    clock.now += OVERDUE_SECONDS + 0.001
     assert [here.still_known(record), here.still_known(record)] == [False, False]
     assert here.find(record.id) is None
     assert not here.still_known(record)
@@ -67,5 +67,5 @@ def test_a_look_that_is_made_is_good_for_all(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_moment_is_short_beside_the_second_that_was_promised() -> None:
-    assert tokens.FRESH_SECONDS + late.LATE_SECONDS < 0.7
-    assert users.CHECK_SECONDS + late.LATE_SECONDS < 0.7
+    assert tokens.FRESH_SECONDS + overdue.OVERDUE_SECONDS < 0.7
+    assert users.CHECK_SECONDS + overdue.OVERDUE_SECONDS < 0.7

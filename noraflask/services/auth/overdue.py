@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-LATE_SECONDS = 0.1
+OVERDUE_SECONDS = 0.1
 MOST_KEPT = 4096
 
 
-class Late:
+class Overdue:
     """For the threads of one worker. A race of two costs a second look."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Late:
 
     def may_go_on(self, what: Hashable, due: float, now: float) -> bool:
         """`due`: when it was to be looked at again, by the same clock as `now`."""
-        if not 0 <= now - due < LATE_SECONDS:
+        if not 0 <= now - due < OVERDUE_SECONDS:
             return False
         if self._told.get(what) == due:
             return True
