@@ -20,7 +20,7 @@ from noraflask.services.metrics.counting import NullMetrics
 from noraflask.services.state import State
 
 REQUEST_ID_FIELD, REMAINING_FIELD = "X-Request-Id", "x-ratelimit-remaining"
-PLAN_BYTES, LOOK_BYTES, QUESTION_BYTES = 3000, 700, 600
+PLAN_BYTES, LOOK_BYTES, QUESTION_BYTES = 4000, 700, 600
 """What a plan takes, beside texts, and for each thing that it looks at, asks or does: more than was measured, where it shares nothing with others."""
 VARYING = ("bytes", "ms", "request_id")
 """Of the line of a request that is answered again."""

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
@@ -130,4 +131,12 @@ def assert_well(server: Server, workers: list[int], seed: str = "well") -> None:
 def leftovers(server: Server) -> list[Path]:
     """Files of uploads and unfinished objects, wherever they may lie; those with a dot in front are the server's own locks."""
     found = [path for top in (server.staging, server.storage / ".incoming") for path in top.rglob("*") if path.is_file()]
-    return [path for path in found if not path.name.startswith(".")]
+    return lasting(path for path in found if not path.name.startswith("."))
+
+
+def lasting(paths: Iterable[Path]) -> list[Path]:
+    """Without what a server writes and removes at once, to see whether its storage works. What is left of an object is named like that, and stays."""
+    found, deadline = list(paths), time.monotonic() + 2
+    while any(path.suffix == ".tmp" and path.exists() for path in found) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [path for path in found if path.exists()]

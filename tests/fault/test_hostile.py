@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.server import Server
 
-from .conftest import all_workers, assert_well
+from .conftest import all_workers, assert_well, lasting
 from .oci import MANIFEST_TYPE, Answer, Client, Wire, config_of, digest_of, manifest_of, noise, with_digest
 
 CODES = frozenset({
@@ -61,7 +61,7 @@ def server(alive: Server) -> Iterator[Server]:
 
 
 def tree(server: Server) -> list[tuple[str, int]]:
-    return sorted((str(path), path.stat().st_size) for path in server.storage.rglob("*") if path.is_file())
+    return sorted((str(path), path.stat().st_size) for path in lasting(path for path in server.storage.rglob("*") if path.is_file()))
 
 
 def send(server: Server, request: bytes, method: str = "GET") -> Answer | None:
